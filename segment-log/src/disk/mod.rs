@@ -1,0 +1,345 @@
+//! The one seam between the log and files: an object-safe trait without async.
+//!
+//! Owned by one shard thread (`&mut self`). The log *submits* operations under a
+//! [`Token`] of its own and later takes their [`Completion`]s; only
+//! [`Disk::write_now`], [`Disk::hot_bytes`] and [`Disk::lock_directory`] answer
+//! at once.
+//!
+//! Invariants every implementation keeps:
+//! - each submitted token completes exactly once, in any order;
+//! - a completed [`DiskOp::Sync`] covers every write that completed before the
+//!   sync was *submitted*, and nothing else;
+//! - a buffer given to an operation is owned by it until its completion;
+//! - an error is never swallowed: a failed sync is reported once and is not retried here.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::ops::{Deref, Range};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Names one submitted operation. Chosen by the submitter, unique among its operations in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// A file opened by a [`Disk`]. Cloning shares the descriptor; it is closed with the last clone.
+///
+/// It may be handed to another shard's thread, which may read through it.
+#[derive(Clone)]
+pub struct FileHandle(Arc<FileInner>);
+
+struct FileInner {
+    id: u64,
+    path: PathBuf,
+    fd: Option<OwnedFd>,
+}
+
+impl FileHandle {
+    /// Wraps a descriptor of the operating system.
+    pub fn from_fd(id: u64, path: PathBuf, fd: OwnedFd) -> Self {
+        Self(Arc::new(FileInner {
+            id,
+            path,
+            fd: Some(fd),
+        }))
+    }
+
+    /// A file that exists only in a simulation.
+    pub fn simulated(id: u64, path: PathBuf) -> Self {
+        Self(Arc::new(FileInner { id, path, fd: None }))
+    }
+
+    /// Unique among all handles that its disk ever opened.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The path it was opened under (a later rename does not change it).
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The descriptor; `None` in a simulation.
+    pub fn fd(&self) -> Option<&OwnedFd> {
+        self.0.fd.as_ref()
+    }
+}
+
+impl fmt::Debug for FileHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileHandle({}, {})", self.0.id, self.0.path.display())
+    }
+}
+
+/// Where a read takes its bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadSource {
+    /// Whatever is there, page cache included.
+    Cached,
+    /// The device: what a power cut now would leave. Recovery reads only this.
+    Device,
+}
+
+/// A submitted operation. Sizes and positions are bytes.
+#[derive(Debug)]
+pub enum DiskOp {
+    /// Opens an existing file for reading and writing. Answers [`DiskOutput::File`].
+    Open { path: PathBuf },
+    /// Creates a file that must not exist. Answers [`DiskOutput::File`]. The name is durable only after [`DiskOp::SyncDir`].
+    Create { path: PathBuf },
+    /// Creates a directory and its missing parents; one that exists is no error. Answers [`DiskOutput::Done`].
+    CreateDir { path: PathBuf },
+    /// Names (not paths) in a directory, sorted. Answers [`DiskOutput::Names`].
+    List { path: PathBuf },
+    /// Length of an open file. Answers [`DiskOutput::Len`].
+    Len { file: FileHandle },
+    /// Atomically replaces `to` by `from`. Answers [`DiskOutput::Done`].
+    Rename { from: PathBuf, to: PathBuf },
+    /// A second name for a file. Answers [`DiskOutput::Done`].
+    Link { from: PathBuf, to: PathBuf },
+    /// Removes a name. Answers [`DiskOutput::Done`].
+    Unlink { path: PathBuf },
+    /// Removes an empty directory. Answers [`DiskOutput::Done`].
+    RemoveDir { path: PathBuf },
+    /// Makes the names in a directory durable. Answers [`DiskOutput::Done`].
+    SyncDir { path: PathBuf },
+    /// Reserves space for a range, growing the file; fails with ENOSPC rather than later. Answers [`DiskOutput::Done`].
+    Fallocate { file: FileHandle, range: Range<u64> },
+    /// Makes a range read as zeros. Answers [`DiskOutput::Done`].
+    ZeroRange { file: FileHandle, range: Range<u64> },
+    /// Drops the clean cached pages of a file (nothing happens while a map of it exists). Answers [`DiskOutput::Done`].
+    DropCache { file: FileHandle },
+    /// Bytes free for an ordinary user. Answers [`DiskOutput::FreeSpace`].
+    FreeSpace { path: PathBuf },
+    /// Writes `data` at `position`. May write less: answers [`DiskOutput::Written`].
+    Write {
+        file: FileHandle,
+        position: u64,
+        data: Bytes,
+    },
+    /// Reads up to `len` bytes; short only at the end of the file. Answers [`DiskOutput::Read`].
+    Read {
+        file: FileHandle,
+        position: u64,
+        len: usize,
+        source: ReadSource,
+    },
+    /// fdatasync. Answers [`DiskOutput::Done`].
+    Sync { file: FileHandle },
+    /// Starts write-back of a range early; no promise of durability. Answers [`DiskOutput::Done`].
+    Writeback { file: FileHandle, range: Range<u64> },
+}
+
+/// What a successful operation answers.
+#[derive(Debug)]
+pub enum DiskOutput {
+    /// Nothing but success.
+    Done,
+    /// An opened or created file.
+    File(FileHandle),
+    /// Directory entries, sorted.
+    Names(Vec<String>),
+    /// A file's length, bytes.
+    Len(u64),
+    /// Free bytes.
+    FreeSpace(u64),
+    /// Bytes written, at least 1 and at most what was asked.
+    Written(usize),
+    /// Bytes read; shorter than asked only at the end of the file. The start is 16-aligned in memory.
+    Read(AlignedBytes),
+}
+
+/// The end of a submitted operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// The submitter's name for it.
+    pub token: Token,
+    /// Its result.
+    pub result: io::Result<DiskOutput>,
+}
+
+/// The answer of [`Disk::write_now`].
+#[derive(Debug)]
+pub enum WriteNow {
+    /// All bytes are in the page cache.
+    Done,
+    /// Nothing was written, since a write might block this thread (too much dirty, or a late
+    /// commit): submit it as [`DiskOp::Write`].
+    WouldStall,
+}
+
+/// File access as the log sees it. See the module's invariants.
+pub trait Disk {
+    /// Starts an operation; its end comes out of [`Disk::take_completions`].
+    fn submit(&mut self, token: Token, op: DiskOp);
+
+    /// Moves the completions that have arrived into `out`, in the order of arrival.
+    fn take_completions(&mut self, out: &mut Vec<Completion>);
+
+    /// Writes all of `pieces` one behind the other at `position`, now, into the page cache.
+    ///
+    /// # Errors
+    /// Any error, and a short write, leaves the range in an unknown state: the caller fences.
+    fn write_now(&mut self, file: &FileHandle, position: u64, pieces: &[IoSlice<'_>])
+    -> io::Result<WriteNow>;
+
+    /// Bytes of a range that are certainly resident and were written by this process; `None` if
+    /// that is not certain (then read them with [`DiskOp::Read`]).
+    fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes>;
+
+    /// Takes the exclusive lock of a data directory, held until the returned guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process (or another guard) holds it.
+    fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock>;
+}
+
+/// Holds the lock of a data directory. Dropping it releases the lock.
+pub struct DirectoryLock {
+    _held: Box<dyn Send>,
+}
+
+impl DirectoryLock {
+    /// Wraps whatever holds the lock.
+    pub fn new(held: impl Send + 'static) -> Self {
+        Self {
+            _held: Box::new(held),
+        }
+    }
+}
+
+impl fmt::Debug for DirectoryLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DirectoryLock")
+    }
+}
+
+/// Log bytes to send as they are: a piece of a read-only map, or a copy (simulation).
+/// Cloning is cheap; it is a lease: the file behind it is not recycled while one lives.
+#[derive(Clone, Debug)]
+pub enum HotBytes {
+    /// A range of a mapped segment.
+    Mapped(MappedBytes),
+    /// Bytes of their own.
+    Owned(Bytes),
+}
+
+impl Deref for HotBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            HotBytes::Mapped(mapped) => mapped,
+            HotBytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl HotBytes {
+    /// A part of these bytes, relative to their start.
+    ///
+    /// # Panics
+    /// If the range is not inside.
+    pub fn slice(&self, range: Range<usize>) -> HotBytes {
+        match self {
+            HotBytes::Mapped(mapped) => HotBytes::Mapped(mapped.slice(range)),
+            HotBytes::Owned(bytes) => HotBytes::Owned(bytes.slice(range)),
+        }
+    }
+}
+
+/// A range of a shared read-only map. Only ranges wholly below the file's written end may be made.
+#[derive(Clone, Debug)]
+pub struct MappedBytes {
+    map: Arc<memmap2::MmapRaw>,
+    start: usize,
+    len: usize,
+}
+
+impl MappedBytes {
+    /// A range of `map`.
+    ///
+    /// # Safety
+    /// The range must lie inside the map and inside the file, its bytes must never be written
+    /// again and the file never truncated below its end while this or a clone lives.
+    ///
+    /// # Panics
+    /// If the range is not inside the map.
+    pub unsafe fn new(map: Arc<memmap2::MmapRaw>, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= map.len(),
+            "range outside the map"
+        );
+        Self {
+            map,
+            start: range.start,
+            len: range.end - range.start,
+        }
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "range outside the mapped bytes"
+        );
+        Self {
+            map: Arc::clone(&self.map),
+            start: self.start + range.start,
+            len: range.end - range.start,
+        }
+    }
+}
+
+impl Deref for MappedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `new` asserted that the range is inside the map, whose memory lives as long as
+        // the Arc; its caller promised that these bytes are in the file and immutable.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start), self.len) }
+    }
+}
+
+/// Bytes whose start is 16-aligned, as archived headers need when read in place.
+pub struct AlignedBytes {
+    blocks: Vec<u128>,
+    len: usize,
+}
+
+impl AlignedBytes {
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        Self {
+            blocks: vec![0; len.div_ceil(16)],
+            len,
+        }
+    }
+
+    /// Shortens to `len` bytes, if longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Deref for AlignedBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the vector holds at least `len` initialised bytes; u8 has no alignment or
+        // validity needs.
+        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.blocks.as_mut_ptr().cast::<u8>(), self.len) }
+    }
+}
+
+impl fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBytes({} bytes)", self.len)
+    }
+}
