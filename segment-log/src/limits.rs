@@ -44,3 +44,27 @@ pub const IDENTITY_FILE_BYTES_MAX: usize = 4096;
 
 /// Most bytes of a cluster id or a rack name.
 pub const IDENTITY_NAME_BYTES_MAX: usize = 255;
+
+/// First extent of a segment, bytes; each next one is twice as large.
+pub const EXTENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Largest extent of a segment, bytes.
+pub const EXTENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Entries below this size are copied into one buffer per partition and loop turn.
+pub const STAGED_ENTRY_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes that may wait for the disk in one segment; one larger entry may wait alone.
+pub const STAGED_BYTES_MAX: usize = 32 << 20;
+
+/// Pieces of one gathering write.
+pub const STAGED_PIECES_MAX: usize = 512;
+
+/// A staging buffer up to this size is kept for the next loop turn.
+pub const STAGING_KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// Parts of one read plan.
+pub const READ_PARTS_MAX: usize = 16;
+
+/// Leader epochs set apart for each start of a data directory.
+pub const TERMS_PER_START: u64 = 1024;
