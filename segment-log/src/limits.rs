@@ -36,6 +36,9 @@ pub const CHECKPOINT_PARTITIONS_MAX: usize = 1 << 20;
 /// Most segments named for one partition in a checkpoint.
 pub const CHECKPOINT_SEGMENTS_MAX: usize = 1 << 20;
 
+/// Most bytes of producer state caches in one checkpoint; what is beyond is left out of it.
+pub const CHECKPOINT_PRODUCER_STATE_BYTES_MAX: usize = 64 << 20;
+
 /// Most bytes of one checkpoint file.
 pub const CHECKPOINT_FILE_BYTES_MAX: usize = 1 << 30;
 
