@@ -9,9 +9,6 @@ pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
-/// Most records one batch may claim to hold.
-pub const BATCH_RECORDS_MAX: i32 = i32::MAX;
-
 /// Log bytes between two points of a segment's index.
 pub const INDEX_INTERVAL_BYTES: u64 = 4096;
 
