@@ -27,7 +27,8 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
-    broker = Broker(shards=2)
+    # Small segments, so that kills also fall into rolls.
+    broker = Broker(shards=2, settings={"log.segment_bytes": "1MiB"})
     try:
         histories = [
             (acks, broker.scratch / f"acks-{acks}.history", f"kill9-{acks}", partitions)
