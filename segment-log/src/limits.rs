@@ -9,9 +9,6 @@ pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
-/// Most records one batch may claim to hold.
-pub const BATCH_RECORDS_MAX: i32 = i32::MAX;
-
 /// Log bytes between two points of a segment's index.
 pub const INDEX_INTERVAL_BYTES: u64 = 4096;
 
@@ -35,6 +32,9 @@ pub const CHECKPOINT_PARTITIONS_MAX: usize = 1 << 20;
 
 /// Most segments named for one partition in a checkpoint.
 pub const CHECKPOINT_SEGMENTS_MAX: usize = 1 << 20;
+
+/// Most bytes of producer state caches in one checkpoint; what is beyond is left out of it.
+pub const CHECKPOINT_PRODUCER_STATE_BYTES_MAX: usize = 64 << 20;
 
 /// Most bytes of one checkpoint file.
 pub const CHECKPOINT_FILE_BYTES_MAX: usize = 1 << 30;
