@@ -151,6 +151,8 @@ pub struct PartitionLog {
     term: LeaderEpoch,
     term_durable: bool,
     durable: Mark,
+    /// What was served before the durability was changed stays served.
+    watermark_floor: Offset,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -177,6 +179,7 @@ impl PartitionLog {
 
     /// Takes a new configuration, in force from the next append on.
     pub fn set_config(&mut self, config: LogConfig) {
+        self.watermark_floor = self.high_watermark();
         self.config = config;
     }
 
@@ -188,10 +191,11 @@ impl PartitionLog {
     /// Everything below it may be served: the durable offset under [`Durability::Fsync`], else what
     /// is written.
     pub fn high_watermark(&self) -> Offset {
-        match self.config.durability {
+        let watermark = match self.config.durability {
             Durability::Fsync => self.durable.next_offset,
             Durability::Interval { .. } | Durability::Os => self.written_offset(),
-        }
+        };
+        watermark.max(self.watermark_floor)
     }
 
     /// The lowest offset that is served.

@@ -504,6 +504,7 @@ impl Opener {
             term,
             term_durable,
             durable,
+            watermark_floor: Offset(0),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),
