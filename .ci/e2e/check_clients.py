@@ -363,6 +363,7 @@ def with_tidelog(checks: Checks, broker: Broker, admin: AdminClient) -> None:
     with checks.check("tidelog completions and man"):
         expect(b"tidelog" in succeeds("completions", "bash"), "no completion script")
         pages = broker.scratch / "man"
+        pages.mkdir()
         succeeds("man", str(pages))
         expect(any(pages.rglob("tidelog*.1")), f"no man pages in {pages}")
 
