@@ -2,4 +2,14 @@
 //!
 //! Knows no runtime and no wire protocol; all files are reached through [`disk::Disk`].
 
+pub mod batch;
+pub mod checkpoint;
 pub mod disk;
+pub mod entry;
+pub mod identity;
+pub mod ids;
+pub mod limits;
+pub mod producer_state;
+mod sealed;
+pub mod segment_header;
+pub mod segment_index;
