@@ -8,7 +8,7 @@
 //!                  and in version 2 a tag buffer
 //! ```
 
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use crate::api::{ApiKey, ServedApi};
 use crate::hot::{FetchRequest, MetadataRequest, ProduceRequest};
