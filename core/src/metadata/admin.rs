@@ -79,7 +79,10 @@ pub fn create_topics(
     for request in requests {
         *seen.entry(request.name.as_str()).or_default() += 1;
     }
-    let mut planned = Planned { outcomes: Vec::with_capacity(requests.len()), records: Vec::new() };
+    let mut planned = Planned {
+        outcomes: Vec::with_capacity(requests.len()),
+        records: Vec::new(),
+    };
     let mut taken: HashMap<String, &str> = HashMap::new();
     let mut budget = PARTITIONS_PER_REQUEST_MAX;
     for request in requests {
@@ -141,7 +144,10 @@ fn check_create(
         return Err(KafkaError::new(code::INVALID_TOPIC_EXCEPTION, text));
     }
     if image.topic(name).is_some() {
-        return Err(KafkaError::new(code::TOPIC_ALREADY_EXISTS, format!("Topic '{name}' already exists.")));
+        return Err(KafkaError::new(
+            code::TOPIC_ALREADY_EXISTS,
+            format!("Topic '{name}' already exists."),
+        ));
     }
     let other = image.colliding(name).map(AsRef::as_ref);
     if let Some(other) = other.or_else(|| taken.get(&collision_key(name)).copied()) {
@@ -228,19 +234,35 @@ fn check_partition_limit(partitions: i32) -> Result<(), KafkaError> {
 
 fn check_assigned(rules: &TopicRules, request: &CreateTopicRequest) -> Result<(i32, i16), KafkaError> {
     if request.partitions != -1 || request.replication_factor != -1 {
-        let field = if request.partitions != -1 { "numPartitions" } else { "replicationFactor" };
+        let field = if request.partitions != -1 {
+            "numPartitions"
+        } else {
+            "replicationFactor"
+        };
         return Err(KafkaError::new(
             code::INVALID_REQUEST,
             format!("A manual partition assignment was specified, but {field} was not set to -1."),
         ));
     }
     let wrong = |text: String| Err(KafkaError::new(code::INVALID_REPLICA_ASSIGNMENT, text));
-    let mut indexes: Vec<i32> = request.assignments.iter().map(|(partition, _)| *partition).collect();
+    let mut indexes: Vec<i32> = request
+        .assignments
+        .iter()
+        .map(|(partition, _)| *partition)
+        .collect();
     indexes.sort_unstable();
-    if !indexes.iter().zip(0_i32..).all(|(index, expected)| *index == expected) {
+    if !indexes
+        .iter()
+        .zip(0_i32..)
+        .all(|(index, expected)| *index == expected)
+    {
         return wrong("partitions should be a consecutive 0-based integer sequence".to_owned());
     }
-    let lists: Vec<&[i32]> = request.assignments.iter().map(|(_, nodes)| nodes.as_slice()).collect();
+    let lists: Vec<&[i32]> = request
+        .assignments
+        .iter()
+        .map(|(_, nodes)| nodes.as_slice())
+        .collect();
     let replicas = check_replica_lists(rules, &lists, None)?;
     let partitions = i32::try_from(indexes.len()).unwrap_or(i32::MAX);
     check_partition_limit(partitions)?;
@@ -296,8 +318,10 @@ pub struct DeletedTopic {
 
 /// Checks DeleteTopics.
 pub fn delete_topics(image: &MetadataImage, requests: &[DeleteTopicRequest]) -> Planned<DeletedTopic> {
-    let found: Vec<Result<DeletedTopic, KafkaError>> =
-        requests.iter().map(|request| check_delete(image, request)).collect();
+    let found: Vec<Result<DeletedTopic, KafkaError>> = requests
+        .iter()
+        .map(|request| check_delete(image, request))
+        .collect();
     let mut seen: HashMap<Uuid, usize> = HashMap::new();
     for topic in found.iter().flatten() {
         *seen.entry(topic.topic_id).or_default() += 1;
@@ -305,14 +329,20 @@ pub fn delete_topics(image: &MetadataImage, requests: &[DeleteTopicRequest]) -> 
     let outcomes: Vec<_> = found
         .into_iter()
         .map(|outcome| match outcome {
-            Ok(topic) if seen.get(&topic.topic_id).copied().unwrap_or(0) > 1 => {
-                Err(KafkaError::new(code::INVALID_REQUEST, "Duplicate topic name or id."))
-            }
+            Ok(topic) if seen.get(&topic.topic_id).copied().unwrap_or(0) > 1 => Err(KafkaError::new(
+                code::INVALID_REQUEST,
+                "Duplicate topic name or id.",
+            )),
             other => other,
         })
         .collect();
-    let records =
-        outcomes.iter().flatten().map(|topic| MetadataRecord::TopicDeleted { topic_id: topic.topic_id }).collect();
+    let records = outcomes
+        .iter()
+        .flatten()
+        .map(|topic| MetadataRecord::TopicDeleted {
+            topic_id: topic.topic_id,
+        })
+        .collect();
     Planned { outcomes, records }
 }
 
@@ -338,14 +368,23 @@ fn check_delete(image: &MetadataImage, request: &DeleteTopicRequest) -> Result<D
     if is_internal(&topic.name) {
         return Err(KafkaError::new(
             code::INVALID_REQUEST,
-            format!("Topic '{}' belongs to the broker and cannot be deleted.", topic.name),
+            format!(
+                "Topic '{}' belongs to the broker and cannot be deleted.",
+                topic.name
+            ),
         ));
     }
-    Ok(DeletedTopic { name: topic.name.to_string(), topic_id: topic.topic_id })
+    Ok(DeletedTopic {
+        name: topic.name.to_string(),
+        topic_id: topic.topic_id,
+    })
 }
 
 fn unknown_topic() -> KafkaError {
-    KafkaError::new(code::UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.")
+    KafkaError::new(
+        code::UNKNOWN_TOPIC_OR_PARTITION,
+        "This server does not host this topic-partition.",
+    )
 }
 
 /// One topic of CreatePartitions.
@@ -369,7 +408,10 @@ pub fn create_partitions(
     for request in requests {
         *seen.entry(request.name.as_str()).or_default() += 1;
     }
-    let mut planned = Planned { outcomes: Vec::with_capacity(requests.len()), records: Vec::new() };
+    let mut planned = Planned {
+        outcomes: Vec::with_capacity(requests.len()),
+        records: Vec::new(),
+    };
     let mut budget = PARTITIONS_PER_REQUEST_MAX;
     for request in requests {
         let outcome = if seen.get(request.name.as_str()).copied().unwrap_or(0) > 1 {
@@ -379,7 +421,10 @@ pub fn create_partitions(
         };
         let outcome = outcome.map(|topic_id| {
             if !rules.validate_only {
-                let record = MetadataRecord::PartitionsAdded { topic_id, partitions: request.count };
+                let record = MetadataRecord::PartitionsAdded {
+                    topic_id,
+                    partitions: request.count,
+                };
                 planned.records.push(record);
             }
             request.count
@@ -468,10 +513,16 @@ pub fn alter_topic_configs(
     for request in requests {
         *seen.entry(request.topic.as_str()).or_default() += 1;
     }
-    let mut planned = Planned { outcomes: Vec::with_capacity(requests.len()), records: Vec::new() };
+    let mut planned = Planned {
+        outcomes: Vec::with_capacity(requests.len()),
+        records: Vec::new(),
+    };
     for request in requests {
         let outcome = if seen.get(request.topic.as_str()).copied().unwrap_or(0) > 1 {
-            Err(KafkaError::new(code::INVALID_REQUEST, "Each resource must appear at most once."))
+            Err(KafkaError::new(
+                code::INVALID_REQUEST,
+                "Each resource must appear at most once.",
+            ))
         } else {
             check_alter(image, request)
         };
@@ -497,7 +548,10 @@ fn check_alter(
     let mut keys: HashSet<&str> = HashSet::new();
     for op in &request.operations {
         if !keys.insert(op.key.as_str()) {
-            return Err(KafkaError::new(code::INVALID_REQUEST, "Error due to duplicate config keys"));
+            return Err(KafkaError::new(
+                code::INVALID_REQUEST,
+                "Error due to duplicate config keys",
+            ));
         }
         match next_value(op, configs.get(&op.key).map(String::as_str))? {
             Some(value) => {
@@ -515,12 +569,29 @@ fn check_alter(
     check_config_set(&configs)?;
     let mut records = Vec::new();
     for key in topic.configs.keys().filter(|key| !configs.contains_key(*key)) {
-        records.push(MetadataRecord::TopicConfigUnset { topic_id, key: key.clone() });
+        records.push(MetadataRecord::TopicConfigUnset {
+            topic_id,
+            key: key.clone(),
+        });
     }
-    for (key, value) in configs.iter().filter(|(key, value)| topic.configs.get(*key) != Some(*value)) {
-        records.push(MetadataRecord::TopicConfigSet { topic_id, key: key.clone(), value: value.clone() });
+    for (key, value) in configs
+        .iter()
+        .filter(|(key, value)| topic.configs.get(*key) != Some(*value))
+    {
+        records.push(MetadataRecord::TopicConfigSet {
+            topic_id,
+            key: key.clone(),
+            value: value.clone(),
+        });
     }
-    Ok((AlterConfigsOutcome { topic_id, configs, without_effect }, records))
+    Ok((
+        AlterConfigsOutcome {
+            topic_id,
+            configs,
+            without_effect,
+        },
+        records,
+    ))
 }
 
 /// The value after an operation; `None`: not set.
@@ -535,16 +606,26 @@ fn next_value(op: &AlterConfigOp, present: Option<&str>) -> Result<Option<String
     match op.operation {
         0 => Ok(Some(value.clone())),
         2 | 3 => {
-            let verb = if op.operation == 2 { "append to" } else { "subtract from" };
+            let verb = if op.operation == 2 {
+                "append to"
+            } else {
+                "subtract from"
+            };
             let definition = find(&op.key).ok_or_else(|| {
-                KafkaError::new(code::INVALID_CONFIG, format!("Unknown topic config name: {}", op.key))
+                KafkaError::new(
+                    code::INVALID_CONFIG,
+                    format!("Unknown topic config name: {}", op.key),
+                )
             })?;
             if definition.config_type != ConfigType::List {
                 let text = format!("Can't {verb} key {} because its type is not LIST.", op.key);
                 return Err(KafkaError::new(code::INVALID_CONFIG, text));
             }
             let split = |text: &str| -> Vec<String> {
-                text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+                text.split(',')
+                    .map(|part| part.trim().to_owned())
+                    .filter(|part| !part.is_empty())
+                    .collect()
             };
             let mut parts = split(present.unwrap_or(definition.default));
             let given = split(value);
@@ -559,7 +640,10 @@ fn next_value(op: &AlterConfigOp, present: Option<&str>) -> Result<Option<String
             }
             Ok(Some(parts.join(",")))
         }
-        other => Err(KafkaError::new(code::INVALID_REQUEST, format!("Unknown operation type {other}"))),
+        other => Err(KafkaError::new(
+            code::INVALID_REQUEST,
+            format!("Unknown operation type {other}"),
+        )),
     }
 }
 

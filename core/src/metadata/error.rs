@@ -39,7 +39,10 @@ pub struct KafkaError {
 impl KafkaError {
     /// A code with its message.
     pub fn new(code: i16, message: impl Into<String>) -> Self {
-        KafkaError { code, message: message.into() }
+        KafkaError {
+            code,
+            message: message.into(),
+        }
     }
 }
 

@@ -33,7 +33,12 @@ impl TopicImage {
 
     /// The shard that owns a partition.
     pub fn shard_of(&self, partition: i32, shards: u16) -> u16 {
-        shard_of(self.topic_id, partition, shards, self.placements.get(&partition).copied())
+        shard_of(
+            self.topic_id,
+            partition,
+            shards,
+            self.placements.get(&partition).copied(),
+        )
     }
 }
 
@@ -89,6 +94,8 @@ impl MetadataImage {
 
     /// The existing topic that `name` collides with (`a.b` and `a_b`), other than itself.
     pub fn colliding(&self, name: &str) -> Option<&Arc<str>> {
-        self.by_collision_key.get(&collision_key(name)).filter(|existing| existing.as_ref() != name)
+        self.by_collision_key
+            .get(&collision_key(name))
+            .filter(|existing| existing.as_ref() != name)
     }
 }

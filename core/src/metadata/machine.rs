@@ -58,12 +58,21 @@ impl MetadataMachine {
     /// Applies the next record of the log. On an error nothing has changed.
     pub fn apply(&mut self, record: &MetadataRecord) -> Result<(), ApplyError> {
         match record {
-            MetadataRecord::TopicCreated { name, topic_id, partitions, replication_factor, configs } => {
+            MetadataRecord::TopicCreated {
+                name,
+                topic_id,
+                partitions,
+                replication_factor,
+                configs,
+            } => {
                 let taken = self.image.by_name.contains_key(name.as_str())
                     || self.image.by_id.contains_key(topic_id)
                     || self.dead.contains(topic_id);
                 if taken || topic_id.is_nil() {
-                    return Err(ApplyError::Taken { name: name.clone(), topic_id: *topic_id });
+                    return Err(ApplyError::Taken {
+                        name: name.clone(),
+                        topic_id: *topic_id,
+                    });
                 }
                 check_topic_name(name).map_err(|_| ApplyError::Impossible("topic name"))?;
                 check_partitions(*partitions, 0)?;
@@ -79,7 +88,9 @@ impl MetadataMachine {
                     placements: Default::default(),
                 };
                 let image = self.next();
-                image.by_collision_key.insert(collision_key(name), Arc::clone(&topic.name));
+                image
+                    .by_collision_key
+                    .insert(collision_key(name), Arc::clone(&topic.name));
                 image.put(topic);
             }
             MetadataRecord::PartitionsAdded { topic_id, partitions } => {
@@ -110,10 +121,16 @@ impl MetadataMachine {
                 }
                 self.next().next_producer_id = *next;
             }
-            MetadataRecord::PlacementOverride { topic_id, partition, shard } => {
+            MetadataRecord::PlacementOverride {
+                topic_id,
+                partition,
+                shard,
+            } => {
                 let mut topic = self.topic(*topic_id)?;
                 if !topic.has_partition(*partition) {
-                    return Err(ApplyError::Impossible("placement of a partition that is not there"));
+                    return Err(ApplyError::Impossible(
+                        "placement of a partition that is not there",
+                    ));
                 }
                 match shard {
                     Some(shard) => topic.placements.insert(*partition, *shard),
@@ -133,7 +150,11 @@ impl MetadataMachine {
     }
 
     fn topic(&self, topic_id: Uuid) -> Result<TopicImage, ApplyError> {
-        let topic = self.image.by_id.get(&topic_id).ok_or(ApplyError::NoTopic(topic_id))?;
+        let topic = self
+            .image
+            .by_id
+            .get(&topic_id)
+            .ok_or(ApplyError::NoTopic(topic_id))?;
         Ok(TopicImage::clone(topic))
     }
 }
@@ -186,21 +207,46 @@ mod tests {
         let topic_id = Uuid::from_u128(1);
         machine.apply(&created("a.b", 1, 2)).unwrap();
         let before = machine.image();
-        machine.apply(&MetadataRecord::PartitionsAdded { topic_id, partitions: 4 }).unwrap();
-        let set = |value: &str| MetadataRecord::TopicConfigSet { topic_id, key: "k".into(), value: value.into() };
+        machine
+            .apply(&MetadataRecord::PartitionsAdded {
+                topic_id,
+                partitions: 4,
+            })
+            .unwrap();
+        let set = |value: &str| MetadataRecord::TopicConfigSet {
+            topic_id,
+            key: "k".into(),
+            value: value.into(),
+        };
         machine.apply(&set("1")).unwrap();
         machine.apply(&set("2")).unwrap();
         machine
-            .apply(&MetadataRecord::PlacementOverride { topic_id, partition: 3, shard: Some(1) })
+            .apply(&MetadataRecord::PlacementOverride {
+                topic_id,
+                partition: 3,
+                shard: Some(1),
+            })
             .unwrap();
         let image = machine.image();
         let topic = image.topic("a.b").unwrap();
         assert_eq!((topic.partitions, topic.configs["k"].as_str()), (4, "2"));
-        assert_eq!((topic.shard_of(3, 2), image.partition_count(), image.version()), (1, 4, 5));
+        assert_eq!(
+            (topic.shard_of(3, 2), image.partition_count(), image.version()),
+            (1, 4, 5)
+        );
         assert_eq!(image.colliding("a_b").map(AsRef::as_ref), Some("a.b"));
         assert!(image.colliding("a.b").is_none());
-        assert_eq!((before.topic("a.b").unwrap().partitions, before.version()), (2, 1), "images never change");
-        machine.apply(&MetadataRecord::TopicConfigUnset { topic_id, key: "k".into() }).unwrap();
+        assert_eq!(
+            (before.topic("a.b").unwrap().partitions, before.version()),
+            (2, 1),
+            "images never change"
+        );
+        machine
+            .apply(&MetadataRecord::TopicConfigUnset {
+                topic_id,
+                key: "k".into(),
+            })
+            .unwrap();
         machine.apply(&MetadataRecord::TopicDeleted { topic_id }).unwrap();
         let image = machine.image();
         assert!(image.topic("a.b").is_none() && image.topic_by_id(topic_id).is_none());
@@ -214,7 +260,9 @@ mod tests {
     fn impossible_records_change_nothing() {
         let mut machine = MetadataMachine::new();
         machine.apply(&created("a", 1, 2)).unwrap();
-        machine.apply(&MetadataRecord::ProducerIdsAllocated { next: 10 }).unwrap();
+        machine
+            .apply(&MetadataRecord::ProducerIdsAllocated { next: 10 })
+            .unwrap();
         let topic_id = Uuid::from_u128(1);
         let unknown = Uuid::from_u128(9);
         let before = machine.image();
@@ -225,17 +273,30 @@ mod tests {
             created("b c", 3, 1),
             created("b", 3, 0),
             created("b", 3, PARTITIONS_PER_TOPIC_MAX + 1),
-            MetadataRecord::PartitionsAdded { topic_id, partitions: 2 },
-            MetadataRecord::PartitionsAdded { topic_id: unknown, partitions: 2 },
+            MetadataRecord::PartitionsAdded {
+                topic_id,
+                partitions: 2,
+            },
+            MetadataRecord::PartitionsAdded {
+                topic_id: unknown,
+                partitions: 2,
+            },
             MetadataRecord::TopicDeleted { topic_id: unknown },
             MetadataRecord::ProducerIdsAllocated { next: 9 },
-            MetadataRecord::PlacementOverride { topic_id, partition: 2, shard: None },
+            MetadataRecord::PlacementOverride {
+                topic_id,
+                partition: 2,
+                shard: None,
+            },
         ] {
             assert!(machine.apply(&record).is_err(), "{record:?}");
             assert_eq!(machine.image(), before);
         }
         machine.apply(&MetadataRecord::TopicDeleted { topic_id }).unwrap();
-        assert!(machine.apply(&created("new", 1, 1)).is_err(), "an id is never used twice");
+        assert!(
+            machine.apply(&created("new", 1, 1)).is_err(),
+            "an id is never used twice"
+        );
     }
 
     #[test]
@@ -245,7 +306,11 @@ mod tests {
             for id in 1..50 {
                 machine.apply(&created(&format!("t{id}"), id, 3)).unwrap();
                 if id % 3 == 0 {
-                    machine.apply(&MetadataRecord::TopicDeleted { topic_id: Uuid::from_u128(id - 1) }).unwrap();
+                    machine
+                        .apply(&MetadataRecord::TopicDeleted {
+                            topic_id: Uuid::from_u128(id - 1),
+                        })
+                        .unwrap();
                 }
             }
             machine.image()

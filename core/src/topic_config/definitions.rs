@@ -132,7 +132,15 @@ const fn def(
     broker_synonym: Option<&'static str>,
     doc: &'static str,
 ) -> ConfigDefinition {
-    ConfigDefinition { name, config_type, default, check, class, broker_synonym, doc }
+    ConfigDefinition {
+        name,
+        config_type,
+        default,
+        check,
+        class,
+        broker_synonym,
+        doc,
+    }
 }
 
 const fn number(min: i64, max: i64) -> Check {
@@ -236,7 +244,10 @@ pub fn definitions() -> &'static [ConfigDefinition] {
 
 /// The definition of a name.
 pub fn find(name: &str) -> Option<&'static ConfigDefinition> {
-    DEFINITIONS.binary_search_by(|definition| definition.name.cmp(name)).ok().and_then(|at| DEFINITIONS.get(at))
+    DEFINITIONS
+        .binary_search_by(|definition| definition.name.cmp(name))
+        .ok()
+        .and_then(|at| DEFINITIONS.get(at))
 }
 
 #[cfg(test)]
@@ -248,7 +259,12 @@ mod tests {
         assert!(DEFINITIONS.is_sorted_by(|a, b| a.name < b.name));
         for definition in DEFINITIONS {
             assert_eq!(find(definition.name), Some(definition));
-            assert_eq!(definition.check.validate(definition.default), Ok(()), "{}", definition.name);
+            assert_eq!(
+                definition.check.validate(definition.default),
+                Ok(()),
+                "{}",
+                definition.name
+            );
         }
     }
 }

@@ -69,8 +69,12 @@ pub fn describe_topic(
     defaults: &TopicDefaults,
     keys: Option<&[&str]>,
 ) -> Vec<ConfigEntry> {
-    let asked = definitions().iter().filter(|d| keys.is_none_or(|keys| keys.contains(&d.name)));
-    asked.map(|definition| topic_entry(definition, overrides, defaults)).collect()
+    let asked = definitions()
+        .iter()
+        .filter(|d| keys.is_none_or(|keys| keys.contains(&d.name)));
+    asked
+        .map(|definition| topic_entry(definition, overrides, defaults))
+        .collect()
 }
 
 fn topic_entry(
@@ -81,12 +85,20 @@ fn topic_entry(
     let mut synonyms = Vec::with_capacity(3);
     if let Some(value) = overrides.get(definition.name) {
         let source = ConfigSource::DynamicTopic;
-        synonyms.push(ConfigSynonym { name: definition.name, value: value.clone(), source });
+        synonyms.push(ConfigSynonym {
+            name: definition.name,
+            value: value.clone(),
+            source,
+        });
     }
     let broker_name = definition.broker_synonym.unwrap_or(definition.name);
     if let (value, true) = defaults.value(definition) {
         let source = ConfigSource::StaticBroker;
-        synonyms.push(ConfigSynonym { name: broker_name, value: value.to_owned(), source });
+        synonyms.push(ConfigSynonym {
+            name: broker_name,
+            value: value.to_owned(),
+            source,
+        });
     }
     synonyms.push(ConfigSynonym {
         name: broker_name,
@@ -115,7 +127,11 @@ pub fn list_for_create(overrides: &BTreeMap<String, String>, defaults: &TopicDef
     let entries = describe_topic(overrides, defaults, None);
     entries
         .into_iter()
-        .map(|e| ListedConfig { name: e.name, value: e.value.unwrap_or_default(), source: e.source })
+        .map(|e| ListedConfig {
+            name: e.name,
+            value: e.value.unwrap_or_default(),
+            source: e.source,
+        })
         .collect()
 }
 
@@ -126,16 +142,27 @@ pub fn describe_broker(settings: &Settings, keys: Option<&[&str]>) -> Vec<Config
     let configured = |key: &str| match key {
         "" => false,
         // A family counts as configured when any member is.
-        key if key.ends_with('.') => {
-            settings.origins.iter().any(|(name, o)| name.starts_with(key) && o.source.is_configured())
-        }
-        key => settings.origins.get(key).is_some_and(|o| o.source.is_configured()),
+        key if key.ends_with('.') => settings
+            .origins
+            .iter()
+            .any(|(name, o)| name.starts_with(key) && o.source.is_configured()),
+        key => settings
+            .origins
+            .get(key)
+            .is_some_and(|o| o.source.is_configured()),
     };
     rows.into_iter()
         .map(|row| {
-            let source =
-                if configured(row.setting) { ConfigSource::StaticBroker } else { ConfigSource::Default };
-            let synonyms = vec![ConfigSynonym { name: row.name, value: row.value.clone(), source }];
+            let source = if configured(row.setting) {
+                ConfigSource::StaticBroker
+            } else {
+                ConfigSource::Default
+            };
+            let synonyms = vec![ConfigSynonym {
+                name: row.name,
+                value: row.value.clone(),
+                source,
+            }];
             ConfigEntry {
                 name: row.name,
                 value: Some(row.value),
@@ -161,55 +188,245 @@ struct BrokerRow {
 
 fn broker_rows(settings: &Settings) -> Vec<BrokerRow> {
     use ConfigType as T;
-    let row = |name, config_type, value: String, setting, doc| BrokerRow { name, config_type, value, setting, doc };
-    let join = |address: fn(&crate::settings::ListenerSettings) -> String| {
-        settings.listeners.iter().map(address).collect::<Vec<_>>().join(",")
+    let row = |name, config_type, value: String, setting, doc| BrokerRow {
+        name,
+        config_type,
+        value,
+        setting,
+        doc,
     };
-    let dirs: Vec<String> = settings.data_dirs.iter().map(|d| d.display().to_string()).collect();
+    let join = |address: fn(&crate::settings::ListenerSettings) -> String| {
+        settings
+            .listeners
+            .iter()
+            .map(address)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let dirs: Vec<String> = settings
+        .data_dirs
+        .iter()
+        .map(|d| d.display().to_string())
+        .collect();
     let hours = |ms: i64| if ms < 0 { -1 } else { ms / 3_600_000 };
     let mut rows = vec![
-        row("advertised.listeners", T::String, join(|l| format!("{}://{}", l.name, l.advertised)), "advertised.",
-            "Addresses clients are told."),
-        row("auto.create.topics.enable", T::Boolean, settings.auto_create_topics.to_string(), "auto_create_topics",
-            "Topics appear when they are used."),
-        row("broker.id", T::Int, settings.node_id.to_string(), "node.id", "This broker's number."),
-        row("broker.rack", T::String, settings.rack.clone().unwrap_or_default(), "rack", "Failure domain."),
-        row("connections.max.idle.ms", T::Long, settings.connection_idle_timeout_ms.to_string(),
-            "connection.idle_timeout_ms", "Idle connections are closed after this."),
-        row("default.replication.factor", T::Int, "1".into(), "", "Replicas of a topic made without a number."),
-        row("delete.topic.enable", T::Boolean, "true".into(), "", "Topics may be deleted."),
-        row("fetch.max.bytes", T::Int, settings.fetch_max_bytes.to_string(), "fetch.max_bytes",
-            "Most record bytes in one Fetch answer."),
-        row("group.consumer.heartbeat.interval.ms", T::Int, "5000".into(), "", "Heartbeat interval of members."),
-        row("group.consumer.session.timeout.ms", T::Int, "45000".into(), "", "Session timeout of members."),
-        row("group.initial.rebalance.delay.ms", T::Int, "3000".into(), "", "Wait for members of an empty group."),
-        row("group.max.session.timeout.ms", T::Int, "1800000".into(), "", "Longest session timeout."),
-        row("group.max.size", T::Int, i32::MAX.to_string(), "", "Most members of a group."),
-        row("group.min.session.timeout.ms", T::Int, "6000".into(), "", "Shortest session timeout."),
-        row("listeners", T::String, join(|l| format!("{}://{}", l.name, l.bind)), "listeners.", "Addresses bound."),
-        row("log.cleanup.policy", T::List, "delete".into(), "", "Default cleanup.policy."),
-        row("log.dirs", T::String, dirs.join(","), "data.dirs", "Data directories."),
-        row("log.message.timestamp.type", T::String, "CreateTime".into(), "", "Default message.timestamp.type."),
-        row("log.retention.bytes", T::Long, settings.log_retention_bytes.to_string(), "log.retention_bytes",
-            "Default retention.bytes."),
-        row("log.retention.hours", T::Int, hours(settings.log_retention_ms).to_string(), "log.retention_ms",
-            "Default retention.ms, in hours."),
-        row("log.retention.ms", T::Long, settings.log_retention_ms.to_string(), "log.retention_ms",
-            "Default retention.ms."),
-        row("log.roll.ms", T::Long, settings.log_segment_ms.to_string(), "log.segment_ms", "Default segment.ms."),
-        row("log.segment.bytes", T::Int, settings.log_segment_bytes.to_string(), "log.segment_bytes",
-            "Default segment.bytes."),
-        row("message.max.bytes", T::Int, settings.message_max_bytes.to_string(), "message.max_bytes",
-            "Default max.message.bytes."),
-        row("min.insync.replicas", T::Int, "1".into(), "", "Default min.insync.replicas."),
-        row("node.id", T::Int, settings.node_id.to_string(), "node.id", "This broker's number."),
-        row("num.partitions", T::Int, settings.default_partitions.to_string(), "default.partitions",
-            "Partitions of a topic made without a number."),
-        row("offsets.retention.minutes", T::Int, "10080".into(), "", "How long offsets of an empty group stay."),
-        row("process.roles", T::List, "broker,controller".into(), "", "Roles of this process."),
-        row("socket.request.max.bytes", T::Int, settings.request_max_bytes.to_string(), "request.max_bytes",
-            "Largest request."),
-        row("transaction.max.timeout.ms", T::Int, "900000".into(), "", "Longest transaction."),
+        row(
+            "advertised.listeners",
+            T::String,
+            join(|l| format!("{}://{}", l.name, l.advertised)),
+            "advertised.",
+            "Addresses clients are told.",
+        ),
+        row(
+            "auto.create.topics.enable",
+            T::Boolean,
+            settings.auto_create_topics.to_string(),
+            "auto_create_topics",
+            "Topics appear when they are used.",
+        ),
+        row(
+            "broker.id",
+            T::Int,
+            settings.node_id.to_string(),
+            "node.id",
+            "This broker's number.",
+        ),
+        row(
+            "broker.rack",
+            T::String,
+            settings.rack.clone().unwrap_or_default(),
+            "rack",
+            "Failure domain.",
+        ),
+        row(
+            "connections.max.idle.ms",
+            T::Long,
+            settings.connection_idle_timeout_ms.to_string(),
+            "connection.idle_timeout_ms",
+            "Idle connections are closed after this.",
+        ),
+        row(
+            "default.replication.factor",
+            T::Int,
+            "1".into(),
+            "",
+            "Replicas of a topic made without a number.",
+        ),
+        row(
+            "delete.topic.enable",
+            T::Boolean,
+            "true".into(),
+            "",
+            "Topics may be deleted.",
+        ),
+        row(
+            "fetch.max.bytes",
+            T::Int,
+            settings.fetch_max_bytes.to_string(),
+            "fetch.max_bytes",
+            "Most record bytes in one Fetch answer.",
+        ),
+        row(
+            "group.consumer.heartbeat.interval.ms",
+            T::Int,
+            "5000".into(),
+            "",
+            "Heartbeat interval of members.",
+        ),
+        row(
+            "group.consumer.session.timeout.ms",
+            T::Int,
+            "45000".into(),
+            "",
+            "Session timeout of members.",
+        ),
+        row(
+            "group.initial.rebalance.delay.ms",
+            T::Int,
+            "3000".into(),
+            "",
+            "Wait for members of an empty group.",
+        ),
+        row(
+            "group.max.session.timeout.ms",
+            T::Int,
+            "1800000".into(),
+            "",
+            "Longest session timeout.",
+        ),
+        row(
+            "group.max.size",
+            T::Int,
+            i32::MAX.to_string(),
+            "",
+            "Most members of a group.",
+        ),
+        row(
+            "group.min.session.timeout.ms",
+            T::Int,
+            "6000".into(),
+            "",
+            "Shortest session timeout.",
+        ),
+        row(
+            "listeners",
+            T::String,
+            join(|l| format!("{}://{}", l.name, l.bind)),
+            "listeners.",
+            "Addresses bound.",
+        ),
+        row(
+            "log.cleanup.policy",
+            T::List,
+            "delete".into(),
+            "",
+            "Default cleanup.policy.",
+        ),
+        row(
+            "log.dirs",
+            T::String,
+            dirs.join(","),
+            "data.dirs",
+            "Data directories.",
+        ),
+        row(
+            "log.message.timestamp.type",
+            T::String,
+            "CreateTime".into(),
+            "",
+            "Default message.timestamp.type.",
+        ),
+        row(
+            "log.retention.bytes",
+            T::Long,
+            settings.log_retention_bytes.to_string(),
+            "log.retention_bytes",
+            "Default retention.bytes.",
+        ),
+        row(
+            "log.retention.hours",
+            T::Int,
+            hours(settings.log_retention_ms).to_string(),
+            "log.retention_ms",
+            "Default retention.ms, in hours.",
+        ),
+        row(
+            "log.retention.ms",
+            T::Long,
+            settings.log_retention_ms.to_string(),
+            "log.retention_ms",
+            "Default retention.ms.",
+        ),
+        row(
+            "log.roll.ms",
+            T::Long,
+            settings.log_segment_ms.to_string(),
+            "log.segment_ms",
+            "Default segment.ms.",
+        ),
+        row(
+            "log.segment.bytes",
+            T::Int,
+            settings.log_segment_bytes.to_string(),
+            "log.segment_bytes",
+            "Default segment.bytes.",
+        ),
+        row(
+            "message.max.bytes",
+            T::Int,
+            settings.message_max_bytes.to_string(),
+            "message.max_bytes",
+            "Default max.message.bytes.",
+        ),
+        row(
+            "min.insync.replicas",
+            T::Int,
+            "1".into(),
+            "",
+            "Default min.insync.replicas.",
+        ),
+        row(
+            "node.id",
+            T::Int,
+            settings.node_id.to_string(),
+            "node.id",
+            "This broker's number.",
+        ),
+        row(
+            "num.partitions",
+            T::Int,
+            settings.default_partitions.to_string(),
+            "default.partitions",
+            "Partitions of a topic made without a number.",
+        ),
+        row(
+            "offsets.retention.minutes",
+            T::Int,
+            "10080".into(),
+            "",
+            "How long offsets of an empty group stay.",
+        ),
+        row(
+            "process.roles",
+            T::List,
+            "broker,controller".into(),
+            "",
+            "Roles of this process.",
+        ),
+        row(
+            "socket.request.max.bytes",
+            T::Int,
+            settings.request_max_bytes.to_string(),
+            "request.max_bytes",
+            "Largest request.",
+        ),
+        row(
+            "transaction.max.timeout.ms",
+            T::Int,
+            "900000".into(),
+            "",
+            "Longest transaction.",
+        ),
     ];
     rows.sort_by_key(|row| row.name);
     rows
@@ -221,9 +438,17 @@ mod tests {
     use crate::settings::{HostFacts, SettingsBuilder};
 
     fn settings() -> Settings {
-        let host =
-            HostFacts { cgroup_memory_bytes: None, total_memory_bytes: 1 << 30, affinity_cpus: 1, quota_cpus: None };
-        SettingsBuilder::new(host).set("log.segment_bytes=8MiB").unwrap().build().unwrap()
+        let host = HostFacts {
+            cgroup_memory_bytes: None,
+            total_memory_bytes: 1 << 30,
+            affinity_cpus: 1,
+            quota_cpus: None,
+        };
+        SettingsBuilder::new(host)
+            .set("log.segment_bytes=8MiB")
+            .unwrap()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -232,7 +457,10 @@ mod tests {
         let overrides = BTreeMap::from([("segment.bytes".to_owned(), "2097152".to_owned())]);
         let keys = ["segment.bytes", "retention.ms", "no.such"];
         let entries = describe_topic(&overrides, &defaults, Some(&keys));
-        let names: Vec<_> = entries.iter().map(|e| (e.name, e.source, e.value.as_deref())).collect();
+        let names: Vec<_> = entries
+            .iter()
+            .map(|e| (e.name, e.source, e.value.as_deref()))
+            .collect();
         assert_eq!(
             names,
             [
@@ -240,8 +468,11 @@ mod tests {
                 ("segment.bytes", ConfigSource::DynamicTopic, Some("2097152")),
             ]
         );
-        let synonyms: Vec<_> =
-            entries[1].synonyms.iter().map(|s| (s.name, s.value.as_str(), s.source as i8)).collect();
+        let synonyms: Vec<_> = entries[1]
+            .synonyms
+            .iter()
+            .map(|s| (s.name, s.value.as_str(), s.source as i8))
+            .collect();
         assert_eq!(
             synonyms,
             [
@@ -251,7 +482,10 @@ mod tests {
             ]
         );
         let without = describe_topic(&BTreeMap::new(), &defaults, Some(&keys));
-        assert_eq!((without[1].source, without[1].value.as_deref()), (ConfigSource::StaticBroker, Some("8388608")));
+        assert_eq!(
+            (without[1].source, without[1].value.as_deref()),
+            (ConfigSource::StaticBroker, Some("8388608"))
+        );
         assert_eq!(list_for_create(&overrides, &defaults).len(), definitions().len());
     }
 
@@ -259,15 +493,29 @@ mod tests {
     fn the_broker_answers_under_kafkas_names() {
         let all = describe_broker(&settings(), None);
         for name in [
-            "node.id", "advertised.listeners", "log.dirs", "num.partitions", "default.replication.factor",
-            "min.insync.replicas", "auto.create.topics.enable", "delete.topic.enable", "message.max.bytes",
-            "log.retention.ms", "log.retention.bytes", "log.segment.bytes", "offsets.retention.minutes",
-            "transaction.max.timeout.ms", "group.max.session.timeout.ms",
+            "node.id",
+            "advertised.listeners",
+            "log.dirs",
+            "num.partitions",
+            "default.replication.factor",
+            "min.insync.replicas",
+            "auto.create.topics.enable",
+            "delete.topic.enable",
+            "message.max.bytes",
+            "log.retention.ms",
+            "log.retention.bytes",
+            "log.segment.bytes",
+            "offsets.retention.minutes",
+            "transaction.max.timeout.ms",
+            "group.max.session.timeout.ms",
         ] {
             assert!(all.iter().any(|e| e.name == name && e.read_only), "{name}");
         }
         let one = describe_broker(&settings(), Some(&["log.segment.bytes"]));
-        assert_eq!((one.len(), one[0].source as i8, one[0].value.as_deref()), (1, 4, Some("8388608")));
+        assert_eq!(
+            (one.len(), one[0].source as i8, one[0].value.as_deref()),
+            (1, 4, Some("8388608"))
+        );
         let listeners = describe_broker(&settings(), Some(&["advertised.listeners"]));
         assert_eq!(listeners[0].value.as_deref(), Some("PLAINTEXT://localhost:9092"));
     }

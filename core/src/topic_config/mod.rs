@@ -49,16 +49,21 @@ pub enum ConfigError {
 /// Checks one value and returns its definition.
 pub fn validate(name: &str, value: &str) -> Result<&'static ConfigDefinition, ConfigError> {
     let definition = find(name).ok_or_else(|| ConfigError::Unknown(shorten(name)))?;
-    let invalid =
-        |reason: String| ConfigError::Invalid { name: definition.name, value: shorten(value), reason };
+    let invalid = |reason: String| ConfigError::Invalid {
+        name: definition.name,
+        value: shorten(value),
+        reason,
+    };
     if value.len() > CONFIG_VALUE_BYTES_MAX {
         return Err(invalid(format!("longer than {CONFIG_VALUE_BYTES_MAX} bytes")));
     }
     definition.check.validate(value).map_err(invalid)?;
     match definition.class {
-        Class::Refused { only_value, reason } if value.trim() == only_value => {
-            Err(ConfigError::Refused { name: definition.name, value: shorten(value), reason })
-        }
+        Class::Refused { only_value, reason } if value.trim() == only_value => Err(ConfigError::Refused {
+            name: definition.name,
+            value: shorten(value),
+            reason,
+        }),
         _ => Ok(definition),
     }
 }
@@ -126,15 +131,39 @@ pub struct TopicDefaults {
 impl TopicDefaults {
     /// Takes over the settings that stand for topic configurations.
     pub fn from_settings(settings: &Settings) -> Self {
-        let configured =
-            |key: &str| settings.origins.get(key).is_some_and(|origin| origin.source.is_configured());
+        let configured = |key: &str| {
+            settings
+                .origins
+                .get(key)
+                .is_some_and(|origin| origin.source.is_configured())
+        };
         let mut values = BTreeMap::new();
         for (name, key, value) in [
-            ("segment.bytes", "log.segment_bytes", settings.log_segment_bytes.to_string()),
-            ("segment.ms", "log.segment_ms", settings.log_segment_ms.to_string()),
-            ("retention.ms", "log.retention_ms", settings.log_retention_ms.to_string()),
-            ("retention.bytes", "log.retention_bytes", settings.log_retention_bytes.to_string()),
-            ("max.message.bytes", "message.max_bytes", settings.message_max_bytes.to_string()),
+            (
+                "segment.bytes",
+                "log.segment_bytes",
+                settings.log_segment_bytes.to_string(),
+            ),
+            (
+                "segment.ms",
+                "log.segment_ms",
+                settings.log_segment_ms.to_string(),
+            ),
+            (
+                "retention.ms",
+                "log.retention_ms",
+                settings.log_retention_ms.to_string(),
+            ),
+            (
+                "retention.bytes",
+                "log.retention_bytes",
+                settings.log_retention_bytes.to_string(),
+            ),
+            (
+                "max.message.bytes",
+                "message.max_bytes",
+                settings.message_max_bytes.to_string(),
+            ),
         ] {
             values.insert(name, (value, configured(key)));
         }
@@ -211,7 +240,10 @@ impl TopicConfig {
                 "zstd" => CompressionType::Zstd,
                 _ => CompressionType::Producer,
             },
-            cleanup_policy: CleanupPolicy { delete: policy("delete"), compact: policy("compact") },
+            cleanup_policy: CleanupPolicy {
+                delete: policy("delete"),
+                compact: policy("compact"),
+            },
             min_insync_replicas: u16::try_from(of.unsigned("min.insync.replicas")).unwrap_or(u16::MAX),
             delete_retention_ms: of.unsigned("delete.retention.ms"),
             min_compaction_lag_ms: of.unsigned("min.compaction.lag.ms"),
@@ -249,7 +281,10 @@ mod tests {
     use super::*;
 
     fn configs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -260,10 +295,22 @@ mod tests {
         assert_eq!((c.retention_ms, c.retention_bytes), (Some(604_800_000), None));
         assert_eq!(c.max_message_bytes, 1_048_588);
         assert_eq!(c.timestamp_type, TimestampType::CreateTime);
-        assert_eq!((c.timestamp_before_max_ms, c.timestamp_after_max_ms), (i64::MAX, 3_600_000));
+        assert_eq!(
+            (c.timestamp_before_max_ms, c.timestamp_after_max_ms),
+            (i64::MAX, 3_600_000)
+        );
         assert_eq!(c.compression_type, CompressionType::Producer);
-        assert_eq!(c.cleanup_policy, CleanupPolicy { delete: true, compact: false });
-        assert_eq!((c.min_insync_replicas, c.max_compaction_lag_ms), (1, i64::MAX as u64));
+        assert_eq!(
+            c.cleanup_policy,
+            CleanupPolicy {
+                delete: true,
+                compact: false
+            }
+        );
+        assert_eq!(
+            (c.min_insync_replicas, c.max_compaction_lag_ms),
+            (1, i64::MAX as u64)
+        );
     }
 
     #[test]
@@ -277,17 +324,31 @@ mod tests {
             ("segment.ms", "written by the future"),
         ]);
         let c = TopicConfig::resolve(&overrides, &TopicDefaults::default());
-        assert_eq!((c.segment_bytes, c.retention_ms, c.segment_ms), (2 << 20, None, 604_800_000));
-        assert_eq!(c.cleanup_policy, CleanupPolicy { delete: true, compact: true });
+        assert_eq!(
+            (c.segment_bytes, c.retention_ms, c.segment_ms),
+            (2 << 20, None, 604_800_000)
+        );
+        assert_eq!(
+            c.cleanup_policy,
+            CleanupPolicy {
+                delete: true,
+                compact: true
+            }
+        );
         assert_eq!(c.timestamp_type, TimestampType::LogAppendTime);
         assert_eq!(c.compression_type, CompressionType::Lz4);
     }
 
     #[test]
     fn the_three_classes() {
-        assert!(matches!(validate("retention.ms", "1000"), Ok(d) if !matches!(d.class, Class::Refused { .. })));
+        assert!(
+            matches!(validate("retention.ms", "1000"), Ok(d) if !matches!(d.class, Class::Refused { .. }))
+        );
         assert!(matches!(validate("preallocate", "true"), Ok(d) if d.class == Class::WithoutEffect));
-        assert!(matches!(validate("remote.storage.enable", "true"), Err(ConfigError::Refused { .. })));
+        assert!(matches!(
+            validate("remote.storage.enable", "true"),
+            Err(ConfigError::Refused { .. })
+        ));
         assert!(validate("remote.storage.enable", "false").is_ok());
         assert_eq!(
             validate("retention.days", "7").unwrap_err().to_string(),
@@ -311,7 +372,10 @@ mod tests {
             ("preallocate", "yes"),
             ("message.timestamp.type", "createtime"),
         ] {
-            assert!(matches!(validate(name, value), Err(ConfigError::Invalid { .. })), "{name}={value}");
+            assert!(
+                matches!(validate(name, value), Err(ConfigError::Invalid { .. })),
+                "{name}={value}"
+            );
         }
         let long = "x".repeat(CONFIG_VALUE_BYTES_MAX + 1);
         assert!(validate("leader.replication.throttled.replicas", &long).is_err());
@@ -327,9 +391,14 @@ mod tests {
             affinity_cpus: 1,
             quota_cpus: None,
         };
-        let settings = crate::settings::SettingsBuilder::new(host).set("log.segment_bytes=8MiB").unwrap();
+        let settings = crate::settings::SettingsBuilder::new(host)
+            .set("log.segment_bytes=8MiB")
+            .unwrap();
         let defaults = TopicDefaults::from_settings(&settings.build().unwrap());
-        assert_eq!(TopicConfig::resolve(&BTreeMap::new(), &defaults).segment_bytes, 8 << 20);
+        assert_eq!(
+            TopicConfig::resolve(&BTreeMap::new(), &defaults).segment_bytes,
+            8 << 20
+        );
         let segment = find("segment.bytes").unwrap();
         assert_eq!(defaults.value(segment), ("8388608", true));
         assert_eq!(defaults.value(find("segment.ms").unwrap()), ("604800000", false));
