@@ -12,6 +12,10 @@
 //! - a buffer given to an operation is owned by it until its completion;
 //! - an error is never swallowed: a failed sync is reported once and is not retried here.
 
+pub mod hot;
+pub mod sim;
+pub mod std_disk;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::{Deref, Range};
@@ -20,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use std_disk::StdDisk;
 
 /// Names one submitted operation. Chosen by the submitter, unique among its operations in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +91,7 @@ pub enum ReadSource {
 
 /// A submitted operation. Sizes and positions are bytes.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the fields say no more than their names")]
 pub enum DiskOp {
     /// Opens an existing file for reading and writing. Answers [`DiskOutput::File`].
     Open { path: PathBuf },

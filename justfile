@@ -1,0 +1,63 @@
+# What people run each day; CI runs the same.  `just` alone lists it.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+python := "target/e2e-venv/bin/python"
+
+_default:
+    @just --list
+
+# The release build: target/release/tidelog and target/release/tidelog-history
+build:
+    cargo build --release -p tidelog -p tidelog-bench
+
+# A broker on localhost:9092 with its data in ./tidelog-data
+serve *ARGS:
+    cargo run --release -- serve {{ARGS}}
+
+# All tests
+test:
+    cargo test --workspace
+
+# Formatting and lints, as CI checks them
+lint:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, advisories and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check
+
+# What must pass before a change lands
+ci *PHASES:
+    .ci/run {{PHASES}}
+
+# The end-to-end checks that are enabled, on a release build
+e2e:
+    .ci/run release e2e
+
+# Install what the end-to-end checks need: kcat, and confluent-kafka in target/e2e-venv
+e2e-setup:
+    command -v kcat >/dev/null || { apt-get update -qq && apt-get install -y -qq kcat; }
+    test -x {{python}} || python3 -m venv target/e2e-venv
+    {{python}} -m pip install --quiet "$(sed -n 's/^CONFLUENT_KAFKA_VERSION=/confluent-kafka==/p' .ci/run)"
+
+# kcat and confluent-kafka with a million lines of text
+clients lines="1000000": build e2e-setup
+    {{python}} -u .ci/e2e/check_clients.py --lines {{lines}}
+
+# kill -9 under load, again and again
+kill9 rounds="50": build
+    python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
+
+# Cuts of power on a loop file (as root): just powercut ext4, just powercut xfs
+powercut filesystem *ARGS: build
+    .ci/e2e/powercut.sh {{filesystem}} {{ARGS}}
+
+# The simulated disk with many seeds
+sim seeds="2000":
+    TIDELOG_SIM_SEEDS={{seeds}} cargo test -p tidelog-segment-log --release -- --nocapture
+
+# CPU per GiB, idle cost, start time: a table in perf/results/
+first-figures *ARGS: build
+    perf/first-figures.sh {{ARGS}}

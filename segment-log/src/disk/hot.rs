@@ -1,0 +1,317 @@
+//! Which bytes of which files can be sent straight from the page cache, and the maps for it.
+//!
+//! Owned by the thread that owns the [`Disk`](super::Disk) it is a part of; both disks that use
+//! real files share it.
+//!
+//! Invariants:
+//! - a range is hot only if this process wrote all of it through the same handle, and neither a
+//!   failed write, a failed sync nor a zeroing touched it since;
+//! - maps are read-only, cover the whole file as it was when mapped, and are at most [`MAPS_MAX`]
+//!   (leases that were handed out keep theirs beyond that);
+//! - what is remembered of files is bounded by [`FILES_MAX`] and [`RANGES_MAX`]. Forgetting is
+//!   always allowed: the range is then read instead.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::{FileHandle, FileInner, HotBytes, MappedBytes};
+
+/// Files whose maps are kept.
+pub const MAPS_MAX: usize = 256;
+/// Files whose written ranges are remembered.
+pub const FILES_MAX: usize = 4_096;
+/// Disjoint written ranges remembered per file; the lowest is forgotten first.
+pub const RANGES_MAX: usize = 8;
+
+struct HotFile {
+    /// Keeps the key, which is its address, from being used again.
+    file: Weak<FileInner>,
+    written: WrittenRanges,
+    map: Option<Arc<MmapRaw>>,
+    last_use: u64,
+}
+
+/// What this process wrote, and the read-only maps of it.
+#[derive(Default)]
+pub struct HotMaps {
+    files: HashMap<usize, HotFile>,
+    maps: usize,
+    clock: u64,
+}
+
+impl HotMaps {
+    /// Nothing is hot.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes that all bytes of `range` were written by this process, successfully.
+    pub fn note_written(&mut self, file: &FileHandle, range: Range<u64>) {
+        self.clock += 1;
+        let key = key_of(file);
+        if !self.files.contains_key(&key) {
+            self.make_room();
+        }
+        let clock = self.clock;
+        let entry = self.files.entry(key).or_insert_with(|| HotFile {
+            file: Arc::downgrade(&file.0),
+            written: WrittenRanges::default(),
+            map: None,
+            last_use: clock,
+        });
+        entry.last_use = clock;
+        entry.written.add(range);
+    }
+
+    /// Notes that `range` no longer holds what this process wrote (zeroed, or a write failed).
+    pub fn forget_range(&mut self, file: &FileHandle, range: Range<u64>) {
+        if let Some(entry) = self.files.get_mut(&key_of(file)) {
+            entry.written.remove(range);
+        }
+    }
+
+    /// Forgets a file and drops its map (leases keep theirs): after a failed sync.
+    pub fn forget(&mut self, file: &FileHandle) {
+        if let Some(entry) = self.files.remove(&key_of(file)) {
+            self.maps -= usize::from(entry.map.is_some());
+        }
+    }
+
+    /// A lease on `range` if all of it was written by this process and a map can be made.
+    pub fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {
+        if range.is_empty() {
+            return Some(HotBytes::Owned(Bytes::new()));
+        }
+        let key = key_of(file);
+        let entry = self.files.get_mut(&key)?;
+        if !entry.written.contains(&range) {
+            return None;
+        }
+        self.clock += 1;
+        entry.last_use = self.clock;
+        let start = usize::try_from(range.start).ok()?;
+        let end = usize::try_from(range.end).ok()?;
+        let map = match &entry.map {
+            Some(map) if map.len() >= end => Arc::clone(map),
+            stale => {
+                let map = Arc::new(map_whole(file, end)?);
+                self.maps += usize::from(stale.is_none());
+                entry.map = Some(Arc::clone(&map));
+                self.bound_maps(key);
+                map
+            }
+        };
+        // SAFETY: `end` is inside the map, and the map was made no longer than the file, which no
+        // operation of the disk truncates. The range lies in what this process wrote; a written
+        // byte that the log asks for is part of an entry, and entries are never written again.
+        let bytes = unsafe { MappedBytes::new(map, start..end) };
+        Some(HotBytes::Mapped(bytes))
+    }
+
+    /// Maps kept now.
+    pub fn maps(&self) -> usize {
+        self.maps
+    }
+
+    fn make_room(&mut self) {
+        if self.files.len() < FILES_MAX {
+            return;
+        }
+        self.files.retain(|_, entry| entry.file.strong_count() > 0);
+        if self.files.len() >= FILES_MAX {
+            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.last_use);
+            if let Some(key) = oldest.map(|(key, _)| *key) {
+                self.files.remove(&key);
+            }
+        }
+        self.maps = self.files.values().filter(|f| f.map.is_some()).count();
+    }
+
+    fn bound_maps(&mut self, keep: usize) {
+        if self.maps <= MAPS_MAX {
+            return;
+        }
+        // A closed file's map would keep its space on the device: those go first, all of them.
+        self.files.retain(|_, entry| entry.file.strong_count() > 0);
+        self.maps = self.files.values().filter(|f| f.map.is_some()).count();
+        while self.maps > MAPS_MAX {
+            let oldest = self
+                .files
+                .iter_mut()
+                .filter(|(key, entry)| **key != keep && entry.map.is_some())
+                .min_by_key(|(_, entry)| entry.last_use);
+            let Some((_, entry)) = oldest else { return };
+            entry.map = None;
+            self.maps -= 1;
+        }
+    }
+
+    /// Drops what belongs to files that were closed. Call it now and then: a map keeps the space
+    /// of an unlinked file.
+    pub fn drop_closed(&mut self) {
+        self.files.retain(|_, entry| entry.file.strong_count() > 0);
+        self.maps = self.files.values().filter(|f| f.map.is_some()).count();
+    }
+}
+
+fn key_of(file: &FileHandle) -> usize {
+    Arc::as_ptr(&file.0).addr()
+}
+
+/// A map of the whole file, or `None` if that is not possible or would not reach `end`.
+fn map_whole(file: &FileHandle, end: usize) -> Option<MmapRaw> {
+    let fd = file.fd()?;
+    let len = u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok()?;
+    let len = usize::try_from(len).ok()?;
+    if len < end {
+        return None;
+    }
+    MmapOptions::new().len(len).map_raw_read_only(fd).ok()
+}
+
+/// Disjoint, sorted, non-touching ranges.
+#[derive(Debug, Default)]
+pub(super) struct WrittenRanges(Vec<Range<u64>>);
+
+impl WrittenRanges {
+    pub(super) fn add(&mut self, mut range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        if let Some(last) = self.0.last_mut()
+            && last.start <= range.start
+            && range.start <= last.end
+        {
+            last.end = last.end.max(range.end);
+            return;
+        }
+        self.0.retain(|other| {
+            let touches = other.start <= range.end && range.start <= other.end;
+            if touches {
+                range.start = range.start.min(other.start);
+                range.end = range.end.max(other.end);
+            }
+            !touches
+        });
+        let at = self.0.partition_point(|other| other.start < range.start);
+        self.0.insert(at, range);
+        if self.0.len() > RANGES_MAX {
+            self.0.remove(0);
+        }
+    }
+
+    pub(super) fn remove(&mut self, gone: Range<u64>) {
+        if gone.is_empty() {
+            return;
+        }
+        let old = std::mem::take(&mut self.0);
+        for range in old {
+            let below = range.start..range.end.min(gone.start);
+            let above = range.start.max(gone.end)..range.end;
+            self.0
+                .extend([below, above].into_iter().filter(|r| !r.is_empty()));
+        }
+        let surplus = self.0.len().saturating_sub(RANGES_MAX);
+        self.0.drain(..surplus);
+    }
+
+    pub(super) fn contains(&self, range: &Range<u64>) -> bool {
+        self.0
+            .iter()
+            .any(|own| own.start <= range.start && range.end <= own.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_merge_when_they_touch() {
+        let mut ranges = WrittenRanges::default();
+        ranges.add(100..200);
+        ranges.add(200..300);
+        assert!(ranges.contains(&(100..300)));
+        ranges.add(400..500);
+        assert!(!ranges.contains(&(250..450)));
+        ranges.add(0..450);
+        assert_eq!(ranges.0.len(), 1);
+        assert_eq!(ranges.0.first(), Some(&(0..500)));
+    }
+
+    #[test]
+    fn a_zeroed_range_splits() {
+        let mut ranges = WrittenRanges::default();
+        ranges.add(0..100);
+        ranges.remove(40..60);
+        assert_eq!(ranges.0, [0..40, 60..100]);
+        assert!(!ranges.contains(&(30..50)));
+    }
+
+    #[test]
+    fn the_lowest_range_is_forgotten_first() {
+        let mut ranges = WrittenRanges::default();
+        for n in 0..=RANGES_MAX as u64 {
+            ranges.add(n * 10..n * 10 + 1);
+        }
+        assert_eq!(ranges.0.len(), RANGES_MAX);
+        assert!(!ranges.contains(&(0..1)));
+        assert!(ranges.contains(&(80..81)));
+    }
+
+    fn written_file(dir: &std::path::Path, id: u64) -> FileHandle {
+        let path = dir.join(id.to_string());
+        std::fs::write(&path, b"0123456789").expect("written");
+        let file = std::fs::File::open(&path).expect("opened");
+        FileHandle::from_fd(id, path, file.into())
+    }
+
+    #[test]
+    fn maps_are_bounded_and_leases_outlive_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let files: Vec<FileHandle> = (0..MAPS_MAX as u64 + 10)
+            .map(|n| written_file(dir.path(), n))
+            .collect();
+        let mut leases = Vec::new();
+        for file in &files {
+            hot.note_written(file, 0..10);
+            leases.push(hot.hot_bytes(file, 2..5).expect("hot"));
+            assert!(hot.maps() <= MAPS_MAX);
+        }
+        assert_eq!(hot.maps(), MAPS_MAX);
+        assert!(leases.iter().all(|lease| **lease == *b"234"));
+        assert!(hot.hot_bytes(&files[0], 0..10).is_some(), "mapped again");
+        drop(files);
+        hot.drop_closed();
+        assert_eq!(hot.maps(), 0);
+        assert_eq!(*leases[0], *b"234");
+    }
+
+    #[test]
+    fn a_range_beyond_the_file_is_never_mapped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let file = written_file(dir.path(), 1);
+        hot.note_written(&file, 0..11);
+        assert!(hot.hot_bytes(&file, 0..11).is_none(), "longer than the file");
+        assert!(hot.hot_bytes(&file, 0..10).is_some());
+        hot.forget(&file);
+        assert!(hot.hot_bytes(&file, 0..10).is_none());
+        assert_eq!(hot.maps(), 0);
+    }
+
+    #[test]
+    fn handles_with_equal_ids_are_told_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let (one, two) = (written_file(dir.path(), 1), written_file(dir.path(), 1));
+        hot.note_written(&one, 0..10);
+        assert!(hot.hot_bytes(&one.clone(), 0..10).is_some());
+        assert!(hot.hot_bytes(&two, 0..10).is_none());
+    }
+}

@@ -1,0 +1,389 @@
+//! [`StdDisk`]: files by plain system calls, for offline tools and tests.
+//!
+//! Owned by one thread, which it blocks: each submitted operation is carried out at once and its
+//! completion queued, so completions come in the order of submission.
+//!
+//! What its operations mean in detail:
+//! - *Device reads* open the file a second time with O_DIRECT and read through an aligned bounce
+//!   buffer. The kernel first writes back dirty pages of the range; nothing is synced. Where the
+//!   filesystem refuses O_DIRECT, the cached pages are dropped and read again; pages that are
+//!   dirty or mapped survive that, so there a caller syncs and drops the cache first.
+//! - [`DiskOp::DropCache`] drops this disk's own map first; a lease elsewhere keeps its pages.
+//! - [`DiskOp::ZeroRange`] grows the file as a write would, and writes zeros where the filesystem
+//!   cannot zero by itself.
+//! - [`DiskOp::Writeback`] is left to the kernel's own timer.
+//! - [`Disk::write_now`] may block and never answers [`WriteNow::WouldStall`].
+//! - The lock of a directory is an exclusive `flock` on its file [`LOCK_FILE`].
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::hot::HotMaps;
+use super::{
+    AlignedBytes, Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource,
+    Token, WriteNow,
+};
+
+/// Name of the lock file in a data directory.
+pub const LOCK_FILE: &str = "LOCK";
+
+/// Alignment of position, length and memory of direct reads; enough for every sector size in use.
+const DIRECT_ALIGN: usize = 4_096;
+/// Bytes that one direct read asks for.
+const DIRECT_CHUNK: usize = 1 << 20;
+/// Pieces that one vectored write takes (IOV_MAX).
+const IOV_MAX: usize = 1_024;
+/// Zeros written at a time where the filesystem cannot zero a range.
+const ZERO_CHUNK: usize = 64 << 10;
+
+/// Ids are unique in the process, since handles travel between shards.
+static NEXT_HANDLE_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Files by plain, blocking system calls. See the module.
+#[derive(Default)]
+pub struct StdDisk {
+    hot: HotMaps,
+    completions: VecDeque<Completion>,
+}
+
+impl StdDisk {
+    /// A disk with nothing open.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn perform(&mut self, op: DiskOp) -> io::Result<DiskOutput> {
+        match op {
+            DiskOp::Open { path } => open(path, OFlags::empty()),
+            DiskOp::Create { path } => open(path, OFlags::CREATE | OFlags::EXCL),
+            DiskOp::CreateDir { path } => done(fs::create_dir_all(path)),
+            DiskOp::List { path } => list(&path),
+            DiskOp::Len { file } => Ok(DiskOutput::Len(file_len(fd_of(&file)?)?)),
+            DiskOp::Rename { from, to } => done(fs::rename(from, to)),
+            DiskOp::Link { from, to } => done(fs::hard_link(from, to)),
+            DiskOp::Unlink { path } => {
+                self.hot.drop_closed();
+                done(fs::remove_file(path))
+            }
+            DiskOp::RemoveDir { path } => done(fs::remove_dir(path)),
+            DiskOp::SyncDir { path } => done(sync_dir(&path)),
+            DiskOp::Fallocate { file, range } => done(fallocate(&file, &range)),
+            DiskOp::ZeroRange { file, range } => {
+                self.hot.forget_range(&file, range.clone());
+                done(zero_range(&file, &range))
+            }
+            DiskOp::DropCache { file } => {
+                self.hot.forget(&file);
+                done(drop_cache(&file, 0..0))
+            }
+            DiskOp::FreeSpace { path } => {
+                let stat = rustix::fs::statvfs(path)?;
+                let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+                Ok(DiskOutput::FreeSpace(bytes))
+            }
+            DiskOp::Write { file, position, data } => {
+                let written = self.write_once(&file, position, &data)?;
+                Ok(DiskOutput::Written(written))
+            }
+            DiskOp::Read {
+                file,
+                position,
+                len,
+                source,
+            } => read(&file, position, len, source).map(DiskOutput::Read),
+            DiskOp::Sync { file } => {
+                let result = fd_of(&file).and_then(|fd| Ok(rustix::fs::fdatasync(fd)?));
+                if result.is_err() {
+                    // The pages are marked clean now although the device may not have them.
+                    self.hot.forget(&file);
+                }
+                done(result)
+            }
+            DiskOp::Writeback { file, .. } => done(fd_of(&file).map(drop)),
+        }
+    }
+
+    fn write_once(&mut self, file: &FileHandle, position: u64, data: &[u8]) -> io::Result<usize> {
+        let fd = fd_of(file)?;
+        let end = end_of(position, data.len())?;
+        if data.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match retry_on_intr(|| rustix::io::pwrite(fd, data, position)) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.hot.note_written(file, position..position + written as u64);
+                Ok(written)
+            }
+            Err(error) => {
+                self.hot.forget_range(file, position..end);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Disk for StdDisk {
+    fn submit(&mut self, token: Token, op: DiskOp) {
+        let result = self.perform(op);
+        self.completions.push_back(Completion { token, result });
+    }
+
+    fn take_completions(&mut self, out: &mut Vec<Completion>) {
+        out.extend(self.completions.drain(..));
+    }
+
+    fn write_now(
+        &mut self,
+        file: &FileHandle,
+        position: u64,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<WriteNow> {
+        let fd = fd_of(file)?;
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let end = end_of(position, len)?;
+        match write_all_at(fd, position, pieces) {
+            Ok(()) => {
+                self.hot.note_written(file, position..end);
+                Ok(WriteNow::Done)
+            }
+            Err(error) => {
+                self.hot.forget_range(file, position..end);
+                Err(error)
+            }
+        }
+    }
+
+    fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {
+        self.hot.hot_bytes(file, range)
+    }
+
+    fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK_FILE))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(DirectoryLock::new(file))
+    }
+}
+
+fn done(result: io::Result<()>) -> io::Result<DiskOutput> {
+    result.map(|()| DiskOutput::Done)
+}
+
+fn fd_of(file: &FileHandle) -> io::Result<BorrowedFd<'_>> {
+    let fd = file.fd().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(fd.as_fd())
+}
+
+/// End of a range that a file can have.
+fn end_of(position: u64, len: usize) -> io::Result<u64> {
+    position
+        .checked_add(len as u64)
+        .filter(|end| i64::try_from(*end).is_ok())
+        .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
+}
+
+fn open(path: PathBuf, extra: OFlags) -> io::Result<DiskOutput> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | extra;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let fd = retry_on_intr(|| rustix::fs::open(&path, flags, mode))?;
+    let id = NEXT_HANDLE_ID.fetch_add(1, Ordering::Relaxed);
+    Ok(DiskOutput::File(FileHandle::from_fd(id, path, fd)))
+}
+
+fn list(path: &Path) -> io::Result<DiskOutput> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        // A name that is not UTF-8 is not one of the log's, nor is its replacement.
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(DiskOutput::Names(names))
+}
+
+fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    Ok(rustix::fs::fsync(dir)?)
+}
+
+fn fallocate(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
+    let fd = fd_of(file)?;
+    if range.is_empty() {
+        return Ok(());
+    }
+    let len = range.end - range.start;
+    let flags = FallocateFlags::empty();
+    Ok(retry_on_intr(|| {
+        rustix::fs::fallocate(fd, flags, range.start, len)
+    })?)
+}
+
+fn zero_range(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
+    let fd = fd_of(file)?;
+    if range.is_empty() {
+        return Ok(());
+    }
+    let len = range.end - range.start;
+    let flags = FallocateFlags::ZERO_RANGE;
+    match retry_on_intr(|| rustix::fs::fallocate(fd, flags, range.start, len)) {
+        Err(Errno::OPNOTSUPP) => write_zeros(fd, range.clone()),
+        result => Ok(result?),
+    }
+}
+
+fn write_zeros(fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {
+    let zeros = [0u8; ZERO_CHUNK];
+    let mut position = range.start;
+    while position < range.end {
+        let len = usize::try_from(range.end - position).map_or(ZERO_CHUNK, |n| n.min(ZERO_CHUNK));
+        write_all_at(fd, position, &[IoSlice::new(&zeros[..len])])?;
+        position += len as u64;
+    }
+    Ok(())
+}
+
+/// Drops clean pages; an empty range means the whole file.
+fn drop_cache(file: &FileHandle, range: Range<u64>) -> io::Result<()> {
+    let fd = fd_of(file)?;
+    let len = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+    Ok(rustix::fs::fadvise(fd, range.start, len, Advice::DontNeed)?)
+}
+
+/// Writes all pieces, over several calls if one is short.
+fn write_all_at(fd: BorrowedFd<'_>, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+    let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if total == 0 {
+        return Ok(());
+    }
+    let mut written = 0;
+    if pieces.len() <= IOV_MAX {
+        written = write_some_at(fd, position, pieces)?;
+        if written == total {
+            return Ok(());
+        }
+    }
+    let mut rest = pieces.to_vec();
+    // Else a call with only empty pieces would look like one that cannot write.
+    rest.retain(|piece| !piece.is_empty());
+    let mut rest = rest.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, written);
+    while written < total {
+        let next = &rest[..rest.len().min(IOV_MAX)];
+        let more = write_some_at(fd, position + written as u64, next)?;
+        written += more;
+        IoSlice::advance_slices(&mut rest, more);
+    }
+    Ok(())
+}
+
+fn write_some_at(fd: BorrowedFd<'_>, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    match retry_on_intr(|| rustix::io::pwritev(fd, pieces, position))? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        written => Ok(written),
+    }
+}
+
+/// Reads what the file holds of the range, never allocating more than that.
+fn read(file: &FileHandle, position: u64, len: usize, source: ReadSource) -> io::Result<AlignedBytes> {
+    let fd = fd_of(file)?;
+    let left = file_len(fd)?.saturating_sub(position);
+    let len = usize::try_from(left).map_or(len, |left| len.min(left));
+    let mut bytes = AlignedBytes::zeroed(len);
+    let read = match source {
+        ReadSource::Cached => read_full(fd, position, &mut bytes)?,
+        ReadSource::Device => match open_direct(fd)? {
+            Some(direct) => match read_direct(direct.as_fd(), position, &mut bytes) {
+                Err(error) if refuses_direct(&error) => {
+                    drop_cache(file, position..position + len as u64)?;
+                    read_full(fd, position, &mut bytes)?
+                }
+                result => result?,
+            },
+            None => {
+                drop_cache(file, position..position + len as u64)?;
+                read_full(fd, position, &mut bytes)?
+            }
+        },
+    };
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+fn read_full(fd: BorrowedFd<'_>, position: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        let rest = &mut into[filled..];
+        match retry_on_intr(|| rustix::io::pread(fd, &mut *rest, position + filled as u64))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// The same file, opened to bypass the page cache; `None` where the filesystem refuses.
+fn open_direct(fd: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    // By descriptor, since the name may have changed.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
+    match retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty())) {
+        Ok(direct) => Ok(Some(direct)),
+        // No /proc in a bare chroot, or no direct access on this filesystem.
+        Err(Errno::NOENT | Errno::INVAL | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn refuses_direct(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::INVAL | Errno::OPNOTSUPP))
+}
+
+fn read_direct(fd: BorrowedFd<'_>, position: u64, into: &mut [u8]) -> io::Result<usize> {
+    if into.is_empty() {
+        return Ok(0);
+    }
+    let align = DIRECT_ALIGN as u64;
+    let skip = usize::try_from(position % align).unwrap_or(0);
+    let wanted = skip + into.len();
+    let chunk = wanted.next_multiple_of(DIRECT_ALIGN).min(DIRECT_CHUNK);
+    let mut memory = vec![0u8; chunk + DIRECT_ALIGN];
+    let base = memory.as_ptr().align_offset(DIRECT_ALIGN);
+    let bounce = &mut memory[base..base + chunk];
+    let mut from = position - skip as u64;
+    let mut skip = skip;
+    let mut filled = 0;
+    while filled < into.len() {
+        let read = retry_on_intr(|| rustix::io::pread(fd, &mut *bounce, from))?;
+        let useful = read.saturating_sub(skip).min(into.len() - filled);
+        if useful == 0 {
+            break;
+        }
+        into[filled..filled + useful].copy_from_slice(&bounce[skip..skip + useful]);
+        filled += useful;
+        // A short read that ends inside a block is the end of the file.
+        if !read.is_multiple_of(DIRECT_ALIGN) {
+            break;
+        }
+        from += read as u64;
+        skip = 0;
+    }
+    Ok(filled)
+}

@@ -1,0 +1,191 @@
+//! The sorted index of one segment: one array that answers by offset, by index and by time.
+//!
+//! Owned by the partition's shard. Sparse: a point about every 4 KiB of log. It is
+//! derived: rebuilt from the segment when its file is missing or bad, and never evidence
+//! of what the segment holds. Invariants:
+//! - positions and indexes rise strictly, base offsets never fall;
+//! - `max_timestamp` of a point is the highest of the *whole segment up to the next
+//!   point*, so it never falls either and a search by time is a binary search.
+//!
+//! The file is a sealed file (see `docs/FORMAT.md`) with magic `TLOGIDX0`, version 0, and
+//! the archive {incarnation: 16 bytes, covered: u64 segment length the index speaks of,
+//! points: array of {index u64, base_offset i64, position u64, max_timestamp i64}}.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use rkyv::{Archive, Deserialize, Serialize};
+use thiserror::Error;
+
+pub use crate::sealed::SealedError;
+
+use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
+use crate::limits::{INDEX_FILE_BYTES_MAX, INDEX_INTERVAL_BYTES, INDEX_POINTS_MAX};
+use crate::sealed::{at_most, seal, unseal};
+
+/// First eight bytes of an index file.
+pub const INDEX_MAGIC: [u8; 8] = *b"TLOGIDX0";
+/// The version this program writes.
+pub const INDEX_VERSION: u16 = 0;
+
+/// Where an entry lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// The entry's index.
+    pub index: EntryIndex,
+    /// Its base offset (for kinds without offsets the next offset).
+    pub base_offset: Offset,
+    /// Where its header begins in the segment file.
+    pub position: FilePosition,
+    /// When given to [`SegmentIndex::observe`], of this entry; when answered, the highest
+    /// of the segment up to the next point. In ms.
+    pub max_timestamp: i64,
+}
+
+/// The index of one segment, in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentIndex {
+    points: Vec<IndexEntry>,
+}
+
+/// Why an index file was refused. It is rebuilt from its segment in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IndexError {
+    /// The file is unfinished, damaged or of another version.
+    #[error(transparent)]
+    Sealed(#[from] SealedError),
+    /// It belongs to another life of the segment's file.
+    #[error("index of another incarnation")]
+    Incarnation,
+    /// Its points are not sorted.
+    #[error("index points are not sorted")]
+    Order,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct IndexFileV0 {
+    incarnation: Incarnation,
+    covered: FilePosition,
+    points: Vec<IndexEntry>,
+}
+
+const _: () = {
+    assert!(size_of::<ArchivedIndexFileV0>() == 32);
+    assert!(size_of::<ArchivedIndexEntry>() == 32);
+};
+
+impl SegmentIndex {
+    /// An index without points.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of the next entry of the segment. Returns whether it became a point
+    /// (the first one does, then one each [`INDEX_INTERVAL_BYTES`]).
+    ///
+    /// Kinds without an index of their own may only be given a timestamp, by
+    /// [`SegmentIndex::observe_timestamp`].
+    ///
+    /// # Panics
+    /// If it does not come after the last point: our own log appends in order.
+    pub fn observe(&mut self, entry: IndexEntry) -> bool {
+        let Some(last) = self.points.last().copied() else {
+            self.points.push(entry);
+            return true;
+        };
+        assert!(is_sorted_pair(&last, &entry), "entries are observed in log order");
+        let far_enough = entry.position.0 - last.position.0 >= INDEX_INTERVAL_BYTES;
+        if far_enough && self.points.len() < INDEX_POINTS_MAX {
+            let max_timestamp = entry.max_timestamp.max(last.max_timestamp);
+            self.points.push(IndexEntry {
+                max_timestamp,
+                ..entry
+            });
+            return true;
+        }
+        self.observe_timestamp(entry.max_timestamp);
+        false
+    }
+
+    /// Raises the last point's timestamp to that of an entry that lies behind it.
+    pub fn observe_timestamp(&mut self, max_timestamp: i64) {
+        if let Some(last) = self.points.last_mut() {
+            last.max_timestamp = last.max_timestamp.max(max_timestamp);
+        }
+    }
+
+    /// Drops every point at or above `position`, after a cut.
+    ///
+    /// Timestamps of the remaining last point may then be too high, which costs a
+    /// look-up by time a longer walk and nothing else.
+    pub fn truncate(&mut self, position: FilePosition) {
+        let keep = self.points.partition_point(|point| point.position < position);
+        self.points.truncate(keep);
+    }
+
+    /// All points, in order.
+    pub fn points(&self) -> &[IndexEntry] {
+        &self.points
+    }
+
+    /// The highest timestamp observed, in ms.
+    pub fn max_timestamp(&self) -> Option<i64> {
+        self.points.last().map(|point| point.max_timestamp)
+    }
+
+    /// The last point with a base offset at or below `offset`: a walk from there meets
+    /// the entry that holds `offset`, if the segment has it.
+    pub fn floor_by_offset(&self, offset: Offset) -> Option<IndexEntry> {
+        self.before(self.points.partition_point(|point| point.base_offset <= offset))
+    }
+
+    /// The last point at or below `index`.
+    pub fn floor_by_index(&self, index: EntryIndex) -> Option<IndexEntry> {
+        self.before(self.points.partition_point(|point| point.index <= index))
+    }
+
+    /// The point from which a walk meets the first entry whose max timestamp is at least
+    /// `timestamp_ms`; None if the segment has no such entry.
+    pub fn first_by_timestamp(&self, timestamp_ms: i64) -> Option<IndexEntry> {
+        let at = self
+            .points
+            .partition_point(|point| point.max_timestamp < timestamp_ms);
+        self.points.get(at).copied()
+    }
+
+    fn before(&self, at: usize) -> Option<IndexEntry> {
+        at.checked_sub(1).and_then(|at| self.points.get(at)).copied()
+    }
+
+    /// The index file of a segment of this incarnation, which speaks of its first `covered` bytes.
+    pub fn encode(&self, incarnation: &Incarnation, covered: FilePosition) -> Vec<u8> {
+        let file = IndexFileV0 {
+            incarnation: *incarnation,
+            covered,
+            points: self.points.clone(),
+        };
+        seal(INDEX_MAGIC, INDEX_VERSION, &file)
+    }
+
+    /// The index in a file, and how many bytes of the segment it speaks of.
+    pub fn decode(bytes: &[u8], incarnation: &Incarnation) -> Result<(Self, FilePosition), IndexError> {
+        let file: IndexFileV0 = unseal(INDEX_MAGIC, INDEX_VERSION, bytes, INDEX_FILE_BYTES_MAX)?;
+        at_most(file.points.len(), INDEX_POINTS_MAX)?;
+        if file.incarnation != *incarnation {
+            return Err(IndexError::Incarnation);
+        }
+        let sorted = file
+            .points
+            .array_windows()
+            .all(|[a, b]| is_sorted_pair(a, b) && a.max_timestamp <= b.max_timestamp);
+        let inside = file.points.last().is_none_or(|last| last.position < file.covered);
+        if !sorted || !inside {
+            return Err(IndexError::Order);
+        }
+        Ok((Self { points: file.points }, file.covered))
+    }
+}
+
+fn is_sorted_pair(a: &IndexEntry, b: &IndexEntry) -> bool {
+    a.position < b.position && a.index < b.index && a.base_offset <= b.base_offset
+}
