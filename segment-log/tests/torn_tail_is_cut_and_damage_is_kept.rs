@@ -14,7 +14,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::ids::{EntryIndex, Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadError, drive_open,
+    Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadError, ReadPart, drive_open, verify_cold,
 };
 use tidelog_segment_log::recovery::{RecoveryReport, SET_ASIDE_DIRECTORY};
 
@@ -274,4 +274,30 @@ fn a_file_without_a_valid_header_is_kept_aside() {
     assert_eq!(report.set_aside, [stray]);
     assert!(fixture.directory().join(SET_ASIDE_DIRECTORY).join(stray).exists());
     assert_eq!(log.log_end_offset(), Offset(10));
+}
+
+#[test]
+fn cold_bytes_are_served_only_if_they_verify() {
+    let fixture = write_log(true);
+    let (mut log, _) = fixture.recover(None);
+    let mut disk = StdDisk::new();
+    let plan = log.read(&mut disk, Offset(3), Offset(8), 1 << 20).unwrap();
+    let [ReadPart::Cold(range)] = plan.parts.as_slice() else {
+        panic!("{plan:?}")
+    };
+    let file = fs::read(fixture.segment()).unwrap();
+    let bytes = &file[range.position.start as usize..range.position.end as usize];
+    let batches = verify_cold(range, bytes).unwrap();
+    assert_eq!(batches.len(), 3, "the batches of offsets 2 to 7");
+    for at in batches[0].clone() {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1;
+        assert!(
+            verify_cold(range, &damaged).is_err(),
+            "byte {at} of the first batch"
+        );
+    }
+    for len in 0..batches[0].end {
+        assert!(verify_cold(range, &bytes[..len]).is_err(), "{len} bytes");
+    }
 }
