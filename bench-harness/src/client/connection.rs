@@ -297,6 +297,7 @@ fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use std::net::TcpListener;
     use std::thread;
