@@ -103,10 +103,11 @@ impl Connection {
         let mut request = ApiVersionsRequest::default();
         request.client_software_name = StrBytes::from_static_str("tidelog");
         request.client_software_version = StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
-        let answer = self.versions_in(3, &request)?;
-        let answer = match answer.error_code {
-            UNSUPPORTED_VERSION => self.versions_in(0, &request)?,
-            _ => answer,
+        // Whoever refuses or garbles version 3 is asked once more in the version that everyone knows.
+        let answer = match self.versions_in(3, &request) {
+            Ok(answer) if answer.error_code != UNSUPPORTED_VERSION => answer,
+            Ok(_) | Err(ClientError::Malformed { .. }) => self.versions_in(0, &request)?,
+            Err(error) => return Err(error),
         };
         if answer.error_code != 0 {
             return Err(ClientError::broker("ApiVersions", answer.error_code, None));
