@@ -53,6 +53,7 @@ impl Failure {
     }
 
     /// What is wrong.
+    #[cfg(test)]
     pub fn message(&self) -> &str {
         &self.message
     }

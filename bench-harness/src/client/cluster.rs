@@ -131,7 +131,9 @@ impl Client {
         auto_create: bool,
     ) -> Result<Metadata, ClientError> {
         let mut request = MetadataRequest::default();
-        request.allow_auto_topic_creation = auto_create;
+        // Before version 4 a client cannot say that it wants nothing created.
+        let version = self.any()?.version_of(ApiKey::Metadata, METADATA_VERSIONS)?;
+        request.allow_auto_topic_creation = auto_create || version < 4;
         request.topics = topics.map(|names| {
             let topic = |name: &String| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
             names.iter().map(topic).collect()

@@ -15,7 +15,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest};
 use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 
 use super::codec;
@@ -103,10 +103,14 @@ impl Connection {
         let mut request = ApiVersionsRequest::default();
         request.client_software_name = StrBytes::from_static_str("tidelog");
         request.client_software_version = StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
-        let answer = self.versions_in(3, &request)?;
-        let answer = match answer.error_code {
-            UNSUPPORTED_VERSION => self.versions_in(0, &request)?,
-            _ => answer,
+        let ask = |connection: &mut Self, version| {
+            connection.exchange(ApiKey::ApiVersions, version, &request, Duration::ZERO)
+        };
+        // Whoever refuses or garbles version 3 is asked once more in the version that everyone knows.
+        let answer = match codec::decode_response::<ApiVersionsRequest>(ask(self, 3)?, 3) {
+            Ok(answer) if answer.error_code != UNSUPPORTED_VERSION => answer,
+            _ => codec::decode_response::<ApiVersionsRequest>(ask(self, 0)?, 0)
+                .map_err(|detail| self.malformed("ApiVersions", detail))?,
         };
         if answer.error_code != 0 {
             return Err(ClientError::broker("ApiVersions", answer.error_code, None));
@@ -125,19 +129,6 @@ impl Connection {
             })
             .collect();
         Ok(())
-    }
-
-    fn versions_in(
-        &mut self,
-        version: i16,
-        request: &ApiVersionsRequest,
-    ) -> Result<ApiVersionsResponse, ClientError> {
-        let frame = self.exchange(ApiKey::ApiVersions, version, request, Duration::ZERO)?;
-        // A broker that does not know this version answers in version 0, whatever was asked.
-        let refused = frame.get(4..6) == Some(&UNSUPPORTED_VERSION.to_be_bytes());
-        let version = if refused { 0 } else { version };
-        codec::decode_response::<ApiVersionsRequest>(frame, version)
-            .map_err(|detail| self.malformed("ApiVersions", detail))
     }
 
     fn exchange<R: Request>(
@@ -297,6 +288,7 @@ fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use std::net::TcpListener;
     use std::thread;

@@ -230,6 +230,7 @@ fn from_wire(record: wire::Record) -> Record {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

@@ -227,6 +227,7 @@ fn read_at(file: &File, position: u64, length: u64, file_bytes: u64) -> io::Resu
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 pub mod tests {
     use tidelog_segment_log::entry::{ENTRY_VERSION, EntryKind, payload_crc};
     use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, TopicId};
