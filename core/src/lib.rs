@@ -1,1 +1,14 @@
-//! (crate head)
+//! The CPU cores of Tidelog: reactor, shards, rings, partitions, coordinators and the broker itself.
+
+pub mod admin_http;
+pub mod fatal;
+pub mod guard;
+pub mod health;
+pub mod limits;
+pub mod metadata;
+pub mod metrics;
+pub mod request_context;
+pub mod secret;
+pub mod settings;
+pub mod startup;
+pub mod topic_config;

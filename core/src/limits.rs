@@ -1,0 +1,47 @@
+//! Named bounds of this crate: every queue, loop, frame and array has one.
+
+/// Shards a broker may run; `core_listeners` gives each node 1,024 ids, so more would not fit either.
+pub const SHARDS_MAX: u16 = 256;
+/// Highest node id; node id x 1,024 + shard must stay an `i32`.
+pub const NODE_ID_MAX: i32 = 2_097_150;
+/// Least memory a broker runs with, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Least memory per shard, in bytes; fewer shards are asked for below it.
+pub const MEMORY_PER_SHARD_BYTES_MIN: u64 = 16 << 20;
+/// Partitions one topic may have.
+pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
+/// Partitions one CreateTopics or CreatePartitions request may add in total.
+pub const PARTITIONS_PER_REQUEST_MAX: i64 = 10_000;
+/// Longest topic name, in bytes (Kafka's own bound).
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// Longest value of one topic configuration, in bytes.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 8 << 10;
+/// Configurations one topic may carry.
+pub const CONFIGS_PER_TOPIC_MAX: usize = 128;
+/// Largest encoded metadata record, in bytes.
+pub const METADATA_RECORD_BYTES_MAX: usize = 4 << 20;
+/// Producer ids handed to a shard in one allocation.
+pub const PRODUCER_ID_BLOCK: i64 = 1_000;
+/// Largest configuration file, in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Deepest nesting of tables in a configuration file.
+pub const CONFIG_DEPTH_MAX: usize = 8;
+/// Listeners a broker may have.
+pub const LISTENERS_MAX: usize = 16;
+/// Data directories a broker may have.
+pub const DATA_DIRS_MAX: usize = 64;
+/// Largest secret read from a file, in bytes.
+pub const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Components the health registry holds.
+pub const HEALTH_COMPONENTS_MAX: usize = 1_024;
+/// How long the admin page waits for the shards' metric cells, in milliseconds.
+pub const METRICS_GATHER_TIMEOUT_MS: u64 = 2_000;
+/// Requests the admin and metrics listeners answer at once; more get 503.
+pub const ADMIN_REQUESTS_IN_FLIGHT_MAX: usize = 32;
+/// Descriptors below which the broker does not start.
+pub const DESCRIPTORS_MIN: u64 = 256;
+/// Descriptors below which the broker warns.
+pub const DESCRIPTORS_RECOMMENDED: u64 = 4_096;
+
+const _: () = assert!((NODE_ID_MAX as i64) * 1_024 + 1_023 <= i32::MAX as i64);
+const _: () = assert!(MEMORY_PER_SHARD_BYTES_MIN <= MEMORY_BYTES_MIN);
