@@ -29,6 +29,8 @@ from lib import (
     Broker,
     CheckFailed,
     Checks,
+    acked_count,
+    create_topic,
     expect,
     expect_equal,
     history_check,
@@ -40,7 +42,8 @@ from lib import (
 
 IMAGE_BYTES = 1 << 30
 COPIES_MAX = 20
-FIRST_ACKS_BYTES = 1
+TOPIC = "power"
+PARTITIONS = 4
 LOAD_S_MIN = 0.2
 LOAD_S_MAX = 3.0
 
@@ -102,10 +105,6 @@ def make_image(path: pathlib.Path, filesystem: str) -> None:
     must(f"mkfs.{filesystem}", "-q", force, str(path))
 
 
-def size_of(path: pathlib.Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, chance: random.Random):
     """One cut on a fresh file system; returns the result of the history check on the copy."""
     image, cut, history = work / "disk.img", work / "cut.img", work / "client.history"
@@ -119,15 +118,18 @@ def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, 
         if not first:
             # Two starts and a drain in between: recovery points and checkpoints exist.
             broker.start()
-            writer = history_write(broker, history, "power", 4, "all")
-            wait_until(lambda: size_of(history) > 1 << 16, 30, "the history of the first start grew")
+            create_topic(broker, TOPIC, PARTITIONS)
+            writer = history_write(broker, history, TOPIC, "all")
+            wait_until(lambda: acked_count(history) > 500, 30, "acknowledgements of the first start")
             history_stop(writer)
             expect_equal(broker.stop(), 0, "exit code of serve")
         broker.start()
-        before = size_of(history)
-        writer = history_write(broker, history, "power", 4, "all")
+        if first:
+            create_topic(broker, TOPIC, PARTITIONS)
+        before = acked_count(history)
+        writer = history_write(broker, history, TOPIC, "all")
         try:
-            wait_until(lambda: size_of(history) > before + FIRST_ACKS_BYTES, 30, "the history grew")
+            wait_until(lambda: acked_count(history) > before, 30, "an acknowledgement")
             if not first:
                 time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
             else:

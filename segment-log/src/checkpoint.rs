@@ -17,7 +17,8 @@ pub use crate::sealed::SealedError;
 
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::{
-    CHECKPOINT_FILE_BYTES_MAX, CHECKPOINT_PARTITIONS_MAX, CHECKPOINT_SEGMENTS_MAX, PRODUCER_STATE_BYTES_MAX,
+    CHECKPOINT_FILE_BYTES_MAX, CHECKPOINT_PARTITIONS_MAX, CHECKPOINT_PRODUCER_STATE_BYTES_MAX,
+    CHECKPOINT_SEGMENTS_MAX, PRODUCER_STATE_BYTES_MAX,
 };
 use crate::sealed::{at_most, seal, unseal};
 
@@ -75,6 +76,12 @@ pub struct SegmentCheckpoint {
     pub durable_index: EntryIndex,
 }
 
+const _: () = {
+    assert!(size_of::<ArchivedCheckpoint>() == 16);
+    assert!(size_of::<ArchivedPartitionCheckpoint>() == 80);
+    assert!(size_of::<ArchivedSegmentCheckpoint>() == 56);
+};
+
 /// Why a checkpoint was refused; the other generation or recovery takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CheckpointError {
@@ -88,8 +95,40 @@ pub enum CheckpointError {
 
 impl Checkpoint {
     /// The file's bytes.
+    ///
+    /// Producer state caches beyond [`CHECKPOINT_PRODUCER_STATE_BYTES_MAX`] in sum are left
+    /// empty: an open then reads the log's newest `producer_state` entry instead.
+    ///
+    /// # Panics
+    /// If the rest is beyond [`CHECKPOINT_FILE_BYTES_MAX`], which takes some ten million segments.
     pub fn encode(&self) -> Vec<u8> {
-        seal(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, self)
+        let cached: usize = self
+            .partitions
+            .iter()
+            .map(|partition| partition.producer_state.len())
+            .sum();
+        let bytes = if cached <= CHECKPOINT_PRODUCER_STATE_BYTES_MAX {
+            seal(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, self)
+        } else {
+            seal(CHECKPOINT_MAGIC, CHECKPOINT_VERSION, &self.with_fewer_caches())
+        };
+        assert!(
+            bytes.len() <= CHECKPOINT_FILE_BYTES_MAX,
+            "a checkpoint that would not decode again"
+        );
+        bytes
+    }
+
+    fn with_fewer_caches(&self) -> Self {
+        let mut left = CHECKPOINT_PRODUCER_STATE_BYTES_MAX;
+        let mut fewer = self.clone();
+        for partition in &mut fewer.partitions {
+            match left.checked_sub(partition.producer_state.len()) {
+                Some(rest) => left = rest,
+                None => partition.producer_state = Vec::new(),
+            }
+        }
+        fewer
     }
 
     /// The checkpoint in a file.

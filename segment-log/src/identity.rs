@@ -59,6 +59,11 @@ pub struct CleanFlag {
     pub start_counter: u64,
 }
 
+const _: () = {
+    assert!(size_of::<ArchivedIdentity>() == 40);
+    assert!(size_of::<ArchivedCleanFlag>() == 8);
+};
+
 impl Identity {
     /// The file's bytes.
     ///

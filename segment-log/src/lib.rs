@@ -4,12 +4,16 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod data_directory;
 pub mod disk;
+mod durable_replace;
 pub mod entry;
 pub mod identity;
 pub mod ids;
 pub mod limits;
+pub mod log;
 pub mod producer_state;
+pub mod recovery;
 mod sealed;
 pub mod segment_header;
 pub mod segment_index;

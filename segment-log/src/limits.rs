@@ -9,9 +9,6 @@ pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
-/// Most records one batch may claim to hold.
-pub const BATCH_RECORDS_MAX: i32 = i32::MAX;
-
 /// Log bytes between two points of a segment's index.
 pub const INDEX_INTERVAL_BYTES: u64 = 4096;
 
@@ -36,6 +33,9 @@ pub const CHECKPOINT_PARTITIONS_MAX: usize = 1 << 20;
 /// Most segments named for one partition in a checkpoint.
 pub const CHECKPOINT_SEGMENTS_MAX: usize = 1 << 20;
 
+/// Most bytes of producer state caches in one checkpoint; what is beyond is left out of it.
+pub const CHECKPOINT_PRODUCER_STATE_BYTES_MAX: usize = 64 << 20;
+
 /// Most bytes of one checkpoint file.
 pub const CHECKPOINT_FILE_BYTES_MAX: usize = 1 << 30;
 
@@ -44,3 +44,27 @@ pub const IDENTITY_FILE_BYTES_MAX: usize = 4096;
 
 /// Most bytes of a cluster id or a rack name.
 pub const IDENTITY_NAME_BYTES_MAX: usize = 255;
+
+/// First extent of a segment, bytes; each next one is twice as large.
+pub const EXTENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Largest extent of a segment, bytes.
+pub const EXTENT_BYTES_MAX: u64 = 16 << 20;
+
+/// Entries below this size are copied into one buffer per partition and loop turn.
+pub const STAGED_ENTRY_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes that may wait for the disk in one segment; one larger entry may wait alone.
+pub const STAGED_BYTES_MAX: usize = 32 << 20;
+
+/// Pieces of one gathering write.
+pub const STAGED_PIECES_MAX: usize = 512;
+
+/// A staging buffer up to this size is kept for the next loop turn.
+pub const STAGING_KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// Parts of one read plan.
+pub const READ_PARTS_MAX: usize = 16;
+
+/// Leader epochs set apart for each start of a data directory.
+pub const TERMS_PER_START: u64 = 1024;

@@ -114,6 +114,13 @@ struct LogStartV0 {
     log_start: Offset,
 }
 
+const _: () = {
+    assert!(size_of::<ArchivedSnapshotV0>() == 16);
+    assert!(size_of::<ArchivedProducerV0>() == 40);
+    assert!(size_of::<ArchivedProducerBatch>() == 32);
+    assert!(size_of::<ArchivedLogStartV0>() == 8);
+};
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerStates {

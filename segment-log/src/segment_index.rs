@@ -69,6 +69,11 @@ struct IndexFileV0 {
     points: Vec<IndexEntry>,
 }
 
+const _: () = {
+    assert!(size_of::<ArchivedIndexFileV0>() == 32);
+    assert!(size_of::<ArchivedIndexEntry>() == 32);
+};
+
 impl SegmentIndex {
     /// An index without points.
     pub fn new() -> Self {

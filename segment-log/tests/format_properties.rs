@@ -7,7 +7,7 @@ use tidelog_segment_log::batch::{
     self, BatchError, BatchHeader, Compression, TimestampType, patch_prefix, set_log_append_time,
     validate_crc,
 };
-use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentCheckpoint};
+use tidelog_segment_log::checkpoint::{Checkpoint, CheckpointError, PartitionCheckpoint, SegmentCheckpoint};
 use tidelog_segment_log::entry::{
     ENTRY_HEADER_LEN, ENTRY_VERSION, EntryError, EntryHeader, EntryKind, FLAG_ENCRYPTED, decode_entry,
     entry_len, padding_len, payload_crc, verify_header,
@@ -16,7 +16,9 @@ use tidelog_segment_log::identity::{CleanFlag, Identity};
 use tidelog_segment_log::ids::{
     EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId,
 };
-use tidelog_segment_log::limits::PRODUCERS_PER_PARTITION_MAX;
+use tidelog_segment_log::limits::{
+    CHECKPOINT_PRODUCER_STATE_BYTES_MAX, PRODUCER_STATE_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX,
+};
 use tidelog_segment_log::producer_state::{
     ProducerBatch, ProducerStates, SequenceCheck, decode_log_start, sequence_after,
 };
@@ -666,4 +668,42 @@ fn producers_are_bounded_and_expire() {
 
     assert_eq!(states.expire(count), PRODUCERS_PER_PARTITION_MAX - 2);
     assert_eq!((states.len(), states.is_empty()), (2, false));
+}
+
+#[test]
+fn a_checkpoint_leaves_out_caches_that_do_not_fit() {
+    let partition = |number| PartitionCheckpoint {
+        key: PartitionKey {
+            topic: TopicId([1; 16]),
+            partition: number,
+        },
+        producer_state: vec![1; PRODUCER_STATE_BYTES_MAX],
+        ..PartitionCheckpoint::default()
+    };
+    let fitting = (CHECKPOINT_PRODUCER_STATE_BYTES_MAX / PRODUCER_STATE_BYTES_MAX) as i32;
+    let checkpoint = Checkpoint {
+        start_counter: 1,
+        partitions: (0..=fitting).map(partition).collect(),
+    };
+    let decoded = Checkpoint::decode(&checkpoint.encode()).expect("valid");
+    let cached: Vec<bool> = decoded
+        .partitions
+        .iter()
+        .map(|found| !found.producer_state.is_empty())
+        .collect();
+    assert_eq!(cached.iter().filter(|cached| **cached).count(), fitting as usize);
+    assert_eq!(cached.last(), Some(&false));
+}
+
+#[test]
+fn a_checkpoint_that_names_a_partition_twice_is_refused() {
+    let partition = PartitionCheckpoint::default();
+    let checkpoint = Checkpoint {
+        start_counter: 1,
+        partitions: vec![partition.clone(), partition],
+    };
+    assert_eq!(
+        Checkpoint::decode(&checkpoint.encode()),
+        Err(CheckpointError::Contradiction)
+    );
 }

@@ -1,0 +1,138 @@
+//! Group commit by direct sync, and the orderly close.
+//!
+//! Runs on the partition's shard thread. Invariants:
+//! - one commit at a time: the next starts when the previous one completed;
+//! - a sync is submitted only for a segment whose writes all completed, and covers exactly what was
+//!   written then;
+//! - the durable mark is the end of the longest durable prefix of the log, never beyond a hole;
+//! - a failed sync fences and is never retried here.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::io;
+
+use super::segment::{Creation, Mark};
+use super::{Durability, LogStatus, PartitionLog, Purpose};
+use crate::checkpoint::PartitionCheckpoint;
+use crate::disk::{Disk, DiskOp, DiskOutput};
+
+/// The commit in flight: the syncs that are out, each with what it will have made durable.
+#[derive(Debug)]
+pub(super) struct Commit {
+    syncs: Vec<(u64, Mark)>,
+}
+
+/// How far an orderly close is.
+#[derive(Debug)]
+pub enum CloseProgress {
+    /// Hand over the next completions, then call [`PartitionLog::close`] again.
+    Pending,
+    /// All is durable, nothing is in flight: this goes into the last checkpoint. Drop the log.
+    Closed(Box<PartitionCheckpoint>),
+    /// A write or sync failed: the directory must not be marked clean.
+    Fenced,
+}
+
+impl PartitionLog {
+    /// Starts a commit if the durability asks for one and none is running.
+    pub(super) fn start_commit(&mut self, now_ms: i64, disk: &mut dyn Disk) {
+        if self.commit.is_some() || self.status == LogStatus::Fenced {
+            return;
+        }
+        let due = match self.config.durability {
+            Durability::Fsync => true,
+            Durability::Interval { interval_ms } => {
+                let interval_ms = i64::try_from(interval_ms).unwrap_or(i64::MAX);
+                now_ms.saturating_sub(self.last_commit_ms) >= interval_ms
+            }
+            Durability::Os => false,
+        } || self.closing;
+        let active = self.segments.len().saturating_sub(1);
+        let mut syncs = Vec::new();
+        let mut files = Vec::new();
+        for (at, segment) in self.segments.iter().enumerate().skip(self.first_unsynced) {
+            // A segment that takes no more appends is synced before it counts as closed.
+            let wanted = due || at < active;
+            if let Some(file) = segment
+                .file
+                .clone()
+                .filter(|_| wanted && segment.is_dirty() && segment.write.is_none())
+            {
+                syncs.push((segment.id, segment.written));
+                files.push(file);
+            }
+        }
+        if syncs.is_empty() {
+            return;
+        }
+        if due {
+            self.last_commit_ms = now_ms;
+        }
+        let ids: Vec<u64> = syncs.iter().map(|(id, _)| *id).collect();
+        self.commit = Some(Commit { syncs });
+        for (id, file) in ids.into_iter().zip(files) {
+            self.submit(disk, Purpose::Sync(id), DiskOp::Sync { file });
+        }
+    }
+
+    pub(super) fn sync_completed(&mut self, id: u64, result: io::Result<DiskOutput>) {
+        if let Err(error) = result {
+            return self.fence(error);
+        }
+        let Some(commit) = self.commit.as_mut() else {
+            return;
+        };
+        let Some(at) = commit.syncs.iter().position(|(segment, _)| *segment == id) else {
+            return;
+        };
+        let (_, mark) = commit.syncs.swap_remove(at);
+        if commit.syncs.is_empty() {
+            self.commit = None;
+        }
+        if let Some(segment) = self.segment_by_id(id) {
+            segment.synced = mark;
+        }
+        self.advance_durable();
+    }
+
+    fn advance_durable(&mut self) {
+        while let Some(segment) = self.segments.get(self.first_unsynced) {
+            let synced = segment.synced;
+            if synced.index >= self.durable.index && synced.next_offset >= self.durable.next_offset {
+                self.durable = synced;
+            }
+            let is_last = self.first_unsynced + 1 == self.segments.len();
+            if is_last || synced.position < segment.tail.position {
+                break;
+            }
+            self.first_unsynced += 1;
+        }
+        assert!(
+            self.durable.next_offset <= self.state.next_offset(),
+            "durable offset is at most the log end"
+        );
+    }
+
+    /// Takes no more appends and makes everything durable. Call it again after each completion
+    /// until it is no longer pending.
+    pub fn close(&mut self, now_ms: i64, disk: &mut dyn Disk) -> CloseProgress {
+        self.closing = true;
+        if self.status == LogStatus::Fenced {
+            return CloseProgress::Fenced;
+        }
+        self.flush(now_ms, disk);
+        if self.status == LogStatus::Fenced {
+            return CloseProgress::Fenced;
+        }
+        let all_durable = self.durable.index == self.tail().index
+            && self.segments.iter().all(|segment| {
+                segment.creation == Creation::Ready && segment.synced.position == segment.tail.position
+            });
+        if all_durable && self.in_flight.is_empty() {
+            CloseProgress::Closed(Box::new(self.checkpoint()))
+        } else {
+            CloseProgress::Pending
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Opening a partition's log: new, after a clean shutdown, or by recovery.
+//!
+//! Runs on the shard thread that will own the log. The work is one straight-line future, polled by
+//! hand in [`Opening::step`] (see [`super::machine`] for why): no runtime is involved, and the same
+//! completions in the same order give the same log.
+//!
+//! Invariants:
+//! - a log is handed out only when everything it holds is durable, names included;
+//! - a clean open believes the checkpoint only if the files agree with it, and recovers if not;
+//! - every unclean open raises the leader epoch above any that was ever written.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::task::Poll;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::machine::{Io, Machine, TokenCounter};
+use super::roll::{Incarnations, new_header};
+use super::segment::Segment;
+use super::state::LogState;
+use super::{LogConfig, LogStatus, PartitionLog};
+use crate::checkpoint::PartitionCheckpoint;
+use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
+use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::limits::TERMS_PER_START;
+use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
+use crate::recovery::{
+    FindError, FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files,
+    matches_checkpoint, set_aside, zero_behind,
+};
+use crate::segment_header::SegmentHeaderError;
+
+/// What is opened.
+#[derive(Clone, Debug)]
+pub struct OpenSpec {
+    /// The partition's own directory.
+    pub directory: PathBuf,
+    /// Which partition it is.
+    pub key: PartitionKey,
+    /// Its configuration.
+    pub config: LogConfig,
+    /// The upper half of all tokens of this log.
+    pub token_space: u32,
+    /// What the newest checkpoint found says of it.
+    pub checkpoint: Option<PartitionCheckpoint>,
+    /// Whether the data directory was shut down in order.
+    pub clean: bool,
+    /// The data directory's start counter.
+    pub start_counter: u64,
+    /// The partition was created just now: it has no files yet.
+    pub created: bool,
+}
+
+/// Why a log could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Try again later, from the start: nothing was decided.
+    #[error("opening {directory}: {cause}")]
+    Io {
+        /// The partition's directory.
+        directory: PathBuf,
+        /// What the disk said.
+        cause: io::Error,
+    },
+    /// Refuse to serve the partition: another version of this program wrote it.
+    #[error("segment {name} cannot be read by this version: {cause}")]
+    Unsupported {
+        /// File name of the segment.
+        name: String,
+        /// What is not understood.
+        cause: SegmentHeaderError,
+    },
+    /// Refuse to serve the partition: its leader epochs are used up.
+    #[error("leader epochs are used up")]
+    TermsUsedUp,
+}
+
+/// How far an opening is.
+#[derive(Debug)]
+pub enum OpenProgress {
+    /// Hand over the next completions.
+    Pending,
+    /// The log, and what was done to it. Drop the opening.
+    Ready(Box<PartitionLog>, RecoveryReport),
+    /// It failed. Drop the opening.
+    Failed(OpenError),
+}
+
+type Opened = Result<(Box<PartitionLog>, RecoveryReport), OpenError>;
+
+/// A log on its way to being open. See the module.
+#[derive(Debug)]
+pub struct Opening {
+    machine: Machine<Opened>,
+}
+
+impl Opening {
+    /// Begins with the first [`Opening::step`].
+    pub fn new(spec: OpenSpec) -> Self {
+        Self::with_options(spec, RecoveryOptions::default())
+    }
+
+    /// As [`Opening::new`], with what else is known.
+    pub fn with_options(spec: OpenSpec, options: RecoveryOptions) -> Self {
+        let incarnations = options
+            .incarnation_seed
+            .map_or(Incarnations::Random, Incarnations::Seeded);
+        let tokens = TokenCounter::new(spec.token_space);
+        let machine = Machine::new(tokens, |io| open(io, spec, options, incarnations));
+        Self { machine }
+    }
+
+    /// Goes on as far as the completions allow. Not to be called again once it is not pending.
+    pub fn step(&mut self, now_ms: i64, disk: &mut dyn Disk, completions: Vec<Completion>) -> OpenProgress {
+        match self.machine.step(disk, completions) {
+            Poll::Pending => OpenProgress::Pending,
+            Poll::Ready(Err(error)) => OpenProgress::Failed(error),
+            Poll::Ready(Ok((mut log, report))) => {
+                for segment in &mut log.segments {
+                    segment.opened_ms = now_ms;
+                }
+                log.last_commit_ms = now_ms;
+                OpenProgress::Ready(log, report)
+            }
+        }
+    }
+}
+
+/// Opens a log and blocks until it is done: for tools and tests whose disk is theirs alone.
+///
+/// # Errors
+/// As [`OpenProgress::Failed`].
+pub fn drive_open(disk: &mut dyn Disk, mut opening: Opening) -> Opened {
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64);
+    let mut completions = Vec::new();
+    loop {
+        match opening.step(now_ms, disk, std::mem::take(&mut completions)) {
+            OpenProgress::Ready(log, report) => return Ok((log, report)),
+            OpenProgress::Failed(error) => return Err(error),
+            OpenProgress::Pending => disk.take_completions(&mut completions),
+        }
+        if completions.is_empty() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl PartitionLog {
+    /// The way on after a fence: waits for what is in flight, then recovers from the device. What
+    /// was durable stays; the tail goes on in a new file under a raised leader epoch.
+    pub fn into_reopening(self) -> Opening {
+        let spec = OpenSpec {
+            directory: self.directory.clone(),
+            key: self.key,
+            config: self.config,
+            token_space: self.tokens.space(),
+            checkpoint: Some(self.checkpoint()),
+            clean: false,
+            start_counter: self.start_counter,
+            created: false,
+        };
+        let options = RecoveryOptions {
+            term_floor: self.term.max(self.options.term_floor),
+            checkpoint_is_old: false,
+            continue_in_new_file: true,
+            ..self.options
+        };
+        let in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
+        let handles: Vec<FileHandle> = self
+            .segments
+            .iter()
+            .filter_map(|segment| segment.file.clone())
+            .collect();
+        let incarnations = self.incarnations;
+        let waited_for = in_flight.clone();
+        let machine = Machine::with_in_flight(self.tokens, in_flight, move |io| async move {
+            io.wait_for(&waited_for).await;
+            // The maps hang on these handles; and an error of theirs must not be lost by closing
+            // them before the recovery has synced.
+            for file in &handles {
+                let _ = io.done(DiskOp::DropCache { file: file.clone() }).await;
+            }
+            let opened = open(io, spec, options, incarnations).await;
+            drop(handles);
+            opened
+        });
+        Opening { machine }
+    }
+}
+
+async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: Incarnations) -> Opened {
+    let directory = spec.directory.clone();
+    let mut opener = Opener {
+        io,
+        spec,
+        options,
+        incarnations,
+        report: RecoveryReport::default(),
+    };
+    match opener.open().await {
+        Ok(log) => Ok((Box::new(log), opener.report)),
+        Err(Failure::Io(cause)) => Err(OpenError::Io { directory, cause }),
+        Err(Failure::Find(FindError::Io(cause))) => Err(OpenError::Io { directory, cause }),
+        Err(Failure::Find(FindError::Unsupported { name, cause })) => {
+            Err(OpenError::Unsupported { name, cause })
+        }
+        Err(Failure::TermsUsedUp) => Err(OpenError::TermsUsedUp),
+    }
+}
+
+enum Failure {
+    Io(io::Error),
+    Find(FindError),
+    TermsUsedUp,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Self {
+        Self::Find(error)
+    }
+}
+
+struct Opener {
+    io: Io,
+    spec: OpenSpec,
+    options: RecoveryOptions,
+    incarnations: Incarnations,
+    report: RecoveryReport,
+}
+
+impl Opener {
+    async fn open(&mut self) -> Result<PartitionLog, Failure> {
+        let directory = self.spec.directory.clone();
+        self.io.create_dir(&directory).await?;
+        if let Some(parent) = directory.parent() {
+            self.io.sync_dir(parent).await?;
+        }
+        if self.spec.created && self.io.names(&directory).await?.is_empty() {
+            self.report.clean = true;
+            let first = self.create_segment(0, EntryIndex(1), Offset(0), 0).await?;
+            let generations = BTreeMap::from([(EntryIndex(1), 0)]);
+            let state = LogState::new(Offset(0));
+            return Ok(self.finish(vec![first], state, generations, LeaderEpoch(0), true));
+        }
+        if self.spec.clean
+            && let Some(checkpoint) = self.spec.checkpoint.clone()
+            && !self.options.checkpoint_is_old
+        {
+            if let Some(log) = self.open_clean(&checkpoint).await? {
+                return Ok(log);
+            }
+            self.report.clean_flag_was_stale = true;
+        }
+        self.recover().await
+    }
+
+    /// The files as a clean shutdown left them, or `None` if they are not.
+    async fn open_clean(
+        &mut self,
+        checkpoint: &PartitionCheckpoint,
+    ) -> Result<Option<PartitionLog>, Failure> {
+        let source = ReadSource::Cached;
+        let found = find_files(&self.io, &self.spec.directory, self.spec.key, source, false).await?;
+        let generations = found.generations;
+        let (walked, others) = self.walk(found.segments, found.others, source, false).await?;
+        if walked.segments.is_empty() || !matches_checkpoint(&walked, &others, checkpoint) {
+            return Ok(None);
+        }
+        self.report.clean = true;
+        Ok(Some(self.finish(
+            walked.segments,
+            walked.state,
+            generations,
+            checkpoint.term,
+            true,
+        )))
+    }
+
+    async fn walk(
+        &self,
+        segments: Vec<Segment>,
+        others: Vec<String>,
+        source: ReadSource,
+        verify_payload: bool,
+    ) -> Result<(Walked, Vec<String>), Failure> {
+        let checkpoint = self.spec.checkpoint.as_ref();
+        let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
+        let input = WalkInput {
+            io: &self.io,
+            source,
+            verify_payload,
+            checkpoint,
+            bug: self.options.bug,
+        };
+        Ok((walk(input, segments, LogState::new(log_start)).await?, others))
+    }
+
+    async fn recover(&mut self) -> Result<PartitionLog, Failure> {
+        let directory = self.spec.directory.clone();
+        let trusts_cache = self.options.bug == RecoveryBug::ReadFromCache;
+        let source = if trusts_cache {
+            ReadSource::Cached
+        } else {
+            ReadSource::Device
+        };
+        let found = find_files(&self.io, &directory, self.spec.key, source, !trusts_cache).await?;
+        let FoundFiles {
+            segments,
+            others,
+            mut generations,
+            term_max,
+        } = found;
+        let lost_front = self.lost_front(&segments);
+        let (mut walked, mut aside) = self.walk(segments, others, source, true).await?;
+        self.quarantine_front(&mut walked, lost_front);
+
+        aside.extend(walked.set_aside.iter().map(Segment::name));
+        set_aside(&self.io, &directory, &aside).await?;
+        if let Some(last) = walked.segments.last() {
+            zero_behind(&self.io, last).await?;
+            self.report.end = Some((last.name(), last.tail.position));
+        }
+        for segment in &walked.segments {
+            if let Some(file) = &segment.file {
+                self.io.sync(file).await?;
+            }
+        }
+        self.continue_log(&mut walked, &mut generations).await?;
+        self.io.sync_dir(&directory).await?;
+
+        let term = self.raised_term(term_max.max(walked.term_max))?;
+        self.report.torn_entries_seen = walked.successor_seen;
+        self.report.set_aside = aside;
+        self.report.quarantined = walked.quarantined.clone();
+        self.report.raised_term = Some(term);
+        let confirmed = self.options.bug == RecoveryBug::KeepTerm;
+        let mut log = self.finish(walked.segments, walked.state, generations, term, confirmed);
+        log.quarantined = walked.quarantined;
+        Ok(log)
+    }
+
+    /// Offsets and indices before the first segment that the checkpoint says are still served.
+    fn lost_front(&self, segments: &[Segment]) -> Option<Quarantined> {
+        let checkpoint = self.spec.checkpoint.as_ref()?;
+        let named = checkpoint.segments.first()?;
+        let first = segments.first()?;
+        let lost = named.base_index < first.base_index() && checkpoint.log_start < first.base_offset();
+        lost.then(|| Quarantined {
+            segment: crate::segment_header::segment_file_name(named.base_index, named.generation),
+            position: 0..0,
+            indices: named.base_index..first.base_index(),
+            offsets: checkpoint.log_start..first.base_offset(),
+        })
+    }
+
+    fn quarantine_front(&self, walked: &mut Walked, lost_front: Option<Quarantined>) {
+        if let Some(lost) = lost_front {
+            walked.state.restore_log_start(lost.offsets.start);
+            walked.quarantined.insert(0, lost);
+        }
+    }
+
+    /// Makes the segment that the log goes on in, where that is not the last one found.
+    async fn continue_log(
+        &mut self,
+        walked: &mut Walked,
+        generations: &mut BTreeMap<EntryIndex, u32>,
+    ) -> Result<(), Failure> {
+        let all_lost = self
+            .spec
+            .checkpoint
+            .as_ref()
+            .filter(|checkpoint| walked.segments.is_empty() && checkpoint.durable_index.0 > 0);
+        let (index, offset) = if let Some(checkpoint) = all_lost {
+            walked
+                .state
+                .skip(checkpoint.durable_index, checkpoint.next_offset);
+            walked.quarantined.push(Quarantined {
+                segment: String::new(),
+                position: 0..0,
+                indices: EntryIndex(1)..EntryIndex(checkpoint.durable_index.0 + 1),
+                offsets: checkpoint.log_start..checkpoint.next_offset,
+            });
+            (walked.state.next_index(), checkpoint.next_offset)
+        } else {
+            match walked.ending {
+                Ending::Beyond { index, offset } => (index, offset),
+                Ending::Here if walked.segments.is_empty() || self.options.continue_in_new_file => {
+                    (walked.state.next_index(), walked.state.next_offset())
+                }
+                Ending::Here => return Ok(()),
+            }
+        };
+        // An empty last segment at this very index gives way to the next generation of itself.
+        if let Some(last) = walked.segments.last()
+            && last.base_index() == index
+            && let Some(replaced) = walked.segments.pop()
+        {
+            set_aside(&self.io, &self.spec.directory, &[replaced.name()]).await?;
+        }
+        let generation = generations.get(&index).map_or(0, |used| used + 1);
+        let id = walked
+            .segments
+            .iter()
+            .map(|segment| segment.id + 1)
+            .max()
+            .unwrap_or(0);
+        let segment = self.create_segment(id, index, offset, generation).await?;
+        generations.insert(index, generation);
+        walked.segments.push(segment);
+        Ok(())
+    }
+
+    async fn create_segment(
+        &mut self,
+        id: u64,
+        base_index: EntryIndex,
+        base_offset: Offset,
+        generation: u32,
+    ) -> Result<Segment, Failure> {
+        let incarnation = self.incarnations.next()?;
+        let header = new_header(self.spec.key, incarnation, base_index, base_offset, generation);
+        let file = self
+            .io
+            .create(&self.spec.directory.join(header.file_name()))
+            .await?;
+        self.io.write_all(&file, 0, Bytes::from(header.encode())).await?;
+        self.io.sync(&file).await?;
+        self.io.sync_dir(&self.spec.directory).await?;
+        Ok(Segment::found(id, header, file, Segment::FIRST_ENTRY, 0))
+    }
+
+    /// 1 + the highest term known, and above all terms of earlier starts where no checkpoint of the
+    /// last start speaks for the partition.
+    fn raised_term(&self, seen: LeaderEpoch) -> Result<LeaderEpoch, Failure> {
+        let checkpoint_term = self
+            .spec
+            .checkpoint
+            .as_ref()
+            .map_or(LeaderEpoch(0), |checkpoint| checkpoint.term);
+        let highest = seen.max(checkpoint_term).max(self.options.term_floor);
+        if self.options.bug == RecoveryBug::KeepTerm {
+            return Ok(highest);
+        }
+        let mut term = i64::from(highest.0) + 1;
+        if self.spec.checkpoint.is_none() || self.options.checkpoint_is_old {
+            let floor = self.spec.start_counter.saturating_mul(TERMS_PER_START);
+            term = term.max(i64::try_from(floor).unwrap_or(i64::MAX));
+        }
+        i32::try_from(term)
+            .map(LeaderEpoch)
+            .map_err(|_| Failure::TermsUsedUp)
+    }
+
+    fn finish(
+        &self,
+        mut segments: Vec<Segment>,
+        state: LogState,
+        used_generations: BTreeMap<EntryIndex, u32>,
+        term: LeaderEpoch,
+        term_durable: bool,
+    ) -> PartitionLog {
+        for segment in &mut segments {
+            // Space behind the tail may be a hole: it is reserved again before it is written.
+            segment.allocated = segment.page_end();
+        }
+        let next_segment_id = segments.iter().map(|segment| segment.id + 1).max().unwrap_or(0);
+        let durable = segments.last().map(|segment| segment.tail);
+        let durable = durable.unwrap_or_else(|| unreachable!("an open log has a segment"));
+        PartitionLog {
+            directory: self.spec.directory.clone(),
+            key: self.spec.key,
+            config: self.spec.config,
+            start_counter: self.spec.start_counter,
+            options: self.options.clone(),
+            incarnations: self.incarnations.clone(),
+            tokens: self.io.tokens(),
+            in_flight: BTreeMap::new(),
+            first_unsynced: segments.len().saturating_sub(1),
+            segments,
+            next_segment_id,
+            used_generations,
+            state,
+            term,
+            term_durable,
+            durable,
+            commit: None,
+            last_commit_ms: 0,
+            quarantined: Vec::new(),
+            status: LogStatus::Open,
+            fence_cause: None,
+            closing: false,
+        }
+    }
+}

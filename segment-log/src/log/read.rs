@@ -1,0 +1,285 @@
+//! Reads: where the batches of an offset range lie, hot or cold, and the check of cold bytes.
+//!
+//! [`PartitionLog::read`] runs on the shard that owns the partition, [`verify_cold`] on the shard of
+//! the connection that read the bytes. Invariants:
+//! - nothing at or above the written end is planned;
+//! - a plan holds at least one batch where the range holds one, even a larger one than asked for;
+//! - cold bytes are served only after header checksum and CRC-32C held.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use super::PartitionLog;
+use super::segment::Segment;
+use crate::disk::{Disk, FileHandle, HotBytes};
+use crate::entry::{ENTRY_HEADER_LEN, EntryError, EntryHeader, verify_payload};
+use crate::ids::{FilePosition, Incarnation, Offset};
+use crate::limits::READ_PARTS_MAX;
+
+/// Why a read has no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// Answer OFFSET_OUT_OF_RANGE: it is below the log start.
+    #[error("offset {from} is below the log start {log_start}")]
+    BelowLogStart {
+        /// As asked.
+        from: Offset,
+        /// The lowest offset served.
+        log_start: Offset,
+    },
+    /// Answer OFFSET_OUT_OF_RANGE: it is above the log end.
+    #[error("offset {from} is above the log end {log_end}")]
+    AboveLogEnd {
+        /// As asked.
+        from: Offset,
+        /// The next offset to be given out.
+        log_end: Offset,
+    },
+    /// Answer an error: this offset was durable and its bytes are damaged.
+    #[error("offset {from} lies in a damaged range that ends at {next}")]
+    Quarantined {
+        /// As asked.
+        from: Offset,
+        /// The first offset behind the damage.
+        next: Offset,
+    },
+}
+
+/// Where the batches of a range lie, in order.
+#[derive(Clone, Debug, Default)]
+pub struct ReadPlan {
+    /// Its parts; empty if the range is.
+    pub parts: Vec<ReadPart>,
+}
+
+/// One part of a plan.
+#[derive(Clone, Debug)]
+pub enum ReadPart {
+    /// Batches to send as they are.
+    Hot(Vec<HotBytes>),
+    /// Bytes to read, verify by [`verify_cold`] and send in part.
+    Cold(ColdRange),
+}
+
+/// A range of a segment that holds the batches asked for, and maybe others before and behind.
+#[derive(Clone, Debug)]
+pub struct ColdRange {
+    /// The segment's file. Holding it is the lease.
+    pub file: FileHandle,
+    /// What its entries verify under.
+    pub incarnation: Incarnation,
+    /// The bytes to read; they begin and end between entries.
+    pub position: Range<u64>,
+    /// The batch that holds this offset is the first to be served.
+    pub from: Offset,
+    /// No batch that reaches this offset is served.
+    pub below: Offset,
+    /// Batches are served until their bytes would exceed this, but at least one.
+    pub max_bytes: usize,
+}
+
+/// Cold bytes did not verify: answer a corrupt-message error, and report it to the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("entry at byte {position} does not verify: {cause}")]
+pub struct CorruptEntry {
+    /// Where in the segment file.
+    pub position: u64,
+    /// What is wrong.
+    pub cause: EntryError,
+}
+
+/// Checks the bytes that were read for `range` and answers where in them the batches lie that are
+/// to be served.
+///
+/// # Errors
+/// An entry in front of or among those batches does not verify, or the bytes end within one. Batches
+/// before it are not answered either; with a smaller `max_bytes` they can be.
+pub fn verify_cold(range: &ColdRange, bytes: &[u8]) -> Result<Vec<Range<usize>>, CorruptEntry> {
+    select(range, bytes, true)
+}
+
+fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Vec<Range<usize>>, CorruptEntry> {
+    let wanted =
+        usize::try_from(range.position.end.saturating_sub(range.position.start)).unwrap_or(usize::MAX);
+    let mut at = 0usize;
+    let mut taken = 0usize;
+    let mut batches = Vec::new();
+    while at < wanted {
+        let corrupt = |cause| CorruptEntry {
+            position: range.position.start + at as u64,
+            cause,
+        };
+        let rest = bytes.get(at..).unwrap_or_default();
+        let header = match EntryHeader::decode(rest, &range.incarnation) {
+            Ok(header) => header,
+            Err(_) if !batches.is_empty() => break,
+            Err(cause) => return Err(corrupt(cause)),
+        };
+        let payload_at = at + ENTRY_HEADER_LEN;
+        let payload_end = payload_at + header.payload_len as usize;
+        if header.is_plain_data() && header.last_offset() >= range.from {
+            if header.last_offset() >= range.below {
+                break;
+            }
+            let len = header.payload_len as usize;
+            if taken > 0 && taken.saturating_add(len) > range.max_bytes {
+                break;
+            }
+            let Some(payload) = bytes.get(payload_at..payload_end) else {
+                if taken > 0 {
+                    break;
+                }
+                let cause = EntryError::Truncated {
+                    needed: payload_end,
+                    available: bytes.len(),
+                };
+                return Err(corrupt(cause));
+            };
+            if verify && let Err(cause) = verify_payload(&header, payload) {
+                if taken > 0 {
+                    break;
+                }
+                return Err(corrupt(cause));
+            }
+            taken += len;
+            batches.push(payload_at..payload_end);
+            if taken >= range.max_bytes {
+                break;
+            }
+        }
+        at += header.entry_len();
+    }
+    Ok(batches)
+}
+
+impl PartitionLog {
+    /// Plans the batches from the one that holds `from` to the last one wholly below `below` (and
+    /// below what is written), up to `max_bytes` but at least one.
+    ///
+    /// # Errors
+    /// The variants say what to answer.
+    pub fn read(
+        &mut self,
+        disk: &mut dyn Disk,
+        from: Offset,
+        below: Offset,
+        max_bytes: usize,
+    ) -> Result<ReadPlan, ReadError> {
+        let log_start = self.log_start_offset();
+        let log_end = self.log_end_offset();
+        if from < log_start {
+            return Err(ReadError::BelowLogStart { from, log_start });
+        }
+        if from > log_end {
+            return Err(ReadError::AboveLogEnd { from, log_end });
+        }
+        if let Some(damage) = self
+            .quarantined
+            .iter()
+            .find(|damage| damage.offsets.contains(&from))
+        {
+            return Err(ReadError::Quarantined {
+                from,
+                next: damage.offsets.end,
+            });
+        }
+        let mut below = below.min(self.written_offset());
+        // A plan ends in front of damage: the next read begins there and is told.
+        for damage in &self.quarantined {
+            if damage.offsets.start > from {
+                below = below.min(damage.offsets.start);
+            }
+        }
+        let mut plan = ReadPlan::default();
+        let mut left = max_bytes;
+        let first = self
+            .segments
+            .partition_point(|segment| segment.base_offset() <= from)
+            .saturating_sub(1);
+        for segment in self.segments.iter().skip(first) {
+            if segment.base_offset() >= below || plan.parts.len() >= READ_PARTS_MAX {
+                break;
+            }
+            if segment.written.next_offset <= from {
+                continue;
+            }
+            if !plan.parts.is_empty() && left == 0 {
+                break;
+            }
+            let Some(range) = cold_range(segment, from, below, left) else {
+                continue;
+            };
+            let (part, bytes) = match hot(disk, &range) {
+                Some((pieces, bytes)) => (ReadPart::Hot(pieces), bytes),
+                None => {
+                    let bytes = range.position.end - range.position.start;
+                    (
+                        ReadPart::Cold(range),
+                        usize::try_from(bytes).unwrap_or(usize::MAX),
+                    )
+                }
+            };
+            if bytes > 0 {
+                plan.parts.push(part);
+            }
+            left = left.saturating_sub(bytes);
+            // A second part must not be larger than what is left; only the first may be.
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// The bytes between two index points that hold the batches asked for.
+fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) -> Option<ColdRange> {
+    let file = segment.file.clone()?;
+    let points = segment.index.points();
+    let floor = points
+        .partition_point(|point| point.base_offset <= from)
+        .saturating_sub(1);
+    let mut start = points.get(floor)?.position;
+    // Behind damage a walk begins where the log goes on, not at a point in front of it.
+    for (offset, position) in &segment.resumes {
+        if *offset <= from && *position > start.0 {
+            start = FilePosition(*position);
+        }
+    }
+    let mut end = segment.written.position;
+    for point in points.iter().skip(floor + 1) {
+        let FilePosition(position) = point.position;
+        let enough = point.base_offset >= below || position - start.0 >= max_bytes as u64;
+        if point.base_offset > from && enough {
+            end = end.min(position);
+            break;
+        }
+    }
+    if start.0 >= end {
+        return None;
+    }
+    Some(ColdRange {
+        file,
+        incarnation: segment.incarnation(),
+        position: start.0..end,
+        from,
+        below,
+        max_bytes,
+    })
+}
+
+/// The batches of a range as pieces of the hot tail, if all of it is hot.
+fn hot(disk: &mut dyn Disk, range: &ColdRange) -> Option<(Vec<HotBytes>, usize)> {
+    let bytes = disk.hot_bytes(&range.file, range.position.clone())?;
+    // This process wrote these bytes: headers are looked at, payloads are not.
+    let batches = select(range, &bytes, false).ok()?;
+    let total = batches.iter().map(|batch| batch.end - batch.start).sum();
+    Some((
+        batches.into_iter().map(|batch| bytes.slice(batch)).collect(),
+        total,
+    ))
+}

@@ -1,0 +1,176 @@
+//! Rolls: the next segment is made while the last one is being made durable.
+//!
+//! Runs on the partition's shard thread. Invariants:
+//! - a new segment's header and name are durable before an entry is written to it;
+//! - a segment begun by a roll opens with a producer_state entry;
+//! - a base index that was used before takes the next generation.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::segment::{Creation, Segment};
+use super::{AppendError, LogStatus, PartitionLog, Purpose};
+use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::entry::EntryKind;
+use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey};
+use crate::segment_header::{SEGMENT_FORMAT_VERSION, SegmentHeader};
+
+/// Where incarnation ids come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Incarnations {
+    /// The operating system.
+    Random,
+    /// A seed, in a simulation that must repeat itself.
+    Seeded(u64),
+}
+
+impl Incarnations {
+    pub(crate) fn next(&mut self) -> io::Result<Incarnation> {
+        match self {
+            Incarnations::Random => Incarnation::random(),
+            Incarnations::Seeded(state) => {
+                // SplitMix64 (Steele, Lea, Flood 2014), twice.
+                let mut draw = || {
+                    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let mut z = *state;
+                    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                    z ^ (z >> 31)
+                };
+                let (high, low) = (u128::from(draw()), u128::from(draw()));
+                Ok(Incarnation((high << 64 | low).to_le_bytes()))
+            }
+        }
+    }
+}
+
+/// The header of a plain new segment.
+pub(crate) fn new_header(
+    key: PartitionKey,
+    incarnation: Incarnation,
+    base_index: EntryIndex,
+    base_offset: Offset,
+    generation: u32,
+) -> SegmentHeader {
+    SegmentHeader {
+        format_version: SEGMENT_FORMAT_VERSION,
+        features: 0,
+        incarnation,
+        topic: key.topic,
+        partition: key.partition,
+        generation,
+        base_offset,
+        base_index,
+        replaced: None,
+        key_reference: None,
+    }
+}
+
+impl PartitionLog {
+    /// Begins the next segment; appends go there from now on.
+    pub(super) fn roll(&mut self, now_ms: i64, disk: &mut dyn Disk) -> Result<(), AppendError> {
+        let incarnation = self.incarnations.next().map_err(AppendError::Incarnation)?;
+        let base_index = self.state.next_index();
+        let generation = self.used_generations.get(&base_index).map_or(0, |used| used + 1);
+        self.used_generations.insert(base_index, generation);
+        let header = new_header(
+            self.key,
+            incarnation,
+            base_index,
+            self.state.next_offset(),
+            generation,
+        );
+        let id = self.next_segment_id;
+        self.next_segment_id += 1;
+        let path = self.directory.join(header.file_name());
+        self.segments.push(Segment::to_create(id, header, now_ms));
+        self.submit(disk, Purpose::Create(id), DiskOp::Create { path });
+        let payload = self.state.producers.encode(self.state.log_start());
+        self.stage_internal(EntryKind::ProducerState, &payload);
+        Ok(())
+    }
+
+    pub(super) fn roll_by_age(&mut self, now_ms: i64, disk: &mut dyn Disk) {
+        let Some(active) = self.segments.last() else {
+            return;
+        };
+        let old = now_ms.saturating_sub(active.opened_ms) >= self.config.segment_ms;
+        // A segment that holds nothing but its opening entry is not replaced by another such.
+        let holds_batches = active.tail.next_offset > active.base_offset();
+        let settled =
+            active.creation == Creation::Ready && active.write.is_none() && active.staged_bytes == 0;
+        if old && holds_batches && settled && self.term_durable && !self.closing {
+            // Without random bytes there is no new segment; the next tick tries again.
+            let _ = self.roll(now_ms, disk);
+        }
+    }
+
+    pub(super) fn creation_completed(
+        &mut self,
+        id: u64,
+        result: io::Result<DiskOutput>,
+        disk: &mut dyn Disk,
+    ) {
+        if self.status == LogStatus::Fenced {
+            return;
+        }
+        let directory = self.directory.clone();
+        let Some(segment) = self.segment_by_id(id) else {
+            return;
+        };
+        let output = match result {
+            Ok(output) => output,
+            Err(error) => return self.fence(error),
+        };
+        if let DiskOutput::File(file) = &output {
+            segment.file = Some(file.clone());
+        }
+        let Some(file) = segment.file.clone() else {
+            return self.fence(io::Error::other("creating a segment answered no file"));
+        };
+        let header = || Bytes::from(segment.header.encode());
+        let op = match (segment.creation, output) {
+            (Creation::CreatingFile, DiskOutput::File(_)) => {
+                let data = header();
+                segment.creation = Creation::WritingHeader { written: 0 };
+                DiskOp::Write {
+                    file,
+                    position: 0,
+                    data,
+                }
+            }
+            (Creation::WritingHeader { written }, DiskOutput::Written(count)) => {
+                let data = header();
+                let written = written + count;
+                if count == 0 {
+                    return self.fence(io::ErrorKind::WriteZero.into());
+                }
+                if written < data.len() {
+                    segment.creation = Creation::WritingHeader { written };
+                    DiskOp::Write {
+                        file,
+                        position: written as u64,
+                        data: data.slice(written..),
+                    }
+                } else {
+                    segment.creation = Creation::SyncingFile;
+                    DiskOp::Sync { file }
+                }
+            }
+            (Creation::SyncingFile, DiskOutput::Done) => {
+                segment.creation = Creation::SyncingDirectory;
+                DiskOp::SyncDir { path: directory }
+            }
+            (Creation::SyncingDirectory, DiskOutput::Done) => {
+                segment.creation = Creation::Ready;
+                return;
+            }
+            _ => return self.fence(io::Error::other("creating a segment answered out of order")),
+        };
+        self.submit(disk, Purpose::Create(id), op);
+    }
+}

@@ -1,0 +1,325 @@
+//! One segment as its owner knows it: where it ends, what of it is written and what is durable.
+//!
+//! Owned by the partition's shard thread. Invariants:
+//! - `synced.position <= written.position <= end`;
+//! - bytes between `written.position` and `end` are exactly the staged pieces, in order;
+//! - at most one write is outstanding, and while one is, nothing else is written;
+//! - every entry below `written` is in the index's reach.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::io::IoSlice;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::checkpoint::SegmentCheckpoint;
+use crate::disk::{FileHandle, ReadSource};
+use crate::entry::EntryHeader;
+use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
+use crate::limits::EXTENT_BYTES_MIN;
+use crate::log::machine::Io;
+use crate::recovery::scan::Window;
+use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::segment_index::{IndexEntry, SegmentIndex};
+
+/// Appends fill whole pages of this size.
+pub(crate) const PAGE_BYTES: u64 = 4_096;
+/// Zeros behind the last entry of a write.
+pub(crate) static ZERO_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+
+/// A point in a segment, between two entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Where the entries before it end.
+    pub(crate) position: u64,
+    /// The last index before it.
+    pub(crate) index: EntryIndex,
+    /// The first offset behind it.
+    pub(crate) next_offset: Offset,
+    /// `header_crc` of the last entry before it; 0 at the segment's start.
+    pub(crate) crc: u32,
+}
+
+/// Bytes that wait for the next write.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Small entries, headers and patched prefixes, copied.
+    Copied(Vec<u8>),
+    /// The rest of a large batch, as it was received.
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Copied(bytes) => bytes,
+            Piece::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// The one write in flight.
+#[derive(Debug)]
+pub(crate) struct OutstandingWrite {
+    pub(crate) position: u64,
+    pub(crate) data: Bytes,
+    /// Where the segment's written end is once all of it is written.
+    pub(crate) then: Mark,
+}
+
+/// How far a new segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Creation {
+    CreatingFile,
+    WritingHeader { written: usize },
+    SyncingFile,
+    SyncingDirectory,
+    Ready,
+}
+
+/// One segment. See the module.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: u64,
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Option<FileHandle>,
+    pub(crate) creation: Creation,
+    pub(crate) index: SegmentIndex,
+    pub(crate) tail: Mark,
+    pub(crate) written: Mark,
+    pub(crate) synced: Mark,
+    pub(crate) staged: Vec<Piece>,
+    pub(crate) staged_bytes: usize,
+    pub(crate) write: Option<OutstandingWrite>,
+    pub(crate) allocated: u64,
+    pub(crate) extent: u64,
+    pub(crate) allocating: Option<u64>,
+    pub(crate) no_space: bool,
+    pub(crate) opened_ms: i64,
+    pub(crate) file_len: u64,
+    /// Where the log goes on behind damage: offset and byte.
+    pub(crate) resumes: Vec<(Offset, u64)>,
+}
+
+impl Segment {
+    /// Where the first entry begins.
+    pub(crate) const FIRST_ENTRY: u64 = SEGMENT_HEADER_LEN as u64;
+
+    fn with_file(id: u64, header: SegmentHeader, file: Option<FileHandle>, now_ms: i64) -> Self {
+        let start = Mark {
+            position: Self::FIRST_ENTRY,
+            index: EntryIndex(header.base_index.0.saturating_sub(1)),
+            next_offset: header.base_offset,
+            crc: 0,
+        };
+        Self {
+            id,
+            header,
+            file,
+            creation: Creation::Ready,
+            index: SegmentIndex::new(),
+            tail: start,
+            written: start,
+            synced: start,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            write: None,
+            allocated: Self::FIRST_ENTRY,
+            extent: EXTENT_BYTES_MIN,
+            allocating: None,
+            no_space: false,
+            opened_ms: now_ms,
+            file_len: 0,
+            resumes: Vec::new(),
+        }
+    }
+
+    /// A segment whose file is still to be created.
+    pub(crate) fn to_create(id: u64, header: SegmentHeader, now_ms: i64) -> Self {
+        let mut segment = Self::with_file(id, header, None, now_ms);
+        segment.creation = Creation::CreatingFile;
+        segment
+    }
+
+    /// A segment found at an open.
+    pub(crate) fn found(
+        id: u64,
+        header: SegmentHeader,
+        file: FileHandle,
+        file_len: u64,
+        now_ms: i64,
+    ) -> Self {
+        let mut segment = Self::with_file(id, header, Some(file), now_ms);
+        segment.file_len = file_len;
+        segment.allocated = file_len.max(Self::FIRST_ENTRY);
+        segment
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.header.file_name()
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.header.incarnation
+    }
+
+    pub(crate) fn base_index(&self) -> EntryIndex {
+        self.header.base_index
+    }
+
+    pub(crate) fn base_offset(&self) -> Offset {
+        self.header.base_offset
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tail.position == Self::FIRST_ENTRY
+    }
+
+    /// Whether a sync has something to cover and may be submitted now.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.creation == Creation::Ready && self.synced.position < self.written.position
+    }
+
+    /// A reading window over a found segment's file.
+    pub(crate) fn window<'a>(&self, io: &'a Io, source: ReadSource) -> Option<Window<'a>> {
+        let file = self.file.clone()?;
+        Some(Window::new(io, file, self.incarnation(), source, self.file_len))
+    }
+
+    /// Takes the entry into the index and moves the tail behind it.
+    pub(crate) fn push(&mut self, header: &EntryHeader) {
+        let position = self.tail.position;
+        if header.kind.has_index() {
+            self.index.observe(IndexEntry {
+                index: header.index,
+                base_offset: header.base_offset,
+                position: FilePosition(position),
+                max_timestamp: header.max_timestamp,
+            });
+        } else {
+            self.index.observe_timestamp(header.max_timestamp);
+        }
+        self.tail = Mark {
+            position: position + header.entry_len() as u64,
+            index: header.index,
+            next_offset: header.next_offset(),
+            crc: header.header_crc,
+        };
+    }
+
+    /// As [`Segment::push`], for an entry that was read from the device.
+    pub(crate) fn accept_recovered(&mut self, header: &EntryHeader, position: u64) {
+        self.tail.position = position;
+        self.push(header);
+        self.written = self.tail;
+        self.synced = self.tail;
+    }
+
+    /// Goes around damage: the next entry begins at `position`, behind an entry with `crc`.
+    pub(crate) fn skip_recovered(&mut self, position: u64, index: EntryIndex, next_offset: Offset, crc: u32) {
+        self.tail = Mark {
+            position,
+            index,
+            next_offset,
+            crc,
+        };
+        self.resumes.push((next_offset, position));
+        self.written = self.tail;
+        self.synced = self.tail;
+    }
+
+    /// Stages the bytes of one entry: its parts and the padding.
+    pub(crate) fn stage(&mut self, parts: [&[u8]; 2], rest: StagedRest<'_>, padding: usize) {
+        let mut len = parts.iter().map(|part| part.len()).sum::<usize>() + padding;
+        if !matches!(self.staged.last(), Some(Piece::Copied(_))) {
+            self.staged.push(Piece::Copied(Vec::new()));
+        }
+        if let Some(Piece::Copied(buffer)) = self.staged.last_mut() {
+            parts.iter().for_each(|part| buffer.extend_from_slice(part));
+            if let StagedRest::Copy(bytes) = &rest {
+                buffer.extend_from_slice(bytes);
+            }
+        }
+        match rest {
+            StagedRest::Copy(bytes) => len += bytes.len(),
+            StagedRest::Share(bytes) => {
+                len += bytes.len();
+                self.staged.push(Piece::Shared(bytes));
+                self.staged.push(Piece::Copied(Vec::new()));
+            }
+        }
+        if let Some(Piece::Copied(buffer)) = self.staged.last_mut() {
+            buffer.resize(buffer.len() + padding, 0);
+        }
+        self.staged_bytes += len;
+    }
+
+    /// The staged bytes and zeros to the end of the page, for a gathering write.
+    pub(crate) fn staged_slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices: Vec<_> = self
+            .staged
+            .iter()
+            .map(Piece::bytes)
+            .filter(|bytes| !bytes.is_empty())
+            .map(IoSlice::new)
+            .collect();
+        let zeros = self.zeros_to_page_end();
+        if !zeros.is_empty() {
+            slices.push(IoSlice::new(zeros));
+        }
+        slices
+    }
+
+    /// The same bytes in one piece, for a submitted write.
+    pub(crate) fn staged_in_one(&self) -> Bytes {
+        let zeros = self.zeros_to_page_end();
+        let mut all = BytesMut::with_capacity(self.staged_bytes + zeros.len());
+        self.staged
+            .iter()
+            .for_each(|piece| all.extend_from_slice(piece.bytes()));
+        all.extend_from_slice(zeros);
+        all.freeze()
+    }
+
+    fn zeros_to_page_end(&self) -> &'static [u8] {
+        let len = self.page_end() - self.tail.position;
+        ZERO_PAGE.get(..len as usize).unwrap_or_default()
+    }
+
+    /// The end of the page that holds the last byte of the tail.
+    pub(crate) fn page_end(&self) -> u64 {
+        self.tail.position.next_multiple_of(PAGE_BYTES)
+    }
+
+    pub(crate) fn clear_staged(&mut self) {
+        // One buffer of small entries is kept: a busy partition stages as much each turn.
+        match self.staged.as_mut_slice() {
+            [Piece::Copied(buffer)] if buffer.capacity() <= crate::limits::STAGING_KEPT_BYTES_MAX => {
+                buffer.clear()
+            }
+            _ => self.staged.clear(),
+        }
+        self.staged_bytes = 0;
+    }
+
+    /// What a checkpoint says of it.
+    pub(crate) fn checkpoint(&self) -> SegmentCheckpoint {
+        SegmentCheckpoint {
+            incarnation: self.incarnation(),
+            base_index: self.base_index(),
+            generation: self.header.generation,
+            length: FilePosition(self.synced.position),
+            crc_chain_end: self.synced.crc,
+            durable_index: self.synced.index,
+        }
+    }
+}
+
+/// The part of a payload behind the patched prefix.
+pub(crate) enum StagedRest<'a> {
+    /// Small: copied with its neighbours.
+    Copy(&'a [u8]),
+    /// Large: written from where it was received.
+    Share(Bytes),
+}

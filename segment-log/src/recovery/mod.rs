@@ -1,0 +1,293 @@
+//! Recovery: what an unclean open does to tell a torn tail from damage, and to end up with a log
+//! that holds everything that was durable and nothing that was not read from the device.
+//!
+//! Runs inside the future of an opening, on the thread that owns the partition. The walk is in
+//! [`walk`], reading in [`scan`]; this file holds what surrounds them: syncing and dropping caches
+//! before, setting files aside and zeroing after.
+//!
+//! Invariants:
+//! - nothing is decided from the page cache at an unclean open;
+//! - no file is deleted: what does not belong to the log is renamed into [`SET_ASIDE_DIRECTORY`];
+//! - when it returns, every accepted byte and every rename is durable.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+pub(crate) mod scan;
+pub(crate) mod walk;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::checkpoint::PartitionCheckpoint;
+use crate::disk::{DiskOp, FileHandle, ReadSource};
+use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::log::machine::Io;
+use crate::log::segment::{PAGE_BYTES, Segment};
+use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, parse_segment_file_name};
+use scan::Window;
+
+/// Where segments go that do not belong to the log, inside the partition's directory.
+pub const SET_ASIDE_DIRECTORY: &str = "set-aside";
+
+/// Damage that was gone around: it was durable, and its bytes do not verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// File name of the segment.
+    pub segment: String,
+    /// Its bytes there.
+    pub position: Range<u64>,
+    /// The indices lost.
+    pub indices: Range<EntryIndex>,
+    /// The offsets lost.
+    pub offsets: Range<Offset>,
+}
+
+/// What an open found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The files were as the last clean shutdown left them; nothing else was done.
+    pub clean: bool,
+    /// The open was called clean, and the files were not what the checkpoint says.
+    pub clean_flag_was_stale: bool,
+    /// Where the log was cut or just ends: segment file name and byte.
+    pub end: Option<(String, u64)>,
+    /// Entries that verify, and lay behind that end.
+    pub torn_entries_seen: bool,
+    /// File names moved to the set-aside directory.
+    pub set_aside: Vec<String>,
+    /// Damage that was gone around.
+    pub quarantined: Vec<Quarantined>,
+    /// The leader epoch from now on, if it was raised.
+    pub raised_term: Option<LeaderEpoch>,
+}
+
+/// A fault planted in recovery, to show that the tests would find it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecoveryBug {
+    /// None.
+    #[default]
+    None,
+    /// Payloads are not checked.
+    TrustPayload,
+    /// The page cache is believed.
+    ReadFromCache,
+    /// Terms are not raised.
+    KeepTerm,
+}
+
+/// What an open may be told beyond its [`crate::log::OpenSpec`].
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryOptions {
+    /// The highest term that any checkpoint found names for the partition.
+    pub term_floor: LeaderEpoch,
+    /// The checkpoint given was not written during the last start: it proves durability, but says
+    /// nothing of terms.
+    pub checkpoint_is_old: bool,
+    /// The tail goes on in a new file (after a fence).
+    pub continue_in_new_file: bool,
+    /// Incarnation ids from a seed, for simulations.
+    #[doc(hidden)]
+    pub incarnation_seed: Option<u64>,
+    /// See [`RecoveryBug`].
+    #[doc(hidden)]
+    pub bug: RecoveryBug,
+}
+
+/// Segment files of a directory whose headers were read.
+pub(crate) struct FoundFiles {
+    /// One for each base index, sorted.
+    pub(crate) segments: Vec<Segment>,
+    /// Superseded generations and files without a header that verifies.
+    pub(crate) others: Vec<String>,
+    /// The highest generation of each base index, whatever became of the file.
+    pub(crate) generations: BTreeMap<EntryIndex, u32>,
+    pub(crate) term_max: LeaderEpoch,
+}
+
+/// Why the files of a partition cannot be looked at.
+pub(crate) enum FindError {
+    Io(io::Error),
+    Unsupported { name: String, cause: SegmentHeaderError },
+}
+
+impl From<io::Error> for FindError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+async fn read_header(
+    io: &Io,
+    file: &FileHandle,
+    source: ReadSource,
+) -> io::Result<Result<SegmentHeader, SegmentHeaderError>> {
+    let bytes = io.read(file, 0, SEGMENT_HEADER_LEN, source).await?;
+    Ok(SegmentHeader::decode(&bytes))
+}
+
+/// Opens all segment files; at an unclean open it first brings them to the device and drops what
+/// is cached.
+pub(crate) async fn find_files(
+    io: &Io,
+    directory: &Path,
+    key: PartitionKey,
+    source: ReadSource,
+    settle: bool,
+) -> Result<FoundFiles, FindError> {
+    let mut found = FoundFiles {
+        segments: Vec::new(),
+        others: Vec::new(),
+        generations: BTreeMap::new(),
+        term_max: LeaderEpoch(0),
+    };
+    for name in io.names_if_present(directory).await? {
+        let Some((base_index, generation)) = parse_segment_file_name(&name) else {
+            continue;
+        };
+        note_generation(&mut found.generations, base_index, generation);
+        let file = io.open(&directory.join(&name)).await?;
+        if settle {
+            io.sync(&file).await?;
+            io.done(DiskOp::DropCache { file: file.clone() }).await?;
+        }
+        let header = match read_header(io, &file, source).await? {
+            Ok(header) => header,
+            Err(cause) if cause.is_damage() => {
+                found.others.push(name);
+                continue;
+            }
+            Err(cause) => return Err(FindError::Unsupported { name, cause }),
+        };
+        if header.partition_key() != key || header.file_name() != name {
+            found.others.push(name);
+            continue;
+        }
+        let file_len = io.len(&file).await?;
+        let id = found.segments.len() as u64;
+        found.segments.push(Segment::found(id, header, file, file_len, 0));
+    }
+    found
+        .segments
+        .sort_by_key(|segment| (segment.base_index(), segment.header.generation));
+    let mut kept: Vec<Segment> = Vec::new();
+    for segment in std::mem::take(&mut found.segments) {
+        if kept
+            .last()
+            .is_some_and(|last| last.base_index() == segment.base_index())
+            && let Some(superseded) = kept.pop()
+        {
+            found.others.push(superseded.name());
+            if settle {
+                found.term_max = found.term_max.max(highest_term(io, &superseded, source).await?);
+            }
+        }
+        kept.push(segment);
+    }
+    found.segments = kept;
+    if settle {
+        set_aside_terms(io, directory, &mut found).await?;
+    }
+    Ok(found)
+}
+
+fn note_generation(generations: &mut BTreeMap<EntryIndex, u32>, base_index: EntryIndex, generation: u32) {
+    let highest = generations.entry(base_index).or_insert(generation);
+    *highest = (*highest).max(generation);
+}
+
+async fn highest_term(io: &Io, segment: &Segment, source: ReadSource) -> io::Result<LeaderEpoch> {
+    let Some(mut window) = segment.window(io, source) else {
+        return Ok(LeaderEpoch(0));
+    };
+    highest_term_in(&mut window).await
+}
+
+async fn highest_term_in(window: &mut Window<'_>) -> io::Result<LeaderEpoch> {
+    let mut highest = LeaderEpoch(0);
+    let mut from = Segment::FIRST_ENTRY;
+    while let Some((at, header)) = window.search(from).await? {
+        highest = highest.max(header.term);
+        from = at + header.entry_len() as u64;
+    }
+    Ok(highest)
+}
+
+/// The terms and generations of what earlier recoveries set aside.
+async fn set_aside_terms(io: &Io, directory: &Path, found: &mut FoundFiles) -> io::Result<()> {
+    let directory = directory.join(SET_ASIDE_DIRECTORY);
+    for name in io.names_if_present(&directory).await? {
+        let Some((base_index, generation)) = parse_segment_file_name(&name) else {
+            continue;
+        };
+        note_generation(&mut found.generations, base_index, generation);
+        let file = io.open(&directory.join(&name)).await?;
+        let Ok(header) = read_header(io, &file, ReadSource::Device).await? else {
+            continue;
+        };
+        let file_len = io.len(&file).await?;
+        let mut window = Window::new(io, file, header.incarnation, ReadSource::Device, file_len);
+        found.term_max = found.term_max.max(highest_term_in(&mut window).await?);
+    }
+    Ok(())
+}
+
+/// Renames files into the set-aside directory, durably.
+pub(crate) async fn set_aside(io: &Io, directory: &Path, names: &[String]) -> io::Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let target = directory.join(SET_ASIDE_DIRECTORY);
+    io.create_dir(&target).await?;
+    for name in names {
+        io.rename(&directory.join(name), &target.join(name)).await?;
+    }
+    io.sync_dir(&target).await?;
+    io.sync_dir(directory).await
+}
+
+/// Zeroes from the end of the log to the end of its page, or the whole next page where it ends on a
+/// boundary, so that no torn bytes touch what is appended next.
+pub(crate) async fn zero_behind(io: &Io, segment: &Segment) -> io::Result<()> {
+    let Some(file) = segment.file.clone() else {
+        return Ok(());
+    };
+    let end = segment.tail.position;
+    let to = ((end / PAGE_BYTES + 1) * PAGE_BYTES).min(segment.file_len);
+    if end < to {
+        io.done(DiskOp::ZeroRange {
+            file: file.clone(),
+            range: end..to,
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Whether the walk of a clean open found exactly what the checkpoint says.
+pub(crate) fn matches_checkpoint(
+    walked: &walk::Walked,
+    others: &[String],
+    checkpoint: &PartitionCheckpoint,
+) -> bool {
+    let same_segments = walked.segments.len() == checkpoint.segments.len()
+        && walked
+            .segments
+            .iter()
+            .zip(&checkpoint.segments)
+            .all(|(segment, named)| {
+                segment.incarnation() == named.incarnation
+                    && segment.tail.position == named.length.0
+                    && segment.tail.crc == named.crc_chain_end
+            });
+    same_segments
+        && others.is_empty()
+        && walked.set_aside.is_empty()
+        && walked.quarantined.is_empty()
+        && walked.state.last_index() == checkpoint.durable_index
+        && walked.state.next_offset() == checkpoint.next_offset
+        && walked.term_max <= checkpoint.term
+}

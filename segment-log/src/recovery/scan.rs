@@ -1,0 +1,168 @@
+//! Reads segment files for recovery and opening: a window over one file, and the search for
+//! entries in 8-byte steps.
+//!
+//! Runs inside the future of an opening, on the thread that owns the partition. Invariants:
+//! - every read begins on a multiple of 4,096 and is bounded by the length the file really has, so
+//!   no length found in a file sizes an allocation beyond that;
+//! - at an unclean open every byte comes from the device;
+//! - the search skips only bytes that cannot be the start of an entry, or an entry that verified.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::io;
+
+use crate::disk::{AlignedBytes, FileHandle, ReadSource};
+use crate::entry::{ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryHeader, PLAIN_PREFIX_LEN, decode_entry};
+use crate::ids::Incarnation;
+use crate::log::machine::Io;
+
+/// Bytes of one read.
+const WINDOW_BYTES: usize = 1 << 20;
+/// Reads begin and end on multiples of this.
+const READ_ALIGN: u64 = 4_096;
+
+/// What lies at a position where an entry should begin.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// Header, payload and padding verify. `batch` is the start of the payload (all of it for
+    /// internal kinds).
+    Entry { header: EntryHeader, payload: Vec<u8> },
+    /// The header verifies, the payload or the padding does not.
+    BadPayload(EntryHeader),
+    /// Nothing that verifies.
+    Nothing,
+}
+
+/// A moving window over one segment file.
+pub(crate) struct Window<'a> {
+    io: &'a Io,
+    file: FileHandle,
+    incarnation: Incarnation,
+    source: ReadSource,
+    file_len: u64,
+    start: u64,
+    bytes: AlignedBytes,
+}
+
+impl<'a> Window<'a> {
+    pub(crate) fn new(
+        io: &'a Io,
+        file: FileHandle,
+        incarnation: Incarnation,
+        source: ReadSource,
+        file_len: u64,
+    ) -> Self {
+        Self {
+            io,
+            file,
+            incarnation,
+            source,
+            file_len,
+            start: 0,
+            bytes: AlignedBytes::zeroed(0),
+        }
+    }
+
+    pub(crate) fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Up to `len` bytes at `position`; fewer where the file ends.
+    async fn at(&mut self, position: u64, len: usize) -> io::Result<&[u8]> {
+        let end = position.saturating_add(len as u64).min(self.file_len);
+        if position >= end {
+            return Ok(&[]);
+        }
+        let held = self.start + self.bytes.len() as u64;
+        if position < self.start || end > held {
+            let start = position - position % READ_ALIGN;
+            let wanted = (end - start).max(WINDOW_BYTES as u64).min(self.file_len - start);
+            let wanted = usize::try_from(wanted.next_multiple_of(READ_ALIGN))
+                .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+            self.bytes = self.io.read(&self.file, start, wanted, self.source).await?;
+            self.start = start;
+        }
+        let from = usize::try_from(position - self.start).unwrap_or(usize::MAX);
+        let to = usize::try_from(end - self.start)
+            .unwrap_or(usize::MAX)
+            .min(self.bytes.len());
+        Ok(self.bytes.get(from..to).unwrap_or_default())
+    }
+
+    /// Looks at `position` for an entry. `prefix_len` bounds the payload bytes handed back for
+    /// batch kinds; `verify_payload` false trusts them (a clean open).
+    pub(crate) async fn probe(
+        &mut self,
+        position: u64,
+        prefix_len: usize,
+        verify_payload: bool,
+    ) -> io::Result<Probe> {
+        let incarnation = self.incarnation;
+        let head = self.at(position, ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN).await?;
+        let Ok(header) = EntryHeader::decode(head, &incarnation) else {
+            return Ok(Probe::Nothing);
+        };
+        let whole_len = header.entry_len();
+        let kept = if header.kind.is_batch() {
+            prefix_len.min(header.payload_len as usize)
+        } else {
+            header.payload_len as usize
+        };
+        if verify_payload || !header.kind.is_batch() {
+            let whole = self.at(position, whole_len).await?;
+            match decode_entry(whole, &incarnation) {
+                Ok((header, payload)) => {
+                    let payload = payload.get(..kept).unwrap_or_default().to_vec();
+                    Ok(Probe::Entry { header, payload })
+                }
+                Err(_) => Ok(Probe::BadPayload(header)),
+            }
+        } else {
+            let bytes = self.at(position, ENTRY_HEADER_LEN + kept).await?;
+            let payload = bytes.get(ENTRY_HEADER_LEN..).unwrap_or_default().to_vec();
+            if payload.len() < kept || position + whole_len as u64 > self.file_len {
+                return Ok(Probe::BadPayload(header));
+            }
+            Ok(Probe::Entry { header, payload })
+        }
+    }
+
+    /// The next position at or after `position` where a header verifies.
+    pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, EntryHeader)>> {
+        let mut at = position.next_multiple_of(ENTRY_ALIGN as u64);
+        let incarnation = self.incarnation;
+        while at < self.file_len {
+            let held_end = self.start + self.bytes.len() as u64;
+            let len = if at >= self.start && at + 256 < held_end {
+                usize::try_from(held_end - at).unwrap_or(WINDOW_BYTES)
+            } else {
+                WINDOW_BYTES
+            };
+            let at_end = at + len as u64 >= self.file_len;
+            let bytes = self.at(at, len).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            let mut skipped = 0usize;
+            let mut near_end = false;
+            while let Some(rest) = bytes.get(skipped..).filter(|rest| rest.len() >= ENTRY_HEADER_LEN) {
+                if !at_end && rest.len() < ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN {
+                    near_end = true;
+                    break;
+                }
+                if rest.starts_with(&ENTRY_MAGIC)
+                    && let Ok(header) = EntryHeader::decode(rest, &incarnation)
+                {
+                    return Ok(Some((at + skipped as u64, header)));
+                }
+                skipped += ENTRY_ALIGN;
+            }
+            if at_end && !near_end {
+                break;
+            }
+            at += skipped.max(ENTRY_ALIGN) as u64;
+        }
+        Ok(None)
+    }
+}

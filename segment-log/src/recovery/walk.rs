@@ -1,0 +1,375 @@
+//! The walk over a partition's segments that decides what the log holds: which entries are
+//! accepted, what is damage, and where a torn tail is cut.
+//!
+//! Runs inside the future of an opening, on the thread that owns the partition; it only reads.
+//! Invariants:
+//! - an entry is accepted only if header, chain, payload, term and index hold;
+//! - an index that anything proves to have been durable is never cut: it is quarantined;
+//! - the first index above every such proof ends the log, and everything behind it is set aside;
+//! - evidence (checkpoint, later entries) only ever turns a cut into damage, never the reverse.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+use std::io;
+
+use crate::batch::{BATCH_HEADER_LEN, BatchHeader};
+use crate::checkpoint::PartitionCheckpoint;
+use crate::disk::ReadSource;
+use crate::entry::EntryHeader;
+use crate::ids::{EntryIndex, LeaderEpoch, Offset};
+use crate::log::machine::Io;
+use crate::log::segment::Segment;
+use crate::log::state::LogState;
+use crate::recovery::scan::{Probe, Window};
+use crate::recovery::{Quarantined, RecoveryBug};
+
+/// How the walk reads and what it may believe.
+pub(crate) struct WalkInput<'a> {
+    pub(crate) io: &'a Io,
+    pub(crate) source: ReadSource,
+    pub(crate) verify_payload: bool,
+    pub(crate) checkpoint: Option<&'a PartitionCheckpoint>,
+    pub(crate) bug: RecoveryBug,
+}
+
+/// How the log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// At the end of the last segment that is kept; it may go on there.
+    Here,
+    /// After damage at the very end: in a new segment at this index and offset.
+    Beyond { index: EntryIndex, offset: Offset },
+}
+
+/// What the walk found.
+pub(crate) struct Walked {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) set_aside: Vec<Segment>,
+    pub(crate) state: LogState,
+    pub(crate) quarantined: Vec<Quarantined>,
+    pub(crate) ending: Ending,
+    /// The highest term of any header that verifies, accepted or not.
+    pub(crate) term_max: LeaderEpoch,
+    /// Whether an entry beyond the accepted end verifies.
+    pub(crate) successor_seen: bool,
+}
+
+/// What lies behind the first index that fails.
+#[derive(Default)]
+struct Later {
+    /// The highest index that a later entry proves durable.
+    proven: EntryIndex,
+    /// The first later entry of the same segment that the walk could go on with.
+    resume: Option<(u64, EntryHeader)>,
+    /// Offset of the first later entry above every proof.
+    offset_beyond: Option<Offset>,
+    seen: bool,
+}
+
+enum Next {
+    /// Go on in this segment at the position, with or without a chain to hold to.
+    At(u64, Option<u32>),
+    /// This segment is done; go on with the next one.
+    NextSegment,
+    /// The log ends.
+    End(Ending),
+}
+
+struct Walk<'a> {
+    input: WalkInput<'a>,
+    segments: Vec<Segment>,
+    state: LogState,
+    quarantined: Vec<Quarantined>,
+    term_max: LeaderEpoch,
+    successor_seen: bool,
+}
+
+/// Walks `segments` (sorted, their headers verified, one for each base index).
+pub(crate) async fn walk(
+    input: WalkInput<'_>,
+    segments: Vec<Segment>,
+    state: LogState,
+) -> io::Result<Walked> {
+    let mut walk = Walk {
+        input,
+        segments,
+        state,
+        quarantined: Vec::new(),
+        term_max: LeaderEpoch(0),
+        successor_seen: false,
+    };
+    let mut ending = Ending::Here;
+    let mut kept = walk.segments.len();
+    for at in 0..walk.segments.len() {
+        if let Some(end) = walk.segment(at).await? {
+            ending = end;
+            kept = at + 1;
+            break;
+        }
+    }
+    let set_aside = walk.segments.split_off(kept.min(walk.segments.len()));
+    Ok(Walked {
+        segments: walk.segments,
+        set_aside,
+        state: walk.state,
+        quarantined: walk.quarantined,
+        ending,
+        term_max: walk.term_max,
+        successor_seen: walk.successor_seen,
+    })
+}
+
+impl Walk<'_> {
+    /// Walks one segment; `Some` when the log ends in it.
+    async fn segment(&mut self, at: usize) -> io::Result<Option<Ending>> {
+        let io = self.input.io.clone();
+        let Some(mut window) = self
+            .segments
+            .get(at)
+            .and_then(|segment| segment.window(&io, self.input.source))
+        else {
+            return Ok(None);
+        };
+        let limit = self.segments.get(at + 1).map(|next| next.base_index());
+        if let Some(segment) = self.segments.get(at) {
+            self.state
+                .begin_segment(segment.base_index(), segment.base_offset());
+        }
+        let mut position = Segment::FIRST_ENTRY;
+        let mut chain = Some(0u32);
+        loop {
+            if limit.is_some_and(|limit| self.state.next_index() >= limit) {
+                self.note_terms(&mut window, position).await?;
+                return Ok(None);
+            }
+            let verify = self.input.verify_payload && self.input.bug != RecoveryBug::TrustPayload;
+            let probe = window.probe(position, BATCH_HEADER_LEN, verify).await?;
+            if let Probe::Entry { header, payload } = &probe
+                && self.fits(header, chain)
+                && self.accept(at, position, header, payload)
+            {
+                position += header.entry_len() as u64;
+                chain = Some(header.header_crc);
+                continue;
+            }
+            let bad = match probe {
+                Probe::BadPayload(header) if self.fits(&header, chain) => Some(header),
+                _ => None,
+            };
+            match self.failed(at, &mut window, position, limit, bad).await? {
+                Next::At(next, next_chain) => {
+                    position = next;
+                    chain = next_chain;
+                }
+                Next::NextSegment => return Ok(None),
+                Next::End(ending) => return Ok(Some(ending)),
+            }
+        }
+    }
+
+    fn fits(&self, header: &EntryHeader, chain: Option<u32>) -> bool {
+        let index_holds = if header.kind.has_index() {
+            header.index == self.state.next_index()
+        } else {
+            header.index == self.state.last_index()
+        };
+        index_holds
+            && chain.is_none_or(|chain| chain == header.prev_crc)
+            && header.term >= self.state.last_term()
+            && header.base_offset >= self.state.next_offset()
+    }
+
+    /// Takes an entry in; false if its payload says something that cannot be.
+    fn accept(&mut self, at: usize, position: u64, header: &EntryHeader, payload: &[u8]) -> bool {
+        self.term_max = self.term_max.max(header.term);
+        let batch = if header.is_plain_data() {
+            match BatchHeader::parse(payload) {
+                Ok(batch) => Some(batch),
+                Err(_) => return false,
+            }
+        } else {
+            None
+        };
+        if !self.state.accept(header, batch.as_ref(), payload) {
+            return false;
+        }
+        if let Some(segment) = self.segments.get_mut(at) {
+            segment.accept_recovered(header, position);
+        }
+        true
+    }
+
+    /// The highest index that the checkpoint proves durable as far as segment `at` is concerned.
+    fn checkpoint_claim(&self, at: usize) -> EntryIndex {
+        let (Some(checkpoint), Some(segment)) = (self.input.checkpoint, self.segments.get(at)) else {
+            return EntryIndex(0);
+        };
+        checkpoint
+            .segments
+            .iter()
+            .find(|named| named.incarnation == segment.incarnation())
+            .map_or(EntryIndex(0), |named| {
+                named.durable_index.max(checkpoint.durable_index)
+            })
+    }
+
+    async fn note_terms(&mut self, window: &mut Window<'_>, from: u64) -> io::Result<()> {
+        if !self.input.verify_payload {
+            return Ok(());
+        }
+        let mut position = from;
+        while let Some((at, header)) = window.search(position).await? {
+            self.term_max = self.term_max.max(header.term);
+            position = at + header.entry_len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Looks at everything behind `position` of segment `at`.
+    async fn later(&mut self, at: usize, window: &mut Window<'_>, position: u64) -> io::Result<Later> {
+        let mut later = Later::default();
+        let expected = self.state.next_index();
+        let last_term = self.state.last_term();
+        let mut from = position;
+        while let Some((found_at, header)) = window.search(from).await? {
+            self.note_later(&mut later, expected, last_term, &header);
+            if later.resume.is_none()
+                && found_at > position
+                && header.term >= last_term
+                && header.index >= expected
+                && header.kind.has_index()
+                && header.base_offset >= self.state.next_offset()
+            {
+                later.resume = Some((found_at, header));
+            }
+            from = found_at + header.entry_len() as u64;
+        }
+        let io = self.input.io.clone();
+        for next in at + 1..self.segments.len() {
+            let Some(mut window) = self
+                .segments
+                .get(next)
+                .and_then(|s| s.window(&io, self.input.source))
+            else {
+                break;
+            };
+            let mut from = Segment::FIRST_ENTRY;
+            while let Some((found_at, header)) = window.search(from).await? {
+                self.note_later(&mut later, expected, last_term, &header);
+                from = found_at + header.entry_len() as u64;
+            }
+        }
+        Ok(later)
+    }
+
+    fn note_later(
+        &mut self,
+        later: &mut Later,
+        expected: EntryIndex,
+        last_term: LeaderEpoch,
+        header: &EntryHeader,
+    ) {
+        self.term_max = self.term_max.max(header.term);
+        if header.term < last_term || header.index < expected {
+            return;
+        }
+        later.seen = true;
+        if let Some(durable) = header.durable_index() {
+            later.proven = later.proven.max(durable);
+        }
+        if later.offset_beyond.is_none() && header.index > expected {
+            later.offset_beyond = Some(header.base_offset);
+        }
+    }
+
+    /// Decides about the first index that fails: torn tail, or damage to go around.
+    async fn failed(
+        &mut self,
+        at: usize,
+        window: &mut Window<'_>,
+        position: u64,
+        limit: Option<EntryIndex>,
+        bad_payload: Option<EntryHeader>,
+    ) -> io::Result<Next> {
+        if !self.input.verify_payload {
+            // A clean open ends here and is then compared with what the checkpoint says.
+            return Ok(Next::End(Ending::Here));
+        }
+        let expected = self.state.next_index();
+        let later = self.later(at, window, position).await?;
+        self.successor_seen |= later.seen;
+        let proven = later.proven.max(self.checkpoint_claim(at));
+        if proven < expected {
+            return Ok(Next::End(Ending::Here));
+        }
+        if let Some(header) = bad_payload {
+            let end = position + header.entry_len() as u64;
+            self.quarantine(at, position..end, header.index, header.next_offset());
+            self.state.skip(header.index, header.next_offset());
+            if let Some(segment) = self.segments.get_mut(at) {
+                segment.skip_recovered(end, header.index, header.next_offset(), header.header_crc);
+            }
+            return Ok(Next::At(end, Some(header.header_crc)));
+        }
+        let alive = |index: EntryIndex| limit.is_none_or(|limit| index < limit);
+        if let Some((resume, header)) = later.resume
+            && header.index.0 <= proven.0 + 1
+            && alive(header.index)
+        {
+            self.quarantine(
+                at,
+                position..resume,
+                EntryIndex(header.index.0 - 1),
+                header.base_offset,
+            );
+            self.state
+                .skip(EntryIndex(header.index.0 - 1), header.base_offset);
+            if let Some(segment) = self.segments.get_mut(at) {
+                segment.skip_recovered(
+                    resume,
+                    EntryIndex(header.index.0 - 1),
+                    header.base_offset,
+                    header.prev_crc,
+                );
+            }
+            return Ok(Next::At(resume, None));
+        }
+        let file_end = window.file_len().max(position);
+        if let Some(next) = self.segments.get(at + 1)
+            && next.base_index().0 <= proven.0 + 1
+        {
+            let (index, offset) = (EntryIndex(next.base_index().0 - 1), next.base_offset());
+            self.quarantine(at, position..file_end, index, offset);
+            self.state.skip(index, offset);
+            return Ok(Next::NextSegment);
+        }
+        let checkpoint_offset = self
+            .input
+            .checkpoint
+            .filter(|checkpoint| checkpoint.durable_index >= expected)
+            .map(|checkpoint| checkpoint.next_offset);
+        let offset = [checkpoint_offset, later.offset_beyond]
+            .into_iter()
+            .flatten()
+            .fold(self.state.next_offset(), Offset::max);
+        self.quarantine(at, position..file_end, proven, offset);
+        self.state.skip(proven, offset);
+        Ok(Next::End(Ending::Beyond {
+            index: EntryIndex(proven.0 + 1),
+            offset,
+        }))
+    }
+
+    fn quarantine(&mut self, at: usize, range: std::ops::Range<u64>, last: EntryIndex, next_offset: Offset) {
+        let Some(segment) = self.segments.get(at) else {
+            return;
+        };
+        self.quarantined.push(Quarantined {
+            segment: segment.name(),
+            position: range,
+            indices: self.state.next_index()..EntryIndex(last.0 + 1),
+            offsets: self.state.next_offset()..next_offset,
+        });
+    }
+}
