@@ -206,12 +206,12 @@ pub trait Disk {
 
 /// Holds the lock of a data directory. Dropping it releases the lock.
 pub struct DirectoryLock {
-    _held: Box<dyn Send>,
+    _held: Box<dyn Send + Sync>,
 }
 
 impl DirectoryLock {
     /// Wraps whatever holds the lock.
-    pub fn new(held: impl Send + 'static) -> Self {
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
         Self {
             _held: Box::new(held),
         }
