@@ -8,6 +8,7 @@ Two shards; topics of 1 and of 16 partitions, so that connections and partitions
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -315,6 +316,58 @@ def with_kcat(checks: Checks, broker: Broker, admin: AdminClient) -> None:
         expect('topic "sixteen" with 16 partitions' in out, f"topic sixteen is missing: {out}")
 
 
+def with_tidelog(checks: Checks, broker: Broker, admin: AdminClient) -> None:
+    at_broker = ["-b", broker.bootstrap]
+
+    def succeeds(*arguments: str, stdin: bytes | None = None) -> bytes:
+        result = tidelog(*arguments, stdin=stdin)
+        expect_equal(result.returncode, 0, f"tidelog {' '.join(arguments)}: {result.stderr.decode()[-500:]!r}")
+        return result.stdout
+
+    with checks.check("tidelog topic create, list, describe, alter, add-partitions, delete"):
+        succeeds("topic", "create", "by-tidelog", "-p", "2", "-c", "retention.ms=3600000", *at_broker)
+        names = json.loads(succeeds("topic", "list", "--output", "json", *at_broker))
+        expect("by-tidelog" in json.dumps(names), f"not listed: {names}")
+        expect_equal(len(admin.list_topics(timeout=10).topics["by-tidelog"].partitions), 2, "partitions")
+        succeeds("topic", "alter", "by-tidelog", "-c", "retention.ms=7200000", *at_broker)
+        expect(b"7200000" in succeeds("topic", "describe", "by-tidelog", *at_broker), "the altered config")
+        succeeds("topic", "add-partitions", "by-tidelog", "-p", "3", *at_broker)
+        expect_equal(len(admin.list_topics(timeout=10).topics["by-tidelog"].partitions), 3, "partitions")
+        succeeds("topic", "delete", "by-tidelog", "--yes", *at_broker)
+        expect(b"by-tidelog" not in succeeds("topic", "list", *at_broker), "still listed")
+
+    for codec in CODECS:
+        with checks.check(f"tidelog produce, kcat and tidelog consume: {codec}"):
+            topic = f"tidelog-{codec}"
+            settled(admin.create_topics([NewTopic(topic, 1, 1)]))
+            lines = b"".join(b"line %d\n" % number for number in range(1_000))
+            succeeds("produce", topic, "-p", "0", "-k", "key", "-H", "a=b", "-z", codec, *at_broker, stdin=lines)
+            out = kcat(broker, "-C", "-t", topic, "-p", "0", "-o", "beginning", "-e", "-q",
+                       "-f", "%o %k %h %s\\n")  # fmt: skip
+            wanted = [b"%d key a=b line %d" % (number, number) for number in range(1_000)]
+            expect_equal(out.splitlines(), wanted, "what kcat read")
+            expect_equal(succeeds("consume", topic, "-o", "start", "-e", *at_broker), lines, "what tidelog read")
+            tail = succeeds("consume", topic, "-o", "-2", "-e", "-f", "%o\\n", *at_broker)
+            expect_equal(tail, b"998\n999\n", "the last two offsets")
+            few = succeeds("consume", topic, "-o", "10", "-n", "3", "-f", "%o\\n", *at_broker)
+            expect_equal(few, b"10\n11\n12\n", "three from offset 10")
+
+    with checks.check("tidelog consume from a time"):
+        out = succeeds("consume", "times", "-o", f"@{BASE_TIME_MS + 5_500}", "-n", "2", "-f", "%o %s\\n", *at_broker)
+        expect_equal(out, b"6 6\n7 7\n", "two from a time inside a batch")
+
+    with checks.check("tidelog cluster info"):
+        info = json.dumps(json.loads(succeeds("cluster", "info", "--output", "json", *at_broker)))
+        expect(str(broker.port) in info, f"the broker's port is not in {info}")
+
+    with checks.check("tidelog completions and man"):
+        expect(b"tidelog" in succeeds("completions", "bash"), "no completion script")
+        pages = broker.scratch / "man"
+        pages.mkdir()
+        succeeds("man", str(pages))
+        expect(any(pages.rglob("tidelog*.1")), f"no man pages in {pages}")
+
+
 def big_text(checks: Checks, broker: Broker, admin: AdminClient, lines: int) -> None:
     settled(admin.create_topics([NewTopic("text-1", 1, 1), NewTopic("text-16", 16, 1)]))
     text = b"".join(line + b"\n" for line in text_lines(lines))
@@ -344,7 +397,7 @@ def big_text(checks: Checks, broker: Broker, admin: AdminClient, lines: int) -> 
 
     with checks.check("tidelog consume prints the same text"):
         result = tidelog(
-            "consume", "text-1", "-b", broker.bootstrap, "--offset", "start", "--exit-at-end", "--format", "%s\\n"
+            "consume", "text-1", "-b", broker.bootstrap, "--offset", "start", "--exit-at-end"
         )
         expect_equal(result.returncode, 0, f"exit code ({result.stderr.decode()[-300:]})")
         expect(result.stdout == text, f"{len(result.stdout)} bytes differ from {len(text)} produced")
@@ -361,6 +414,7 @@ def main() -> int:
         records_of_every_kind(checks, broker)
         positions(checks, broker, admin)
         with_kcat(checks, broker, admin)
+        with_tidelog(checks, broker, admin)
         big_text(checks, broker, admin, arguments.lines)
         with checks.check("the broker lived through it and drains"):
             expect(broker.alive(), f"the broker is gone:\n{broker.log_tail()}")

@@ -160,6 +160,7 @@ def consuming(broker: Broker):
         [str(TIDELOG), "consume", "lines", "-b", broker.bootstrap, "-o", "start"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    drain = None
     try:
         expect(process.stdout.readline(), "nothing was consumed")
         # A full pipe would keep it from waiting for more: read on in the background.
@@ -170,7 +171,8 @@ def consuming(broker: Broker):
         if process.poll() is None:
             process.kill()
             process.wait()
-        drain.wait()
+        if drain is not None:
+            drain.wait()
         process.stderr.close()
 
 
@@ -191,10 +193,9 @@ def shutdown(checks: Checks, broker: Broker) -> None:
         feeder = subprocess.Popen(["yes", "x" * 200], stdout=load.stdin)
         load.stdin.close()
         try:
-            wait_until(
-                lambda: kcat(broker, "-C", "-t", "load", "-o", "beginning", "-c", "1", "-q", "-e"),
-                20, "a record of the load", 0.1,
-            )  # fmt: skip
+            # kcat fails as long as the topic is not there.
+            first = ["kcat", "-b", broker.bootstrap, "-C", "-t", "load", "-o", "beginning", "-c", "1", "-q", "-e"]
+            wait_until(lambda: run(first).stdout, 20, "a record of the load", 0.1)
             expect_equal(broker.stop(signal.SIGINT), 0, "exit code of serve")
         finally:
             for process in (feeder, load):

@@ -146,8 +146,11 @@ pub fn fatal(reason: FatalReason, detail: &str) -> ! {
 
 /// The one line that is logged and left behind.
 pub fn render(reason: FatalReason, detail: &str, thread: &str, breadcrumb: &Breadcrumb) -> String {
-    let mut line =
-        format!("fatal: reason={} exit_code={} thread={thread:?}", reason.name(), reason.exit_code());
+    let mut line = format!(
+        "fatal: reason={} exit_code={} thread={thread:?}",
+        reason.name(),
+        reason.exit_code()
+    );
     if let Some(api_key) = breadcrumb.api_key {
         let _ = write!(line, " api_key={api_key}");
     }
@@ -176,7 +179,10 @@ mod tests {
     fn codes_are_in_range_and_unique() {
         let codes: HashSet<u8> = FatalReason::ALL.iter().map(|r| r.exit_code()).collect();
         let names: HashSet<&str> = FatalReason::ALL.iter().map(|r| r.name()).collect();
-        assert_eq!((codes.len(), names.len()), (FatalReason::ALL.len(), FatalReason::ALL.len()));
+        assert_eq!(
+            (codes.len(), names.len()),
+            (FatalReason::ALL.len(), FatalReason::ALL.len())
+        );
         assert!(codes.iter().all(|c| (70..=99).contains(c)));
     }
 
@@ -202,7 +208,10 @@ mod tests {
         if let Some(dir) = std::env::var_os(ROLE) {
             install_panic_hook(Some(PathBuf::from(dir)));
             let thread = std::thread::Builder::new().name("shard-7".into()).spawn(|| {
-                set_breadcrumb(Breadcrumb { api_key: Some(18), ..Breadcrumb::default() });
+                set_breadcrumb(Breadcrumb {
+                    api_key: Some(18),
+                    ..Breadcrumb::default()
+                });
                 panic!("on purpose");
             });
             let _ = thread.unwrap().join();
@@ -210,12 +219,24 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let out = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "fatal::tests::a_panic_on_any_thread_ends_the_process", "--nocapture"])
+            .args([
+                "--exact",
+                "fatal::tests::a_panic_on_any_thread_ends_the_process",
+                "--nocapture",
+            ])
             .env(ROLE, dir.path())
             .output()
             .unwrap();
-        assert_eq!(out.status.code(), Some(70), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(
+            out.status.code(),
+            Some(70),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         let left = std::fs::read_to_string(dir.path().join(BREADCRUMB_FILE)).unwrap();
-        assert!(left.contains("thread=\"shard-7\" api_key=18 detail=\"on purpose at "), "{left}");
+        assert!(
+            left.contains("thread=\"shard-7\" api_key=18 detail=\"on purpose at "),
+            "{left}"
+        );
     }
 }

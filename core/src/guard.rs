@@ -104,19 +104,59 @@ use ResourceKind as R;
 
 /// Every served API and what it asks the guard; sorted by key.
 pub const DECLARATIONS: &[Declaration] = &[
-    api(0, "Produce", &[(R::Topic, O::Write), (R::TransactionalId, O::Write)]),
+    api(
+        0,
+        "Produce",
+        &[(R::Topic, O::Write), (R::TransactionalId, O::Write)],
+    ),
     api(1, "Fetch", &[(R::Topic, O::Read)]),
     api(2, "ListOffsets", &[(R::Topic, O::Describe)]),
-    api(3, "Metadata", &[(R::Topic, O::Describe), (R::Topic, O::Create), (R::Cluster, O::Create)]),
-    api(10, "FindCoordinator", &[(R::Group, O::Describe), (R::TransactionalId, O::Describe)]),
+    api(
+        3,
+        "Metadata",
+        &[
+            (R::Topic, O::Describe),
+            (R::Topic, O::Create),
+            (R::Cluster, O::Create),
+        ],
+    ),
+    api(
+        10,
+        "FindCoordinator",
+        &[(R::Group, O::Describe), (R::TransactionalId, O::Describe)],
+    ),
     api(18, "ApiVersions", &[]),
-    api(19, "CreateTopics", &[(R::Cluster, O::Create), (R::Topic, O::Create), (R::Topic, O::DescribeConfigs)]),
-    api(20, "DeleteTopics", &[(R::Topic, O::Delete), (R::Topic, O::Describe)]),
-    api(22, "InitProducerId", &[(R::TransactionalId, O::Write), (R::Cluster, O::IdempotentWrite)]),
+    api(
+        19,
+        "CreateTopics",
+        &[
+            (R::Cluster, O::Create),
+            (R::Topic, O::Create),
+            (R::Topic, O::DescribeConfigs),
+        ],
+    ),
+    api(
+        20,
+        "DeleteTopics",
+        &[(R::Topic, O::Delete), (R::Topic, O::Describe)],
+    ),
+    api(
+        22,
+        "InitProducerId",
+        &[(R::TransactionalId, O::Write), (R::Cluster, O::IdempotentWrite)],
+    ),
     api(23, "OffsetForLeaderEpoch", &[(R::Topic, O::Describe)]),
-    api(32, "DescribeConfigs", &[(R::Topic, O::DescribeConfigs), (R::Cluster, O::DescribeConfigs)]),
+    api(
+        32,
+        "DescribeConfigs",
+        &[(R::Topic, O::DescribeConfigs), (R::Cluster, O::DescribeConfigs)],
+    ),
     api(37, "CreatePartitions", &[(R::Topic, O::Alter)]),
-    api(44, "IncrementalAlterConfigs", &[(R::Topic, O::AlterConfigs), (R::Cluster, O::AlterConfigs)]),
+    api(
+        44,
+        "IncrementalAlterConfigs",
+        &[(R::Topic, O::AlterConfigs), (R::Cluster, O::AlterConfigs)],
+    ),
     api(60, "DescribeCluster", &[(R::Cluster, O::Describe)]),
 ];
 
@@ -125,7 +165,11 @@ const fn api(
     api_name: &'static str,
     pairs: &'static [(ResourceKind, Operation)],
 ) -> Declaration {
-    Declaration { api_key, api_name, pairs }
+    Declaration {
+        api_key,
+        api_name,
+        pairs,
+    }
 }
 
 /// The declaration of an API; `None` means the API must not be served.
@@ -183,7 +227,11 @@ mod tests {
     fn every_served_api_declares_its_pairs() {
         for key in SERVED {
             let declared = declaration(*key).unwrap_or_else(|| panic!("api {key} declares nothing"));
-            assert!(!declared.pairs.is_empty() || *key == 18, "{} is open to all", declared.api_name);
+            assert!(
+                !declared.pairs.is_empty() || *key == 18,
+                "{} is open to all",
+                declared.api_name
+            );
         }
         assert_eq!(DECLARATIONS.len(), SERVED.len());
         assert!(DECLARATIONS.is_sorted_by(|a, b| a.api_key < b.api_key));
@@ -191,7 +239,10 @@ mod tests {
 
     #[test]
     fn declared_pairs_are_allowed_today() {
-        let asked = [(Resource::Topic("a"), Operation::Write), (Resource::Topic("b"), Operation::Write)];
+        let asked = [
+            (Resource::Topic("a"), Operation::Write),
+            (Resource::Topic("b"), Operation::Write),
+        ];
         assert!(Guard::allow_all().check(&context(0), &asked).is_allowed());
         assert!(Guard::allow_all().check(&context(18), &[]).is_allowed());
     }

@@ -65,7 +65,13 @@ impl HealthRegistry {
             self.dropped += 1;
             return;
         }
-        self.components.insert(component.to_owned(), ComponentHealth { health, reason: reason.into() });
+        self.components.insert(
+            component.to_owned(),
+            ComponentHealth {
+                health,
+                reason: reason.into(),
+            },
+        );
     }
 
     /// Forgets a component that is gone for good.
@@ -80,13 +86,19 @@ impl HealthRegistry {
 
     /// All components by name.
     pub fn components(&self) -> impl Iterator<Item = (&str, &ComponentHealth)> {
-        self.components.iter().map(|(name, health)| (name.as_str(), health))
+        self.components
+            .iter()
+            .map(|(name, health)| (name.as_str(), health))
     }
 
     /// Takes over what another owner knows; of two states of one component the worse one stays.
     pub fn merge(&mut self, other: &HealthRegistry) {
         for (name, theirs) in &other.components {
-            if self.components.get(name).is_none_or(|ours| ours.health < theirs.health) {
+            if self
+                .components
+                .get(name)
+                .is_none_or(|ours| ours.health < theirs.health)
+            {
                 self.set(name, theirs.health, theirs.reason.clone());
             }
         }
@@ -111,7 +123,10 @@ mod tests {
     #[test]
     fn ready_needs_every_component() {
         let mut registry = HealthRegistry::new();
-        assert!(registry.is_live() && !registry.is_ready(), "starting: live, not ready");
+        assert!(
+            registry.is_live() && !registry.is_ready(),
+            "starting: live, not ready"
+        );
         registry.set("shard-0", Health::Ok, "");
         registry.set("shard-1", Health::NotReady, "recovering 3 partitions");
         assert!(registry.is_live() && !registry.is_ready());
@@ -131,7 +146,10 @@ mod tests {
         b.set("disk", Health::Failed, "EIO");
         b.set("net", Health::Ok, "");
         a.merge(&b);
-        assert_eq!(a.get("disk").map(|c| (c.health, c.reason.as_str())), Some((Health::Failed, "EIO")));
+        assert_eq!(
+            a.get("disk").map(|c| (c.health, c.reason.as_str())),
+            Some((Health::Failed, "EIO"))
+        );
         let mut back = HealthRegistry::new();
         back.set("disk", Health::Ok, "");
         a.merge(&back);
@@ -145,6 +163,9 @@ mod tests {
         for i in 0..HEALTH_COMPONENTS_MAX + 5 {
             registry.set(&format!("c{i}"), Health::Ok, "");
         }
-        assert_eq!((registry.components().count(), registry.dropped), (HEALTH_COMPONENTS_MAX, 5));
+        assert_eq!(
+            (registry.components().count(), registry.dropped),
+            (HEALTH_COMPONENTS_MAX, 5)
+        );
     }
 }

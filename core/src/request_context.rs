@@ -23,7 +23,10 @@ pub struct Principal {
 impl Principal {
     /// `User:ANONYMOUS`.
     pub fn anonymous() -> Self {
-        Principal { kind: "User".into(), name: ANONYMOUS.into() }
+        Principal {
+            kind: "User".into(),
+            name: ANONYMOUS.into(),
+        }
     }
 }
 
@@ -103,7 +106,8 @@ impl RequestContext {
 
     /// Time left until the deadline: `None` when there is none, zero when it has passed.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(now))
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(now))
     }
 }
 
@@ -131,7 +135,11 @@ pub(crate) mod tests {
     pub(crate) fn context(api_key: i16) -> RequestContext {
         RequestContext {
             on: Arc::new(ConnectionContext {
-                connection: ConnectionId { shard: 1, slot: 2, generation: 3 },
+                connection: ConnectionId {
+                    shard: 1,
+                    slot: 2,
+                    generation: 3,
+                },
                 listener: "PLAINTEXT".into(),
                 peer: None,
                 principal: Principal::anonymous(),
@@ -162,7 +170,13 @@ pub(crate) mod tests {
         assert_eq!(ctx.remaining(ctx.arrived_at), None);
         ctx.deadline = Some(ctx.arrived_at + Duration::from_millis(5));
         assert_eq!(ctx.remaining(ctx.arrived_at), Some(Duration::from_millis(5)));
-        assert_eq!(ctx.remaining(ctx.arrived_at + Duration::from_secs(1)), Some(Duration::ZERO));
-        assert_eq!(ctx.elapsed(ctx.arrived_at + Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(
+            ctx.remaining(ctx.arrived_at + Duration::from_secs(1)),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(
+            ctx.elapsed(ctx.arrived_at + Duration::from_secs(1)),
+            Duration::from_secs(1)
+        );
     }
 }

@@ -83,7 +83,12 @@ impl Secret<String> {
         let (value, origin) = if let Some(path) = text.strip_prefix("file:") {
             (read_file(Path::new(path))?, text.to_owned())
         } else if let Some(name) = text.strip_prefix("env:") {
-            (env(name).ok_or_else(|| SecretError::Env { name: name.to_owned() })?, text.to_owned())
+            (
+                env(name).ok_or_else(|| SecretError::Env {
+                    name: name.to_owned(),
+                })?,
+                text.to_owned(),
+            )
         } else {
             (text.to_owned(), "the setting itself".to_owned())
         };
@@ -95,12 +100,19 @@ impl Secret<String> {
 }
 
 fn read_file(path: &Path) -> Result<String, SecretError> {
-    let failed = |source| SecretError::File { path: path.to_owned(), source };
+    let failed = |source| SecretError::File {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    file.take(SECRET_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     if text.len() as u64 > SECRET_BYTES_MAX {
-        return Err(SecretError::TooLarge { path: path.to_owned() });
+        return Err(SecretError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     if text.ends_with('\n') {
         text.pop();
@@ -118,7 +130,10 @@ mod tests {
     #[test]
     fn is_redacted_everywhere() {
         let secret = Secret::new("hunter2".to_owned());
-        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "[redacted] [redacted] Some([redacted])");
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Some(&secret)),
+            "[redacted] [redacted] Some([redacted])"
+        );
         assert_eq!(secret.expose(), "hunter2");
     }
 
@@ -137,8 +152,14 @@ mod tests {
     #[test]
     fn a_missing_secret_is_an_error_not_an_empty_one() {
         let none = |_: &str| None;
-        assert!(matches!(Secret::resolve_with("env:NOPE", none), Err(SecretError::Env { .. })));
-        assert!(matches!(Secret::resolve("file:/nonexistent/secret"), Err(SecretError::File { .. })));
+        assert!(matches!(
+            Secret::resolve_with("env:NOPE", none),
+            Err(SecretError::Env { .. })
+        ));
+        assert!(matches!(
+            Secret::resolve("file:/nonexistent/secret"),
+            Err(SecretError::File { .. })
+        ));
         assert!(matches!(Secret::resolve(""), Err(SecretError::Empty { .. })));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("big");

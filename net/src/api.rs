@@ -157,8 +157,12 @@ mod tests {
 
     fn check<Q: Message + HeaderVersion, R: Message + HeaderVersion>(key: ApiKey) {
         let api = ServedApi::of(key);
-        assert_eq!((api.min, api.max), (Q::VERSIONS.min, Q::VERSIONS.max), "{key:?}");
-        assert_eq!((api.min, api.max), (R::VERSIONS.min, R::VERSIONS.max), "{key:?}");
+        // The crate may have newer, unstable versions that Kafka does not advertise either.
+        assert_eq!((api.min, api.min), (Q::VERSIONS.min, R::VERSIONS.min), "{key:?}");
+        assert!(
+            api.max <= Q::VERSIONS.max && api.max <= R::VERSIONS.max,
+            "{key:?}"
+        );
         for version in api.min..=api.max {
             assert_eq!(
                 api.request_header_version(version),

@@ -8,7 +8,7 @@
 //!                  and in version 2 a tag buffer
 //! ```
 
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use crate::api::{ApiKey, ServedApi};
 use crate::hot::{FetchRequest, MetadataRequest, ProduceRequest};
@@ -197,4 +197,47 @@ pub fn decode_request(frame: Bytes, budget_bytes: usize) -> Result<Request, Deco
         },
         body,
     })
+}
+
+/// Whether a client software name or version is one Kafka takes (ApiVersions 3 and up); answer
+/// `INVALID_REQUEST` otherwise. The pattern is `[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?`.
+pub fn is_valid_software_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let ends_well = |end: Option<&u8>| end.is_some_and(u8::is_ascii_alphanumeric);
+    ends_well(bytes.first())
+        && ends_well(bytes.last())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_names_are_those_kafka_takes() {
+        for name in ["librdkafka", "apache-kafka-java", "a", "2.15.0"] {
+            assert!(is_valid_software_name(name), "{name}");
+        }
+        for name in ["", "-x", "x.", "a b", "a_b", "ä"] {
+            assert!(!is_valid_software_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn short_and_unknown_frames_are_told_apart() {
+        let outcome = decode_request(Bytes::from_static(&[0, 3, 0]), 1000);
+        assert!(matches!(
+            outcome,
+            Err(DecodeError::Malformed(WireError::Truncated { .. }))
+        ));
+        let outcome = decode_request(Bytes::from_static(&[0x12, 0x34, 0, 1, 0, 0, 0, 9]), 1000);
+        let unsupported = DecodeError::UnsupportedApi {
+            correlation_id: 9,
+            key: 0x1234,
+            version: 1,
+        };
+        assert_eq!(outcome, Err(unsupported));
+    }
 }

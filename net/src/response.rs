@@ -7,11 +7,11 @@
 //! response frame   size i32, correlation_id i32, a tag buffer in header version 1, body
 //! ```
 
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use crate::api::{ApiKey, SERVED, ServedApi};
 use crate::error_code::ErrorCode;
-use crate::hot::{FETCH_FLEXIBLE, FetchResponse, FetchedResponse, ProduceResponse};
+use crate::hot::{FetchResponse, FetchedResponse, ProduceResponse};
 use crate::request::{DecodeError, cold};
 use crate::walker;
 use crate::wire::{Reader, Writer};
@@ -96,9 +96,14 @@ macro_rules! response_bodies {
                         encode_fetched(body, writer, version);
                         Ok(())
                     }
-                    $(ResponseBody::$cold(body) => body
-                        .encode(writer.buffer(), version)
-                        .map_err(|error| EncodeError::refused(self.api_key(), version, &error)),)*
+                    $(ResponseBody::$cold(body) => {
+                        let fitted = body.fitted(version);
+                        fitted
+                            .as_ref()
+                            .unwrap_or(body)
+                            .encode(writer.buffer(), version)
+                            .map_err(|error| EncodeError::refused(self.api_key(), version, &error))
+                    })*
                 }
             }
 
@@ -150,6 +155,76 @@ impl From<ProduceResponse> for ResponseBody {
 impl From<FetchedResponse> for ResponseBody {
     fn from(body: FetchedResponse) -> Self {
         ResponseBody::Fetch(body)
+    }
+}
+
+/// An answer that handlers fill in the same way for every version.
+trait Fitted: Sized {
+    /// The answer without what the version cannot say, where the codec would refuse to drop it.
+    fn fitted(&self, _version: i16) -> Option<Self> {
+        None
+    }
+}
+
+impl Fitted for kp::FindCoordinatorResponse {}
+impl Fitted for kp::ApiVersionsResponse {}
+impl Fitted for kp::CreateTopicsResponse {}
+impl Fitted for kp::DeleteTopicsResponse {}
+impl Fitted for kp::InitProducerIdResponse {}
+impl Fitted for kp::OffsetForLeaderEpochResponse {}
+impl Fitted for kp::DescribeConfigsResponse {}
+impl Fitted for kp::CreatePartitionsResponse {}
+impl Fitted for kp::IncrementalAlterConfigsResponse {}
+
+/// What authorized operations say when nobody asked for them.
+const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+
+impl Fitted for kp::MetadataResponse {
+    fn fitted(&self, version: i16) -> Option<Self> {
+        let cluster = (8..=10).contains(&version);
+        let topics = version >= 8;
+        let says_cluster = self.cluster_authorized_operations != OPERATIONS_NOT_ASKED;
+        if (cluster || !says_cluster) && topics {
+            return None;
+        }
+        let mut fitted = self.clone();
+        if !cluster {
+            fitted.cluster_authorized_operations = OPERATIONS_NOT_ASKED;
+        }
+        if !topics {
+            fitted
+                .topics
+                .iter_mut()
+                .for_each(|topic| topic.topic_authorized_operations = OPERATIONS_NOT_ASKED);
+        }
+        Some(fitted)
+    }
+}
+
+impl Fitted for kp::ListOffsetsResponse {
+    fn fitted(&self, version: i16) -> Option<Self> {
+        (version < 4).then(|| {
+            let mut fitted = self.clone();
+            let partitions = fitted.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            partitions.for_each(|partition| partition.leader_epoch = -1);
+            fitted
+        })
+    }
+}
+
+impl Fitted for kp::DescribeClusterResponse {
+    fn fitted(&self, version: i16) -> Option<Self> {
+        (version < 2).then(|| {
+            let mut fitted = self.clone();
+            fitted
+                .brokers
+                .iter_mut()
+                .for_each(|broker| broker.is_fenced = false);
+            if version < 1 {
+                fitted.endpoint_type = 1;
+            }
+            fitted
+        })
     }
 }
 
@@ -272,7 +347,6 @@ fn encode_fetch_body(
 
 /// Writes a Fetch body with its records in place.
 fn encode_fetched(body: &FetchedResponse, writer: &mut Writer, version: i16) {
-    debug_assert!(version < FETCH_FLEXIBLE || version <= ServedApi::of(ApiKey::Fetch).max);
     let mut heads = body.heads();
     for (head, topic) in heads.topics.iter_mut().zip(&body.topics) {
         for (head, fetched) in head.partitions.iter_mut().zip(&topic.partitions) {

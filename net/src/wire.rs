@@ -14,7 +14,7 @@
 //! Invariants: the reader never moves past the frame's end; no count or length is believed before it is
 //! checked against the bytes left; memory for decoded structs is charged to a budget before it is taken.
 
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
@@ -245,10 +245,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over a string; says whether it was null.
+    /// Passes over a string, checking that it is UTF-8; says whether it was null.
     pub fn skip_string(&mut self, flexible: bool) -> Result<bool, WireError> {
         let length = self.length(flexible, true)?;
-        self.skip(length.unwrap_or(0))?;
+        let start = self.advance(length.unwrap_or(0))?;
+        let text = self.frame.get(start..self.position).unwrap_or_default();
+        std::str::from_utf8(text).map_err(|_| WireError::BadUtf8)?;
         Ok(length.is_none())
     }
 

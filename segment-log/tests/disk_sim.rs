@@ -379,6 +379,27 @@ fn synced_names_survive_and_their_directory_needs_its_own_sync() {
 }
 
 #[test]
+fn a_synced_rename_between_directories_leaves_no_second_name() {
+    for seed in 0..SEEDS {
+        let mut sim = Sim::quiet(seed);
+        for dir in ["one", "two"] {
+            sim.done(DiskOp::CreateDir { path: path(dir) });
+        }
+        sim.sync_dir();
+        sim.create("one/f");
+        sim.done(DiskOp::Rename {
+            from: path("one/f"),
+            to: path("two/f"),
+        });
+        sim.done(DiskOp::SyncDir { path: path("two") });
+        sim.disk.power_cut();
+        let mut list = |dir| sim.run(DiskOp::List { path: path(dir) });
+        assert!(matches!(list("one"), Ok(DiskOutput::Names(names)) if names.is_empty()));
+        assert!(matches!(list("two"), Ok(DiskOutput::Names(names)) if names == ["f"]));
+    }
+}
+
+#[test]
 fn a_directory_sync_covers_only_changes_before_its_submission() {
     let mut lost = 0;
     for seed in 0..SEEDS {

@@ -1,1 +1,291 @@
-//! x
+//! Metrics: plain cells per shard, sent by message, rendered as Prometheus text.
+//!
+//! A shard owns its [`ShardCells`] (not `Sync`, no atomics: an increment is an add). Whoever renders asks
+//! each shard for a [`ShardMetrics`] copy. Invariants: counters only grow; every cell is in the tables below,
+//! so none can be kept and not shown; each family is shown for the broker as a whole and, under a name of its
+//! own, per shard, so that a sum over a name never counts twice.
+#![forbid(unsafe_code)]
+
+mod render;
+
+use std::cell::Cell;
+
+pub use render::{CONTENT_TYPE, render};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(Cell<u64>);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.set(self.0.get().wrapping_add(n));
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(Cell<i64>);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: i64) {
+        self.0.set(value);
+    }
+
+    /// Adds `n`, which may be below zero.
+    pub fn add(&self, n: i64) {
+        self.0.set(self.0.get().wrapping_add(n));
+    }
+
+    /// The number now.
+    pub fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+/// Buckets of a histogram: bucket i holds values up to 2^i microseconds, the last one everything.
+pub const HISTOGRAM_BUCKETS: usize = 26;
+
+/// Times, in buckets of powers of two microseconds (1 us to 16.8 s, then infinity).
+#[derive(Debug)]
+pub struct Histogram {
+    buckets: [Cell<u64>; HISTOGRAM_BUCKETS],
+    sum_us: Cell<u64>,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Histogram {
+            buckets: std::array::from_fn(|_| Cell::new(0)),
+            sum_us: Cell::new(0),
+        }
+    }
+}
+
+impl Histogram {
+    /// Counts one time.
+    pub fn observe(&self, time: std::time::Duration) {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        // ceil(log2(us)): the smallest i with us <= 2^i.
+        let at = u64::BITS - us.saturating_sub(1).leading_zeros();
+        let at = usize::try_from(at)
+            .unwrap_or(HISTOGRAM_BUCKETS)
+            .min(HISTOGRAM_BUCKETS - 1);
+        if let Some(bucket) = self.buckets.get(at) {
+            bucket.set(bucket.get() + 1);
+        }
+        self.sum_us.set(self.sum_us.get().saturating_add(us));
+    }
+
+    /// A copy.
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
+            buckets: std::array::from_fn(|i| self.buckets.get(i).map_or(0, Cell::get)),
+            sum_us: self.sum_us.get(),
+        }
+    }
+}
+
+/// A copy of a [`Histogram`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HistogramSnapshot {
+    /// Counts per bucket, not cumulated.
+    pub buckets: [u64; HISTOGRAM_BUCKETS],
+    /// Sum of all times.
+    pub sum_us: u64,
+}
+
+impl HistogramSnapshot {
+    /// How many times were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    fn merge(&mut self, other: &HistogramSnapshot) {
+        for (ours, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *ours += theirs;
+        }
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+}
+
+/// A family: name without prefix, its help line, and how to read it from a snapshot.
+struct Family<T> {
+    name: &'static str,
+    help: &'static str,
+    read: fn(&ShardMetrics) -> T,
+}
+
+macro_rules! shard_metrics {
+    (
+        counters { $($counter:ident: $counter_help:literal,)* }
+        gauges { $($gauge:ident: $gauge_help:literal,)* }
+        histograms { $($histogram:ident: $histogram_help:literal,)* }
+    ) => {
+        /// The cells of one shard. Owned by it; never shared.
+        #[derive(Debug, Default)]
+        pub struct ShardCells {
+            shard: u16,
+            $(#[doc = $counter_help] pub $counter: Counter,)*
+            $(#[doc = $gauge_help] pub $gauge: Gauge,)*
+            $(#[doc = $histogram_help] pub $histogram: Histogram,)*
+        }
+
+        /// A copy of one shard's cells, for sending.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct ShardMetrics {
+            /// The shard.
+            pub shard: u16,
+            $(#[doc = $counter_help] pub $counter: u64,)*
+            $(#[doc = $gauge_help] pub $gauge: i64,)*
+            $(#[doc = $histogram_help] pub $histogram: HistogramSnapshot,)*
+        }
+
+        impl ShardCells {
+            /// All zero.
+            pub fn new(shard: u16) -> Self {
+                ShardCells { shard, ..Default::default() }
+            }
+
+            /// A copy of all cells.
+            pub fn snapshot(&self) -> ShardMetrics {
+                ShardMetrics {
+                    shard: self.shard,
+                    $($counter: self.$counter.get(),)*
+                    $($gauge: self.$gauge.get(),)*
+                    $($histogram: self.$histogram.snapshot(),)*
+                }
+            }
+        }
+
+        impl ShardMetrics {
+            /// Adds another shard's numbers to these.
+            pub fn merge(&mut self, other: &ShardMetrics) {
+                $(self.$counter = self.$counter.wrapping_add(other.$counter);)*
+                $(self.$gauge = self.$gauge.wrapping_add(other.$gauge);)*
+                $(self.$histogram.merge(&other.$histogram);)*
+            }
+        }
+
+        static COUNTERS: &[Family<u64>] = &[$(
+            Family { name: stringify!($counter), help: $counter_help, read: |m| m.$counter },
+        )*];
+        static GAUGES: &[Family<i64>] = &[$(
+            Family { name: stringify!($gauge), help: $gauge_help, read: |m| m.$gauge },
+        )*];
+        static HISTOGRAMS: &[Family<HistogramSnapshot>] = &[$(
+            Family { name: stringify!($histogram), help: $histogram_help, read: |m| m.$histogram },
+        )*];
+    };
+}
+
+shard_metrics! {
+    counters {
+        connections_accepted: "Connections accepted.",
+        connections_closed: "Connections closed.",
+        connections_idle_closed: "Connections closed because they were idle too long.",
+        connections_refused: "Connections refused because a limit was reached.",
+        requests: "Requests answered or refused.",
+        request_errors: "Requests that ended in a top-level error or a closed connection.",
+        frames_refused: "Frames refused for their size or form.",
+        budget_waits: "Times a socket was not read because its budget was spent.",
+        ring_full_waits: "Times a request waited because the ring to another shard was full.",
+        received_bytes: "Bytes received from clients.",
+        sent_bytes: "Bytes sent to clients.",
+        produced_batches: "Record batches appended.",
+        produced_records: "Records appended.",
+        produced_bytes: "Bytes of record batches appended.",
+        produce_rejected: "Record batches refused.",
+        fetched_bytes: "Bytes of record batches sent.",
+        fetch_hot_bytes: "Bytes sent from the resident tail.",
+        fetch_cold_bytes: "Bytes read from disk, verified and sent.",
+        commits: "Group commits completed.",
+        disk_errors: "Failed disk operations.",
+        partition_fences: "Partitions fenced after a failed write or sync.",
+        checksum_failures: "Stored bytes that did not verify and were not served.",
+        guard_denials: "Requests denied by the guard.",
+    }
+    gauges {
+        connections: "Connections open.",
+        fetches_parked: "Fetches waiting for records.",
+        partitions: "Partitions owned.",
+        partitions_fenced: "Partitions that refuse appends now.",
+        receive_budget_used_bytes: "Bytes of the receive pool in use.",
+        fetch_budget_used_bytes: "Bytes of the fetch pool in use.",
+        control_budget_used_bytes: "Bytes of the control pool in use.",
+        dirty_bytes: "Bytes appended that are not known durable.",
+        segments: "Segments open.",
+    }
+    histograms {
+        produce_time: "Time from the last byte of a Produce request to its answer.",
+        fetch_time: "Time from the last byte of a Fetch request to its answer, waiting included.",
+        request_time: "Time from the last byte of any other request to its answer.",
+        commit_time: "Time of one group commit.",
+        loop_turn_time: "Time of one turn of the shard's loop.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn cells_are_copied_and_summed() {
+        let cells = ShardCells::new(3);
+        cells.requests.increment();
+        cells.requests.add(4);
+        cells.connections.add(2);
+        cells.connections.add(-1);
+        cells.commit_time.observe(Duration::from_micros(3));
+        let mut copy = cells.snapshot();
+        assert_eq!(
+            (
+                copy.shard,
+                copy.requests,
+                copy.connections,
+                copy.commit_time.count()
+            ),
+            (3, 5, 1, 1)
+        );
+        cells.requests.increment();
+        assert_eq!(copy.requests, 5, "a copy does not change");
+        copy.merge(&cells.snapshot());
+        assert_eq!(
+            (copy.requests, copy.connections, copy.commit_time.count()),
+            (11, 2, 2)
+        );
+    }
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        for (us, bucket) in [
+            (0, 0),
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (5, 3),
+            (1 << 24, 24),
+            ((1 << 24) + 1, 25),
+        ] {
+            let histogram = Histogram::default();
+            histogram.observe(Duration::from_micros(us));
+            assert_eq!(histogram.snapshot().buckets[bucket], 1, "{us}");
+        }
+        let histogram = Histogram::default();
+        histogram.observe(Duration::MAX);
+        assert_eq!(histogram.snapshot().buckets[HISTOGRAM_BUCKETS - 1], 1);
+    }
+}

@@ -15,9 +15,7 @@ use super::listener::{HostPort, ListenerSettings, split_named};
 use super::parse::{format_size, parse_bool, parse_duration, parse_size};
 use super::registry::{DEFAULT_LISTENER, Kind, SettingSpec, find, nearest, registry};
 use super::{LogDurability, Origin, Profile, RuntimePin, Settings, Source};
-use crate::limits::{
-    CONFIG_DEPTH_MAX, CONFIG_FILE_BYTES_MAX, LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN,
-};
+use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_FILE_BYTES_MAX, LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN};
 
 /// Why there is no snapshot. All of them are usage or configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -119,10 +117,15 @@ impl SettingsBuilder {
 
     /// `--config FILE`.
     pub fn file(self, path: &Path) -> Result<Self, SettingsError> {
-        let failed = |source| SettingsError::File { path: path.to_owned(), source };
+        let failed = |source| SettingsError::File {
+            path: path.to_owned(),
+            source,
+        };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(failed)?;
-        file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        file.take(CONFIG_FILE_BYTES_MAX + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
         if text.len() as u64 > CONFIG_FILE_BYTES_MAX {
             return Err(SettingsError::Conflict(format!(
                 "configuration file {} is larger than {}",
@@ -145,13 +148,29 @@ impl SettingsBuilder {
         let mut leaves = Vec::new();
         flatten(table.get_ref(), "", 1, &mut leaves).map_err(|(at, message)| failed(at, message))?;
         for (key, at, value) in leaves {
-            let source = Source::File { path: path.to_owned(), line: line_of(text, at) };
+            let source = Source::File {
+                path: path.to_owned(),
+                line: line_of(text, at),
+            };
             // `[log.durability] mode = ..` stands beside its `interval_ms`, which plain TOML could not say.
-            let key = if key == "log.durability.mode" { "log.durability".to_owned() } else { key };
+            let key = if key == "log.durability.mode" {
+                "log.durability".to_owned()
+            } else {
+                key
+            };
             check_known(&key, &source)?;
             let text = leaf_text(&key, value, &source)?;
-            if let Some(before) = self.file.insert(key.clone(), Entry { text, source: source.clone() }) {
-                return Err(SettingsError::Conflict(format!("{key} is set twice: {}, {source}", before.source)));
+            if let Some(before) = self.file.insert(
+                key.clone(),
+                Entry {
+                    text,
+                    source: source.clone(),
+                },
+            ) {
+                return Err(SettingsError::Conflict(format!(
+                    "{key} is set twice: {}, {source}",
+                    before.source
+                )));
             }
         }
         Ok(self)
@@ -159,11 +178,18 @@ impl SettingsBuilder {
 
     /// One `--set KEY=VALUE`; the last of a key wins.
     pub fn set(mut self, key_value: &str) -> Result<Self, SettingsError> {
-        let (key, value) =
-            key_value.split_once('=').ok_or_else(|| SettingsError::SetWithoutValue(key_value.to_owned()))?;
+        let (key, value) = key_value
+            .split_once('=')
+            .ok_or_else(|| SettingsError::SetWithoutValue(key_value.to_owned()))?;
         let key = key.trim();
         check_known(key, &Source::Set)?;
-        self.set.insert(key.to_owned(), Entry { text: value.trim().to_owned(), source: Source::Set });
+        self.set.insert(
+            key.to_owned(),
+            Entry {
+                text: value.trim().to_owned(),
+                source: Source::Set,
+            },
+        );
         Ok(self)
     }
 
@@ -171,7 +197,13 @@ impl SettingsBuilder {
     pub fn flag(mut self, flag: &'static str, key: &str, value: &str) -> Result<Self, SettingsError> {
         let source = Source::Flag(flag);
         check_known(key, &source)?;
-        self.flags.insert(key.to_owned(), Entry { text: value.to_owned(), source });
+        self.flags.insert(
+            key.to_owned(),
+            Entry {
+                text: value.to_owned(),
+                source,
+            },
+        );
         Ok(self)
     }
 
@@ -179,7 +211,13 @@ impl SettingsBuilder {
     pub fn profile(self, profile: Profile) -> Self {
         let mut this = self;
         let source = Source::Flag("--profile");
-        this.flags.insert("profile".to_owned(), Entry { text: profile.to_string(), source });
+        this.flags.insert(
+            "profile".to_owned(),
+            Entry {
+                text: profile.to_string(),
+                source,
+            },
+        );
         this
     }
 
@@ -188,7 +226,13 @@ impl SettingsBuilder {
         if !dirs.is_empty() {
             let text: Vec<String> = dirs.iter().map(|d| d.to_string_lossy().into_owned()).collect();
             let source = Source::Flag("--data-dir");
-            self.flags.insert("data.dirs".to_owned(), Entry { text: text.join("\n"), source });
+            self.flags.insert(
+                "data.dirs".to_owned(),
+                Entry {
+                    text: text.join("\n"),
+                    source,
+                },
+            );
         }
         Ok(self)
     }
@@ -209,7 +253,10 @@ impl SettingsBuilder {
         let source = Source::Flag(flag);
         let (name, address) =
             split_named(text).map_err(|error| invalid(family, text, error.to_string(), &source))?;
-        let entry = Entry { text: address.to_string(), source };
+        let entry = Entry {
+            text: address.to_string(),
+            source,
+        };
         if self.flags.insert(format!("{family}.{name}"), entry).is_some() {
             return Err(SettingsError::Conflict(format!(
                 "{flag} names {name} twice; give each a name of its own: {flag} NAME=HOST:PORT"
@@ -231,17 +278,29 @@ impl SettingsBuilder {
         let profile = match written.get("profile") {
             None => Profile::Dev,
             Some(entry) => Profile::parse(&entry.text).ok_or_else(|| {
-                invalid("profile", &entry.text, "must be dev, prod or perf".to_owned(), &entry.source)
+                invalid(
+                    "profile",
+                    &entry.text,
+                    "must be dev, prod or perf".to_owned(),
+                    &entry.source,
+                )
             })?,
         };
         let mut merged = defaults(profile);
         let has_listener = written.keys().any(|key| key.starts_with("listeners."));
         if !has_listener && let Some(spec) = find("listeners.x") {
-            let entry = Entry { text: spec.default.to_owned(), source: Source::Default };
+            let entry = Entry {
+                text: spec.default.to_owned(),
+                source: Source::Default,
+            };
             merged.insert(format!("listeners.{DEFAULT_LISTENER}"), entry);
         }
         merged.extend(written);
-        let mut values = Values { merged, origins: BTreeMap::new(), host: self.host };
+        let mut values = Values {
+            merged,
+            origins: BTreeMap::new(),
+            host: self.host,
+        };
         values.check_all()?;
         values.snapshot(profile)
     }
@@ -260,7 +319,13 @@ fn defaults(profile: Profile) -> BTreeMap<String, Entry> {
                 Some(text) => (text, Source::Profile(profile)),
                 None => (spec.default, Source::Default),
             };
-            (spec.name.to_owned(), Entry { text: text.to_owned(), source })
+            (
+                spec.name.to_owned(),
+                Entry {
+                    text: text.to_owned(),
+                    source,
+                },
+            )
         })
         .collect()
 }
@@ -277,7 +342,12 @@ fn check_known(key: &str, source: &Source) -> Result<(), SettingsError> {
 }
 
 fn invalid(key: &str, value: &str, reason: String, source: &Source) -> SettingsError {
-    SettingsError::Invalid { key: key.to_owned(), value: value.to_owned(), reason, source_of: source.clone() }
+    SettingsError::Invalid {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        reason,
+        source_of: source.clone(),
+    }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -294,9 +364,15 @@ fn flatten<'a, 'i>(
 ) -> Result<(), (usize, &'static str)> {
     for (key, value) in table.iter() {
         let at = key.span().start;
-        let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        let name = if prefix.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", key.get_ref())
+        };
         match value.get_ref() {
-            DeValue::Table(_) if depth >= CONFIG_DEPTH_MAX => return Err((at, "tables are nested too deeply")),
+            DeValue::Table(_) if depth >= CONFIG_DEPTH_MAX => {
+                return Err((at, "tables are nested too deeply"));
+            }
             DeValue::Table(inner) => flatten(inner, &name, depth + 1, leaves)?,
             leaf => leaves.push((name, at, leaf)),
         }
@@ -313,7 +389,10 @@ fn leaf_text(key: &str, value: &DeValue<'_>, source: &Source) -> Result<String, 
     };
     let text = match value {
         DeValue::Array(items) => {
-            let items: Option<Vec<String>> = items.iter().map(|item: &Spanned<DeValue<'_>>| scalar(item.get_ref())).collect();
+            let items: Option<Vec<String>> = items
+                .iter()
+                .map(|item: &Spanned<DeValue<'_>>| scalar(item.get_ref()))
+                .collect();
             items.map(|items| items.join("\n"))
         }
         value => scalar(value),
@@ -337,7 +416,13 @@ impl Values {
             let Some(spec) = find(key) else { continue };
             let value = canonical(spec, entry.text.trim(), &self.host)
                 .map_err(|reason| invalid(key, &entry.text, reason, &entry.source))?;
-            self.origins.insert(key.clone(), Origin { value, source: entry.source.clone() });
+            self.origins.insert(
+                key.clone(),
+                Origin {
+                    value,
+                    source: entry.source.clone(),
+                },
+            );
         }
         Ok(())
     }
@@ -348,7 +433,11 @@ impl Values {
 
     /// A checked number in the type of its field.
     fn number<T: TryFrom<i64>>(&self, key: &str) -> Result<T, SettingsError> {
-        let number = self.text(key).parse::<i64>().ok().and_then(|number| T::try_from(number).ok());
+        let number = self
+            .text(key)
+            .parse::<i64>()
+            .ok()
+            .and_then(|number| T::try_from(number).ok());
         number.ok_or_else(|| SettingsError::Conflict(format!("{key} does not fit its type")))
     }
 
@@ -358,7 +447,9 @@ impl Values {
 
     fn listeners(&self) -> Result<Vec<ListenerSettings>, SettingsError> {
         let family = |prefix: &'static str| {
-            self.origins.keys().filter_map(move |key| key.strip_prefix(prefix).map(|name| (key, name)))
+            self.origins
+                .keys()
+                .filter_map(move |key| key.strip_prefix(prefix).map(|name| (key, name)))
         };
         for (key, name) in family("advertised.") {
             if !self.origins.contains_key(&format!("listeners.{name}")) {
@@ -379,7 +470,10 @@ impl Values {
             let advertised = match self.origins.contains_key(&format!("advertised.{name}")) {
                 true => self.address(&format!("advertised.{name}"))?,
                 false if bind.is_wildcard() => {
-                    return Err(SettingsError::WildcardWithoutAdvertise { name: name.to_owned(), bind });
+                    return Err(SettingsError::WildcardWithoutAdvertise {
+                        name: name.to_owned(),
+                        bind,
+                    });
                 }
                 false => bind.clone(),
             };
@@ -389,10 +483,16 @@ impl Values {
                     same.name
                 )));
             }
-            listeners.push(ListenerSettings { name: name.to_owned(), bind, advertised });
+            listeners.push(ListenerSettings {
+                name: name.to_owned(),
+                bind,
+                advertised,
+            });
         }
         if listeners.len() > LISTENERS_MAX {
-            return Err(SettingsError::Conflict(format!("more than {LISTENERS_MAX} listeners")));
+            return Err(SettingsError::Conflict(format!(
+                "more than {LISTENERS_MAX} listeners"
+            )));
         }
         Ok(listeners)
     }
@@ -408,8 +508,10 @@ impl Values {
                 format_size(needed)
             )));
         }
-        let (message, request): (u32, u32) =
-            (self.number("message.max_bytes")?, self.number("request.max_bytes")?);
+        let (message, request): (u32, u32) = (
+            self.number("message.max_bytes")?,
+            self.number("request.max_bytes")?,
+        );
         if message > request {
             return Err(SettingsError::Conflict(format!(
                 "message.max_bytes {message} is above request.max_bytes {request}, so no request could carry it"
@@ -478,9 +580,12 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
     };
     match spec.kind {
         Kind::Bool => parse_bool(text).map(|on| on.to_string()),
-        Kind::Integer { min, max } => {
-            bounded(text.parse().map_err(|_| format!("must be a whole number, {}", spec.bounds())), min, max)
-        }
+        Kind::Integer { min, max } => bounded(
+            text.parse()
+                .map_err(|_| format!("must be a whole number, {}", spec.bounds())),
+            min,
+            max,
+        ),
         Kind::Size { min, .. } | Kind::Duration { min, .. } if min < 0 && text == "-1" => Ok("-1".to_owned()),
         Kind::Size { min, max } => bounded(signed(parse_size(text)), min, max),
         Kind::Duration { unit_us, min, max } => bounded(signed(parse_duration(text, unit_us)), min, max),
@@ -489,9 +594,9 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
         Kind::Text { bytes_max } if text.len() <= bytes_max => Ok(text.to_owned()),
         Kind::Text { .. } => Err(format!("must be {}", spec.bounds())),
         Kind::OptionalAddress if text.is_empty() => Ok(String::new()),
-        Kind::Address | Kind::OptionalAddress => {
-            HostPort::parse(text).map(|address| address.to_string()).map_err(|error| error.to_string())
-        }
+        Kind::Address | Kind::OptionalAddress => HostPort::parse(text)
+            .map(|address| address.to_string())
+            .map_err(|error| error.to_string()),
         Kind::Paths { count_max } => {
             let paths: Vec<&str> = text.split('\n').map(str::trim).collect();
             let unique: std::collections::BTreeSet<&&str> = paths.iter().collect();

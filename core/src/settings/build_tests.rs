@@ -3,8 +3,12 @@
 use super::*;
 use crate::settings::Effect;
 
-const HOST: HostFacts =
-    HostFacts { cgroup_memory_bytes: None, total_memory_bytes: 4 << 30, affinity_cpus: 2, quota_cpus: None };
+const HOST: HostFacts = HostFacts {
+    cgroup_memory_bytes: None,
+    total_memory_bytes: 4 << 30,
+    affinity_cpus: 2,
+    quota_cpus: None,
+};
 
 fn builder() -> SettingsBuilder {
     SettingsBuilder::new(HOST)
@@ -48,9 +52,16 @@ fn defaults_are_those_of_the_contract() {
 fn later_layers_win() {
     let file = "profile = 'prod'\nshards = 1\n[log]\nsegment_bytes = '64MiB'\ndurability = 'os'\n";
     let s = toml(file).unwrap().build().unwrap();
-    assert_eq!((s.auto_create_topics, s.shards), (false, 1), "the file chose the profile");
+    assert_eq!(
+        (s.auto_create_topics, s.shards),
+        (false, 1),
+        "the file chose the profile"
+    );
     assert_eq!(s.origins["log.segment_bytes"].source.to_string(), "t.toml:4");
-    assert_eq!(s.origins["auto_create_topics"].source, Source::Profile(Profile::Prod));
+    assert_eq!(
+        s.origins["auto_create_topics"].source,
+        Source::Profile(Profile::Prod)
+    );
     let s = toml(file)
         .unwrap()
         .set("log.segment_bytes=128MiB")
@@ -62,8 +73,14 @@ fn later_layers_win() {
         .profile(Profile::Perf)
         .build()
         .unwrap();
-    assert_eq!((s.log_segment_bytes, s.shards, s.auto_create_topics), (128 << 20, 4, true));
-    assert_eq!((s.runtime_pin, s.log_durability), (RuntimePin::Always, LogDurability::Os));
+    assert_eq!(
+        (s.log_segment_bytes, s.shards, s.auto_create_topics),
+        (128 << 20, 4, true)
+    );
+    assert_eq!(
+        (s.runtime_pin, s.log_durability),
+        (RuntimePin::Always, LogDurability::Os)
+    );
 }
 
 #[test]
@@ -74,12 +91,21 @@ fn toml_may_be_nested_dotted_or_quoted() {
         "'log.durability' = 'interval'\n'log.durability.interval_ms' = 250\n",
     ] {
         let s = toml(text).unwrap().build().unwrap();
-        assert_eq!((s.log_durability, s.log_durability_interval_ms), (LogDurability::Interval, 250), "{text}");
+        assert_eq!(
+            (s.log_durability, s.log_durability_interval_ms),
+            (LogDurability::Interval, 250),
+            "{text}"
+        );
     }
-    let s = toml("data.dirs = ['/a', '/b']\n[listeners]\nIN = '*:9093'\n[advertised]\nIN = 'kafka.example:9093'\n");
+    let s = toml(
+        "data.dirs = ['/a', '/b']\n[listeners]\nIN = '*:9093'\n[advertised]\nIN = 'kafka.example:9093'\n",
+    );
     let s = s.unwrap().build().unwrap();
     assert_eq!(s.data_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
-    assert_eq!(s.listener("IN").unwrap().advertised.to_string(), "kafka.example:9093");
+    assert_eq!(
+        s.listener("IN").unwrap().advertised.to_string(),
+        "kafka.example:9093"
+    );
 }
 
 #[test]
@@ -90,7 +116,10 @@ fn an_unknown_key_names_its_neighbour_and_place() {
         "unknown setting \"log.segmnt_bytes\" (t.toml:3); the nearest known one is \"log.segment_bytes\""
     );
     let text = sentence(builder().set("memory.limt=1GiB"));
-    assert!(text.contains("--set") && text.contains("\"memory.limit\""), "{text}");
+    assert!(
+        text.contains("--set") && text.contains("\"memory.limit\""),
+        "{text}"
+    );
 }
 
 #[test]
@@ -124,9 +153,23 @@ fn bad_values_say_the_bounds() {
 fn a_wildcard_needs_an_advertised_address() {
     let text = sentence(builder().listen("0.0.0.0:9092").unwrap().build());
     assert!(text.contains("add --advertise PLAINTEXT=HOST:9092"), "{text}");
-    let ok = builder().listen("0.0.0.0:9092").unwrap().advertise("broker.example:9092").unwrap();
-    assert_eq!(ok.build().unwrap().listeners[0].advertised.to_string(), "broker.example:9092");
-    let text = sentence(builder().listen("*:9092").unwrap().advertise("0.0.0.0:9092").unwrap().build());
+    let ok = builder()
+        .listen("0.0.0.0:9092")
+        .unwrap()
+        .advertise("broker.example:9092")
+        .unwrap();
+    assert_eq!(
+        ok.build().unwrap().listeners[0].advertised.to_string(),
+        "broker.example:9092"
+    );
+    let text = sentence(
+        builder()
+            .listen("*:9092")
+            .unwrap()
+            .advertise("0.0.0.0:9092")
+            .unwrap()
+            .build(),
+    );
     assert!(text.contains("wildcard"), "{text}");
     let text = sentence(builder().advertise("X=a:1").unwrap().build());
     assert!(text.contains("--listen X=HOST:PORT"), "{text}");
@@ -135,29 +178,61 @@ fn a_wildcard_needs_an_advertised_address() {
 #[test]
 fn listeners_of_the_command_line_replace_the_files() {
     let file = "[listeners]\nA = '*:1'\n[advertised]\nA = 'h:1'\n";
-    let s = toml(file).unwrap().listen("B=127.0.0.1:0").unwrap().listen("C=127.0.0.1:0").unwrap();
+    let s = toml(file)
+        .unwrap()
+        .listen("B=127.0.0.1:0")
+        .unwrap()
+        .listen("C=127.0.0.1:0")
+        .unwrap();
     let names: Vec<String> = s.build().unwrap().listeners.into_iter().map(|l| l.name).collect();
     assert_eq!(names, ["B", "C"]);
     let text = sentence(builder().listen("a:1").unwrap().listen("b:1"));
     assert!(text.contains("twice"), "{text}");
-    let text = sentence(builder().listen("A=a:1").unwrap().listen("B=a:1").unwrap().build());
+    let text = sentence(
+        builder()
+            .listen("A=a:1")
+            .unwrap()
+            .listen("B=a:1")
+            .unwrap()
+            .build(),
+    );
     assert!(text.contains("both bind"), "{text}");
 }
 
 #[test]
 fn settings_that_do_not_go_together() {
-    let text = sentence(builder().set("shards=16").unwrap().set("memory.limit=64MiB").unwrap().build());
+    let text = sentence(
+        builder()
+            .set("shards=16")
+            .unwrap()
+            .set("memory.limit=64MiB")
+            .unwrap()
+            .build(),
+    );
     assert!(text.contains("--shards"), "{text}");
-    let both = builder().set("request.max_bytes=64K").unwrap().set("message.max_bytes=1M").unwrap();
+    let both = builder()
+        .set("request.max_bytes=64K")
+        .unwrap()
+        .set("message.max_bytes=1M")
+        .unwrap();
     assert!(sentence(both.build()).contains("request.max_bytes"));
 }
 
 #[test]
 fn changes_say_when_they_take_effect() {
     let before = builder().build().unwrap();
-    let after = builder().set("shards=1").unwrap().set("default.partitions=3").unwrap().build().unwrap();
+    let after = builder()
+        .set("shards=1")
+        .unwrap()
+        .set("default.partitions=3")
+        .unwrap()
+        .build()
+        .unwrap();
     let changes = before.changes(&after);
     let seen: Vec<(&str, Effect)> = changes.iter().map(|c| (c.name.as_str(), c.effect)).collect();
-    assert_eq!(seen, [("default.partitions", Effect::Live), ("shards", Effect::Restart)]);
+    assert_eq!(
+        seen,
+        [("default.partitions", Effect::Live), ("shards", Effect::Restart)]
+    );
     assert!(before.changes(&before).is_empty());
 }

@@ -25,7 +25,9 @@ impl HostFacts {
         let affinity = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
         HostFacts {
             cgroup_memory_bytes: cgroup_memory_bytes(&groups, Path::new("/sys/fs/cgroup")),
-            total_memory_bytes: read("/proc/meminfo").and_then(|t| parse_meminfo_total_bytes(&t)).unwrap_or(1 << 30),
+            total_memory_bytes: read("/proc/meminfo")
+                .and_then(|t| parse_meminfo_total_bytes(&t))
+                .unwrap_or(1 << 30),
             affinity_cpus: u16::try_from(affinity).unwrap_or(u16::MAX).max(1),
             quota_cpus: cgroup_quota_cpus(&groups, Path::new("/sys/fs/cgroup")),
         }
@@ -33,12 +35,16 @@ impl HostFacts {
 
     /// Default of `memory.limit`: half of what the cgroup allows, else half of the host.
     pub fn default_memory_bytes(&self) -> u64 {
-        self.cgroup_memory_bytes.map_or(self.total_memory_bytes, |b| b.min(self.total_memory_bytes)) / 2
+        self.cgroup_memory_bytes
+            .map_or(self.total_memory_bytes, |b| b.min(self.total_memory_bytes))
+            / 2
     }
 
     /// Default of `shards`: min(affinity, ceil(quota)), at least 1.
     pub fn default_shards(&self) -> u16 {
-        let cpus = self.quota_cpus.map_or(self.affinity_cpus, |q| q.min(self.affinity_cpus));
+        let cpus = self
+            .quota_cpus
+            .map_or(self.affinity_cpus, |q| q.min(self.affinity_cpus));
         cpus.clamp(1, crate::limits::SHARDS_MAX)
     }
 }
@@ -71,20 +77,35 @@ fn group_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
 /// The directory of `path` below `mount` and each one above it; a bound may stand at any level.
 fn levels(mount: &Path, path: &str) -> Vec<std::path::PathBuf> {
     let below = mount.join(path.trim_start_matches('/'));
-    below.ancestors().take_while(|dir| dir.starts_with(mount)).map(Path::to_owned).collect()
+    below
+        .ancestors()
+        .take_while(|dir| dir.starts_with(mount))
+        .map(Path::to_owned)
+        .collect()
 }
 
 fn cgroup_memory_bytes(groups: &str, mount: &Path) -> Option<u64> {
     let bound = |dir: &Path, file: &str| -> Option<u64> {
-        let value: u64 = std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()?;
+        let value: u64 = std::fs::read_to_string(dir.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
         // v1 writes "no bound" as a number near 2^63.
         (value < 1 << 60).then_some(value)
     };
-    let v2 = group_path(groups, "")
-        .and_then(|path| levels(mount, path).iter().filter_map(|dir| bound(dir, "memory.max")).min());
+    let v2 = group_path(groups, "").and_then(|path| {
+        levels(mount, path)
+            .iter()
+            .filter_map(|dir| bound(dir, "memory.max"))
+            .min()
+    });
     let v1 = group_path(groups, "memory").and_then(|path| {
         let levels = levels(&mount.join("memory"), path);
-        levels.iter().filter_map(|dir| bound(dir, "memory.limit_in_bytes")).min()
+        levels
+            .iter()
+            .filter_map(|dir| bound(dir, "memory.limit_in_bytes"))
+            .min()
     });
     v2.into_iter().chain(v1).min()
 }
@@ -99,12 +120,18 @@ fn cgroup_quota_cpus(groups: &str, mount: &Path) -> Option<u16> {
         cpu_count_from_quota(quota.parse().ok()?, period.parse().ok()?)
     };
     let v1 = |dir: &Path| -> Option<u16> {
-        cpu_count_from_quota(number(dir, "cpu.cfs_quota_us")?, number(dir, "cpu.cfs_period_us")?)
+        cpu_count_from_quota(
+            number(dir, "cpu.cfs_quota_us")?,
+            number(dir, "cpu.cfs_period_us")?,
+        )
     };
     let from_v2 =
         group_path(groups, "").and_then(|path| levels(mount, path).iter().filter_map(|d| v2(d)).min());
     let from_v1 = group_path(groups, "cpu").and_then(|path| {
-        levels(&mount.join("cpu"), path).iter().filter_map(|d| v1(d)).min()
+        levels(&mount.join("cpu"), path)
+            .iter()
+            .filter_map(|d| v1(d))
+            .min()
     });
     from_v2.into_iter().chain(from_v1).min()
 }
@@ -136,7 +163,11 @@ mod tests {
     fn v1_is_understood() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), "memory/c/memory.limit_in_bytes", "536870912\n");
-        write(root.path(), "memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write(
+            root.path(),
+            "memory/memory.limit_in_bytes",
+            "9223372036854771712\n",
+        );
         write(root.path(), "cpu/c/cpu.cfs_quota_us", "-1\n");
         write(root.path(), "cpu/cpu.cfs_quota_us", "300000\n");
         write(root.path(), "cpu/cpu.cfs_period_us", "100000\n");
@@ -147,7 +178,10 @@ mod tests {
 
     #[test]
     fn parsers() {
-        assert_eq!(parse_meminfo_total_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16_384));
+        assert_eq!(
+            parse_meminfo_total_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n"),
+            Some(16_384)
+        );
         assert_eq!(parse_meminfo_total_bytes("MemFree: 1 kB\n"), None);
         assert_eq!(cpu_count_from_quota(-1, 100_000), None);
         assert_eq!(cpu_count_from_quota(1, 100_000), Some(1));
@@ -163,8 +197,15 @@ mod tests {
             affinity_cpus: 8,
             quota_cpus: Some(2),
         };
-        assert_eq!((host.default_memory_bytes(), host.default_shards()), (512 << 20, 2));
-        let free = HostFacts { cgroup_memory_bytes: None, quota_cpus: None, ..host };
+        assert_eq!(
+            (host.default_memory_bytes(), host.default_shards()),
+            (512 << 20, 2)
+        );
+        let free = HostFacts {
+            cgroup_memory_bytes: None,
+            quota_cpus: None,
+            ..host
+        };
         assert_eq!((free.default_memory_bytes(), free.default_shards()), (4 << 30, 8));
         let here = HostFacts::detect();
         assert!(here.default_shards() >= 1 && here.default_memory_bytes() > 0);

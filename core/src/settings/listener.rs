@@ -38,7 +38,9 @@ impl HostPort {
     /// Parses `HOST:PORT`, `[V6]:PORT` or `*:PORT`.
     pub fn parse(text: &str) -> Result<Self, HostPortError> {
         let text = text.trim();
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| HostPortError::NoPort(text.into()))?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| HostPortError::NoPort(text.into()))?;
         if host.is_empty() {
             return Err(HostPortError::NoHost(text.into()));
         }
@@ -53,15 +55,20 @@ impl HostPort {
                 inner
             }
             None => {
-                let named =
-                    host.len() <= 253 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+                let named = host.len() <= 253
+                    && host
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
                 if host != "*" && !named {
                     return Err(bad_host());
                 }
                 host
             }
         };
-        Ok(HostPort { host: host.to_owned(), port })
+        Ok(HostPort {
+            host: host.to_owned(),
+            port,
+        })
     }
 
     /// Binds every address: `0.0.0.0`, `[::]` or `*`.
@@ -75,7 +82,10 @@ impl HostPort {
     /// The resolver's.
     pub fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
         let both = |v4: Ipv4Addr, v6: Ipv6Addr| {
-            Ok(vec![SocketAddr::new(v4.into(), self.port), SocketAddr::new(v6.into(), self.port)])
+            Ok(vec![
+                SocketAddr::new(v4.into(), self.port),
+                SocketAddr::new(v6.into(), self.port),
+            ])
         };
         match self.host.as_str() {
             "localhost" => both(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
@@ -121,22 +131,42 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for text in ["localhost:9092", "10.0.0.1:0", "[::1]:9092", "*:65535", "my-host_1.example:1"] {
+        for text in [
+            "localhost:9092",
+            "10.0.0.1:0",
+            "[::1]:9092",
+            "*:65535",
+            "my-host_1.example:1",
+        ] {
             assert_eq!(HostPort::parse(text).unwrap().to_string(), text);
         }
-        assert!(matches!(HostPort::parse("localhost"), Err(HostPortError::NoPort(_))));
+        assert!(matches!(
+            HostPort::parse("localhost"),
+            Err(HostPortError::NoPort(_))
+        ));
         assert!(matches!(HostPort::parse(":9092"), Err(HostPortError::NoHost(_))));
         for text in ["a:", "a:70000", "a:+1", "a:-1", "a:x"] {
-            assert!(matches!(HostPort::parse(text), Err(HostPortError::BadPort(_))), "{text}");
+            assert!(
+                matches!(HostPort::parse(text), Err(HostPortError::BadPort(_))),
+                "{text}"
+            );
         }
         for text in ["::1:9092", "[::1:9092", "[x]:1", "a b:1", "http://a:1"] {
-            assert!(matches!(HostPort::parse(text), Err(HostPortError::BadHost(_))), "{text}");
+            assert!(
+                matches!(HostPort::parse(text), Err(HostPortError::BadHost(_))),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn wildcards() {
-        for (text, wild) in [("0.0.0.0:1", true), ("[::]:1", true), ("*:1", true), ("localhost:1", false)] {
+        for (text, wild) in [
+            ("0.0.0.0:1", true),
+            ("[::]:1", true),
+            ("*:1", true),
+            ("localhost:1", false),
+        ] {
             assert_eq!(HostPort::parse(text).unwrap().is_wildcard(), wild, "{text}");
         }
     }
@@ -148,7 +178,10 @@ mod tests {
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["127.0.0.1:9092", "[::1]:9092"]
         );
-        assert_eq!(HostPort::parse("127.0.0.1:5").unwrap().resolve().unwrap().len(), 1);
+        assert_eq!(
+            HostPort::parse("127.0.0.1:5").unwrap().resolve().unwrap().len(),
+            1
+        );
     }
 
     #[test]

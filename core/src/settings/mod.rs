@@ -220,7 +220,12 @@ impl Settings {
             .filter_map(|name| {
                 let (before, after) = (value(self, name), value(next, name));
                 let effect = find(name).map_or(Effect::Restart, |spec| spec.effect);
-                (before != after).then(|| Change { name: name.clone(), before, after, effect })
+                (before != after).then(|| Change {
+                    name: name.clone(),
+                    before,
+                    after,
+                    effect,
+                })
             })
             .collect()
     }

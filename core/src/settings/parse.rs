@@ -67,7 +67,9 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
 }
 
 fn split_number(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     (!number.is_empty()).then_some((number, unit.trim_start()))
 }

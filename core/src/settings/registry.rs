@@ -4,9 +4,7 @@
 
 use std::fmt;
 
-use crate::limits::{
-    DATA_DIRS_MAX, MEMORY_BYTES_MIN, NODE_ID_MAX, PARTITIONS_PER_TOPIC_MAX, SHARDS_MAX,
-};
+use crate::limits::{DATA_DIRS_MAX, MEMORY_BYTES_MIN, NODE_ID_MAX, PARTITIONS_PER_TOPIC_MAX, SHARDS_MAX};
 
 /// Name a listener gets when none is given.
 pub const DEFAULT_LISTENER: &str = "PLAINTEXT";
@@ -108,17 +106,28 @@ impl SettingSpec {
     /// One line for `config print` and error messages: bounds in words.
     pub fn bounds(&self) -> String {
         let auto = if self.allows_auto() { "auto or " } else { "" };
-        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        let unit = if self.unit.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", self.unit)
+        };
         match self.kind {
             Kind::Bool => "true or false".to_owned(),
             Kind::Integer { min, max } | Kind::Duration { min, max, .. } => {
                 format!("{auto}{min} to {max}{unit}")
             }
             Kind::Size { min, max } => {
-                let show = |bytes: i64| {
-                    u64::try_from(bytes).map_or_else(|_| bytes.to_string(), super::format_size)
-                };
-                format!("{auto}{} to {}", show(min), if max == i64::MAX { "any size".into() } else { show(max) })
+                let show =
+                    |bytes: i64| u64::try_from(bytes).map_or_else(|_| bytes.to_string(), super::format_size);
+                format!(
+                    "{auto}{} to {}",
+                    show(min),
+                    if max == i64::MAX {
+                        "any size".into()
+                    } else {
+                        show(max)
+                    }
+                )
             }
             Kind::Choice(words) => words.join(", "),
             Kind::Text { bytes_max } => format!("at most {bytes_max} bytes of text"),
@@ -171,7 +180,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "commit.max_delay_us",
-        kind: Kind::Duration { unit_us: 1, min: 0, max: 100_000 },
+        kind: Kind::Duration {
+            unit_us: 1,
+            min: 0,
+            max: 100_000,
+        },
         unit: "us",
         default: "0",
         effect: Effect::Live,
@@ -180,7 +193,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "connection.idle_timeout_ms",
-        kind: Kind::Duration { unit_us: 1_000, min: 1_000, max: DAY_MS },
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 1_000,
+            max: DAY_MS,
+        },
         unit: "ms",
         default: "600000",
         effect: Effect::Live,
@@ -189,14 +206,19 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "data.dirs",
-        kind: Kind::Paths { count_max: DATA_DIRS_MAX },
+        kind: Kind::Paths {
+            count_max: DATA_DIRS_MAX,
+        },
         default: "./tidelog-data",
         doc: "Directories for segments, checkpoints and journals; each is complete in itself.",
         ..BASE
     },
     SettingSpec {
         name: "default.partitions",
-        kind: Kind::Integer { min: 1, max: PARTITIONS_PER_TOPIC_MAX as i64 },
+        kind: Kind::Integer {
+            min: 1,
+            max: PARTITIONS_PER_TOPIC_MAX as i64,
+        },
         unit: "partitions",
         default: "1",
         effect: Effect::Live,
@@ -205,7 +227,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "drain_timeout_ms",
-        kind: Kind::Duration { unit_us: 1_000, min: 0, max: 3_600_000 },
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 0,
+            max: 3_600_000,
+        },
         unit: "ms",
         default: "30000",
         effect: Effect::Live,
@@ -214,7 +240,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "fetch.max_bytes",
-        kind: Kind::Size { min: 1_024, max: 1 << 30 },
+        kind: Kind::Size {
+            min: 1_024,
+            max: 1 << 30,
+        },
         unit: "bytes",
         default: "55MiB",
         effect: Effect::Live,
@@ -237,7 +266,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "log.durability.interval_ms",
-        kind: Kind::Duration { unit_us: 1_000, min: 1, max: 60_000 },
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 1,
+            max: 60_000,
+        },
         unit: "ms",
         default: "100",
         effect: Effect::Live,
@@ -246,7 +279,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "log.retention_bytes",
-        kind: Kind::Size { min: -1, max: i64::MAX },
+        kind: Kind::Size {
+            min: -1,
+            max: i64::MAX,
+        },
         unit: "bytes",
         default: "-1",
         effect: Effect::Live,
@@ -255,7 +291,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "log.retention_ms",
-        kind: Kind::Duration { unit_us: 1_000, min: -1, max: 100 * YEAR_MS },
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: -1,
+            max: 100 * YEAR_MS,
+        },
         unit: "ms",
         default: "604800000",
         effect: Effect::Live,
@@ -264,7 +304,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "log.segment_bytes",
-        kind: Kind::Size { min: MIB, max: i32::MAX as i64 },
+        kind: Kind::Size {
+            min: MIB,
+            max: i32::MAX as i64,
+        },
         unit: "bytes",
         default: "1GiB",
         effect: Effect::Live,
@@ -273,7 +316,11 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "log.segment_ms",
-        kind: Kind::Duration { unit_us: 1_000, min: 1_000, max: 100 * YEAR_MS },
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 1_000,
+            max: 100 * YEAR_MS,
+        },
         unit: "ms",
         default: "604800000",
         effect: Effect::Live,
@@ -282,7 +329,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "memory.limit",
-        kind: Kind::Size { min: MEMORY_BYTES_MIN as i64, max: i64::MAX },
+        kind: Kind::Size {
+            min: MEMORY_BYTES_MIN as i64,
+            max: i64::MAX,
+        },
         unit: "bytes",
         default: "auto",
         doc: "Bound of anonymous, shared, pinned, ring and socket memory; auto is half of what the cgroup or the host has.",
@@ -290,7 +340,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "message.max_bytes",
-        kind: Kind::Size { min: 1_024, max: 128 << 20 },
+        kind: Kind::Size {
+            min: 1_024,
+            max: 128 << 20,
+        },
         unit: "bytes",
         default: "1048588",
         effect: Effect::Live,
@@ -306,7 +359,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "node.id",
-        kind: Kind::Integer { min: 0, max: NODE_ID_MAX as i64 },
+        kind: Kind::Integer {
+            min: 0,
+            max: NODE_ID_MAX as i64,
+        },
         default: "1",
         doc: "This broker's number in the cluster; kept in the data directory from the first start on.",
         ..BASE
@@ -327,7 +383,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "request.max_bytes",
-        kind: Kind::Size { min: 64 << 10, max: 1 << 30 },
+        kind: Kind::Size {
+            min: 64 << 10,
+            max: 1 << 30,
+        },
         unit: "bytes",
         default: "100MiB",
         effect: Effect::NewConnections,
@@ -344,7 +403,10 @@ static REGISTRY: &[SettingSpec] = &[
     },
     SettingSpec {
         name: "shards",
-        kind: Kind::Integer { min: 1, max: SHARDS_MAX as i64 },
+        kind: Kind::Integer {
+            min: 1,
+            max: SHARDS_MAX as i64,
+        },
         unit: "shards",
         default: "auto",
         doc: "Threads that own partitions and connections; auto is the usable cores. May change at any restart.",
@@ -367,7 +429,10 @@ pub fn find(key: &str) -> Option<&'static SettingSpec> {
 
 /// A listener's name: 1 to 64 of letters, digits, `_` and `-`.
 pub(super) fn is_member_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// The known name nearest to an unknown key.
@@ -387,7 +452,10 @@ pub fn nearest(key: &str) -> &'static str {
 }
 
 fn fold(key: &str) -> String {
-    key.chars().take(128).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
+    key.chars()
+        .take(128)
+        .map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() })
+        .collect()
 }
 
 /// Edit distance (insert, delete, replace each 1).

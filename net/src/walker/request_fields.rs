@@ -235,7 +235,7 @@ const LIST_OFFSETS_FIELDS: &[Field] = &[
 
 const METADATA_METADATA_REQUEST_TOPIC: &[Field] = &[
     field("topic_id", Kind::Uuid, 10, LATEST),
-    field("name", Kind::String, 0, LATEST).nullable(),
+    field("name", Kind::String, 0, LATEST).nullable_from(10),
 ];
 
 const METADATA_FIELDS: &[Field] = &[
@@ -245,7 +245,7 @@ const METADATA_FIELDS: &[Field] = &[
         0,
         LATEST,
     )
-    .nullable(),
+    .nullable_from(1),
     field("allow_auto_topic_creation", Kind::Bool, 4, LATEST),
     field("include_cluster_authorized_operations", Kind::Bool, 8, 10),
     field("include_topic_authorized_operations", Kind::Bool, 8, LATEST),

@@ -78,7 +78,7 @@ pub static RESPONSES: &[Message] = &[
         key: ApiKey::InitProducerId,
         name: "InitProducerIdResponse",
         min: 0,
-        max: 6,
+        max: 5,
         flexible_from: 2,
         fields: INIT_PRODUCER_ID_FIELDS,
     },
@@ -321,7 +321,7 @@ const METADATA_METADATA_RESPONSE_PARTITION: &[Field] = &[
 
 const METADATA_METADATA_RESPONSE_TOPIC: &[Field] = &[
     field("error_code", Kind::Int16, 0, LATEST),
-    field("name", Kind::String, 0, LATEST).nullable(),
+    field("name", Kind::String, 0, LATEST).nullable_from(12),
     field("topic_id", Kind::Uuid, 10, LATEST),
     field("is_internal", Kind::Bool, 1, LATEST),
     field(
@@ -458,7 +458,7 @@ const CREATE_TOPICS_FIELDS: &[Field] = &[
 ];
 
 const DELETE_TOPICS_DELETABLE_TOPIC_RESULT: &[Field] = &[
-    field("name", Kind::String, 0, LATEST).nullable(),
+    field("name", Kind::String, 0, LATEST).nullable_from(6),
     field("topic_id", Kind::Uuid, 6, LATEST),
     field("error_code", Kind::Int16, 0, LATEST),
     field("error_message", Kind::String, 5, LATEST).nullable(),

@@ -45,8 +45,8 @@ pub struct Field {
     pub min: i16,
     /// Last version that has it, or [`LATEST`].
     pub max: i16,
-    /// Whether the null length is allowed.
-    pub nullable: bool,
+    /// First version that allows the null length, if any does.
+    pub nullable_from: Option<i16>,
     /// The tag, when the field lies in the tag buffer.
     pub tag: Option<u32>,
 }
@@ -58,17 +58,30 @@ pub const fn field(name: &'static str, kind: Kind, min: i16, max: i16) -> Field 
         kind,
         min,
         max,
-        nullable: false,
+        nullable_from: None,
         tag: None,
     }
 }
 
 impl Field {
-    /// The same field, nullable.
+    /// The same field, nullable in every version that has it.
     pub const fn nullable(self) -> Field {
+        self.nullable_from(0)
+    }
+
+    /// The same field, nullable from a version on.
+    pub const fn nullable_from(self, version: i16) -> Field {
         Field {
-            nullable: true,
+            nullable_from: Some(version),
             ..self
+        }
+    }
+
+    /// Whether this version allows the null length.
+    pub const fn is_nullable_in(&self, version: i16) -> bool {
+        match self.nullable_from {
+            Some(first) => first <= version,
+            None => false,
         }
     }
 

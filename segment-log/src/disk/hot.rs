@@ -262,4 +262,56 @@ mod tests {
         assert!(!ranges.contains(&(0..1)));
         assert!(ranges.contains(&(80..81)));
     }
+
+    fn written_file(dir: &std::path::Path, id: u64) -> FileHandle {
+        let path = dir.join(id.to_string());
+        std::fs::write(&path, b"0123456789").expect("written");
+        let file = std::fs::File::open(&path).expect("opened");
+        FileHandle::from_fd(id, path, file.into())
+    }
+
+    #[test]
+    fn maps_are_bounded_and_leases_outlive_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let files: Vec<FileHandle> = (0..MAPS_MAX as u64 + 10)
+            .map(|n| written_file(dir.path(), n))
+            .collect();
+        let mut leases = Vec::new();
+        for file in &files {
+            hot.note_written(file, 0..10);
+            leases.push(hot.hot_bytes(file, 2..5).expect("hot"));
+            assert!(hot.maps() <= MAPS_MAX);
+        }
+        assert_eq!(hot.maps(), MAPS_MAX);
+        assert!(leases.iter().all(|lease| **lease == *b"234"));
+        assert!(hot.hot_bytes(&files[0], 0..10).is_some(), "mapped again");
+        drop(files);
+        hot.drop_closed();
+        assert_eq!(hot.maps(), 0);
+        assert_eq!(*leases[0], *b"234");
+    }
+
+    #[test]
+    fn a_range_beyond_the_file_is_never_mapped() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let file = written_file(dir.path(), 1);
+        hot.note_written(&file, 0..11);
+        assert!(hot.hot_bytes(&file, 0..11).is_none(), "longer than the file");
+        assert!(hot.hot_bytes(&file, 0..10).is_some());
+        hot.forget(&file);
+        assert!(hot.hot_bytes(&file, 0..10).is_none());
+        assert_eq!(hot.maps(), 0);
+    }
+
+    #[test]
+    fn handles_with_equal_ids_are_told_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut hot = HotMaps::new();
+        let (one, two) = (written_file(dir.path(), 1), written_file(dir.path(), 1));
+        hot.note_written(&one, 0..10);
+        assert!(hot.hot_bytes(&one.clone(), 0..10).is_some());
+        assert!(hot.hot_bytes(&two, 0..10).is_none());
+    }
 }

@@ -6,7 +6,8 @@
 //!
 //! What it keeps, and what it does not:
 //! - Cached reads see the cache. Device reads see what write-back (in the background, by
-//!   [`DiskOp::Writeback`] or by a sync) has brought to the device.
+//!   [`DiskOp::Writeback`] or by a sync) has brought to the device. A drive has a cache of its own:
+//!   what a device read saw is safe from a cut only once a sync succeeded.
 //! - A sync covers what was written before its *submission*, nothing else.
 //! - [`SimDisk::power_cut`]: every 512-byte sector becomes its last synced or any later written
 //!   version, independently of the others; so do lengths; each change of a directory happened or

@@ -1,0 +1,53 @@
+//! Kafka's error codes that admin requests answer with, and a code with its message.
+
+/// The codes, by Kafka's names.
+pub mod code {
+    /// No error.
+    pub const NONE: i16 = 0;
+    /// The topic or partition does not exist.
+    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    /// The name is illegal, reserved or collides.
+    pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
+    /// The topic exists.
+    pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+    /// The partition count is illegal.
+    pub const INVALID_PARTITIONS: i16 = 37;
+    /// The replication factor is illegal or cannot be reached.
+    pub const INVALID_REPLICATION_FACTOR: i16 = 38;
+    /// The manual assignment is illegal.
+    pub const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
+    /// A configuration is unknown or illegal.
+    pub const INVALID_CONFIG: i16 = 40;
+    /// The request makes no sense.
+    pub const INVALID_REQUEST: i16 = 42;
+    /// A limit of this broker.
+    pub const POLICY_VIOLATION: i16 = 44;
+    /// No topic has this id.
+    pub const UNKNOWN_TOPIC_ID: i16 = 100;
+}
+
+/// An error to be sent to a client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (error {code})")]
+pub struct KafkaError {
+    /// Kafka's error code.
+    pub code: i16,
+    /// Message for people.
+    pub message: String,
+}
+
+impl KafkaError {
+    /// A code with its message.
+    pub fn new(code: i16, message: impl Into<String>) -> Self {
+        KafkaError {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<crate::topic_config::ConfigError> for KafkaError {
+    fn from(error: crate::topic_config::ConfigError) -> Self {
+        KafkaError::new(code::INVALID_CONFIG, error.to_string())
+    }
+}

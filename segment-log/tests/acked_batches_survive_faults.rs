@@ -1,0 +1,679 @@
+//! The promise: a batch whose offset passed the durable offset is there, under its offset and with
+//! its bytes, after any sequence of power cuts, process kills, failed writes and failed syncs;
+//! nothing is served that was not appended; and no offset is given out twice under one leader epoch.
+//!
+//! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (200).
+//! The tests at the end show that the oracle can fail: with syncs that do nothing, and with faults
+//! planted in recovery.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::task::Poll;
+
+use bytes::Bytes;
+use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
+use tidelog_segment_log::batch::{BatchHeader, patch_prefix};
+use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
+use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity, write_checkpoint};
+use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
+use tidelog_segment_log::disk::{
+    Completion, DirectoryLock, Disk, DiskOp, FileHandle, HotBytes, ReadSource, Token, WriteNow,
+};
+use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
+use tidelog_segment_log::log::{
+    AppendError, CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenProgress, OpenSpec, Opening,
+    PartitionLog, ReadPart, verify_cold,
+};
+use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions, RecoveryReport};
+
+const LOG_SPACE: u32 = 7;
+const CHECKPOINT_SPACE: u32 = 8;
+const STEPS_MAX: usize = 200_000;
+
+/// A disk that gets on by itself when somebody waits for it.
+struct Stepping<'a>(&'a mut SimDisk);
+
+impl Disk for Stepping<'_> {
+    fn submit(&mut self, token: Token, op: DiskOp) {
+        self.0.submit(token, op);
+    }
+    fn take_completions(&mut self, out: &mut Vec<Completion>) {
+        self.0.advance();
+        self.0.take_completions(out);
+    }
+    fn write_now(&mut self, file: &FileHandle, at: u64, pieces: &[IoSlice<'_>]) -> io::Result<WriteNow> {
+        self.0.write_now(file, at, pieces)
+    }
+    fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {
+        self.0.hot_bytes(file, range)
+    }
+    fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
+        self.0.lock_directory(path)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Scenario {
+    steps: usize,
+    fdatasync_is_noop: bool,
+    bug: RecoveryBug,
+}
+
+const SOUND: Scenario = Scenario {
+    steps: 400,
+    fdatasync_is_noop: false,
+    bug: RecoveryBug::None,
+};
+
+#[derive(Clone, Debug)]
+struct Sent {
+    last: i64,
+    stored: Bytes,
+}
+
+struct World {
+    rng: SimRng,
+    disk: SimDisk,
+    data: Option<DataDirectory>,
+    log: Option<Box<PartitionLog>>,
+    checkpoint: Option<Machine<io::Result<()>>>,
+    checkpoint_confirms_term: bool,
+    created: bool,
+    now_ms: i64,
+    next_value: u64,
+    scenario: Scenario,
+    /// Appended in this life of the log and not seen to be durable: by base offset.
+    pending: BTreeMap<i64, Sent>,
+    /// Seen to be durable: must be there for good.
+    acked: BTreeMap<i64, Sent>,
+    /// Everything ever appended: what may be served.
+    ever: BTreeSet<(i64, Bytes)>,
+    given_out: BTreeSet<(i32, i64)>,
+    recoveries: usize,
+    fences: usize,
+}
+
+type Verdict = Result<(), String>;
+
+fn key() -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([9; 16]),
+        partition: 3,
+    }
+}
+
+fn faults(rng: &mut SimRng) -> SimFaults {
+    let rare = |rng: &mut SimRng| if rng.coin() { 0 } else { 3_000 };
+    SimFaults {
+        no_space_ppm: rare(rng),
+        short_write_ppm: rare(rng),
+        writeback_error_ppm: if rng.coin() { 0 } else { 60_000 },
+        would_stall_ppm: if rng.coin() { 0 } else { 200_000 },
+        cold_ppm: 200_000,
+        ..SimFaults::default()
+    }
+    .with_eio(OpKind::Sync, rare(rng) * 5)
+    .with_eio(OpKind::Write, rare(rng))
+    .with_eio(OpKind::WriteNow, rare(rng))
+    .with_eio(OpKind::SyncDir, rare(rng))
+    .with_eio(OpKind::Create, rare(rng))
+}
+
+impl World {
+    fn new(seed: u64, scenario: Scenario) -> Self {
+        let mut rng = SimRng::new(seed ^ 0x7173_6d00);
+        let disk = SimDisk::new(SimConfig {
+            seed,
+            faults: faults(&mut rng),
+            fdatasync_is_noop: scenario.fdatasync_is_noop,
+            ..SimConfig::default()
+        });
+        Self {
+            rng,
+            disk,
+            data: None,
+            log: None,
+            checkpoint: None,
+            checkpoint_confirms_term: false,
+            created: false,
+            now_ms: 1_000_000,
+            next_value: 0,
+            scenario,
+            pending: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            ever: BTreeSet::new(),
+            given_out: BTreeSet::new(),
+            recoveries: 0,
+            fences: 0,
+        }
+    }
+
+    fn root() -> PathBuf {
+        PathBuf::from("/sim/data")
+    }
+
+    fn spec(&self, checkpoint: Option<PartitionCheckpoint>, clean: bool, start_counter: u64) -> OpenSpec {
+        OpenSpec {
+            directory: Self::root().join("partition"),
+            key: key(),
+            config: LogConfig {
+                segment_bytes: 96 << 10,
+                segment_ms: 60_000,
+                durability: Durability::Fsync,
+            },
+            token_space: LOG_SPACE,
+            checkpoint,
+            clean,
+            start_counter,
+            created: !self.created,
+        }
+    }
+
+    /// Takes the data directory and opens the log, as a process that starts does.
+    fn start(&mut self) -> Verdict {
+        for _ in 0..STEPS_MAX {
+            let new = NewIdentity {
+                node_id: 1,
+                cluster_id: "simulated".into(),
+                rack: None,
+            };
+            let data = match DataDirectory::open(&mut Stepping(&mut self.disk), &Self::root(), new) {
+                Ok(data) => data,
+                Err(_) => continue,
+            };
+            let evidence = data.evidence(&key());
+            let options = RecoveryOptions {
+                incarnation_seed: Some(self.rng.next_u64()),
+                bug: self.scenario.bug,
+                ..evidence.options
+            };
+            let spec = self.spec(evidence.checkpoint, data.was_clean(), data.start_counter());
+            let was_created = self.created;
+            self.data = Some(data);
+            // From here on the partition's files may be there.
+            self.created = true;
+            match self.open(Opening::with_options(spec, options))? {
+                Some(report) => return self.check_after_open(&report, was_created),
+                None => {
+                    self.data = None;
+                    self.disk.process_kill();
+                }
+            }
+        }
+        Err("the log never opens".into())
+    }
+
+    fn open(&mut self, mut opening: Opening) -> Result<Option<RecoveryReport>, String> {
+        let mut completions = Vec::new();
+        for _ in 0..STEPS_MAX {
+            match opening.step(self.now_ms, &mut self.disk, std::mem::take(&mut completions)) {
+                OpenProgress::Ready(log, report) => {
+                    self.log = Some(log);
+                    return Ok(Some(report));
+                }
+                OpenProgress::Failed(_) => return Ok(None),
+                OpenProgress::Pending => {
+                    self.disk.advance();
+                    self.disk.take_completions(&mut completions);
+                }
+            }
+        }
+        Err("an opening does not end".into())
+    }
+
+    /// After an open everything in the log is durable, and everything that was durable is in it.
+    fn check_after_open(&mut self, report: &RecoveryReport, existed: bool) -> Verdict {
+        self.recoveries += usize::from(existed);
+        if !report.quarantined.is_empty() {
+            return Err(format!("damage where none was done: {:?}", report.quarantined));
+        }
+        let (start, end) = match &self.log {
+            Some(log) => (log.log_start_offset(), log.high_watermark()),
+            None => return Err("no log".into()),
+        };
+        let served = self.read(start, end, usize::MAX)?;
+        for (base, sent) in &self.acked {
+            if served.get(base) != Some(&sent.stored) {
+                return Err(format!("acked batch at offset {base} is lost ({report:?})"));
+            }
+        }
+        let mut next = start.0;
+        for (base, stored) in &served {
+            if *base != next {
+                return Err(format!("offset {next} is missing"));
+            }
+            let batch = BatchHeader::parse(stored).map_err(|error| error.to_string())?;
+            next = batch.last_offset().0 + 1;
+            self.acked.insert(
+                *base,
+                Sent {
+                    last: batch.last_offset().0,
+                    stored: stored.clone(),
+                },
+            );
+        }
+        if next != end.0 {
+            return Err(format!("the log ends at {next}, not at {end}"));
+        }
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Reads through plans, whatever they are; every batch must be one that was appended.
+    fn read(
+        &mut self,
+        from: Offset,
+        below: Offset,
+        max_bytes: usize,
+    ) -> Result<BTreeMap<i64, Bytes>, String> {
+        let Some(log) = self.log.as_mut() else {
+            return Err("no log".into());
+        };
+        let mut served = BTreeMap::new();
+        let mut at = from;
+        while at < below {
+            let plan = log
+                .read(&mut self.disk, at, below, max_bytes)
+                .map_err(|error| error.to_string())?;
+            let before = at;
+            for part in plan.parts {
+                let batches: Vec<Bytes> = match part {
+                    ReadPart::Hot(pieces) => {
+                        pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect()
+                    }
+                    ReadPart::Cold(range) => {
+                        let file = self
+                            .disk
+                            .snapshot(range.file.path(), ReadSource::Cached)
+                            .map_err(|error| format!("a planned file: {error}"))?;
+                        let bytes = &file[range.position.start as usize..range.position.end as usize];
+                        let found = verify_cold(&range, bytes).map_err(|error| error.to_string())?;
+                        found
+                            .into_iter()
+                            .map(|at| Bytes::copy_from_slice(&bytes[at]))
+                            .collect()
+                    }
+                };
+                for stored in batches {
+                    let batch = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
+                    if !self.ever.contains(&(batch.base_offset.0, stored.clone())) {
+                        return Err(format!(
+                            "offset {} serves what was never appended",
+                            batch.base_offset
+                        ));
+                    }
+                    at = Offset(batch.last_offset().0 + 1);
+                    served.insert(batch.base_offset.0, stored);
+                }
+            }
+            if at == before {
+                return Err(format!("nothing is served at offset {at}, below {below}"));
+            }
+            if max_bytes != usize::MAX {
+                break;
+            }
+        }
+        Ok(served)
+    }
+
+    fn append(&mut self) -> Verdict {
+        let Some(log) = self.log.as_mut() else {
+            return Ok(());
+        };
+        let records = 1 + self.rng.index(3);
+        let len = match self.rng.index(20) {
+            0 => 20_000 + self.rng.index(30_000),
+            1..5 => 3_000 + self.rng.index(6_000),
+            _ => self.rng.index(600),
+        };
+        self.next_value += 1;
+        let mut value = vec![(self.next_value % 251) as u8; len];
+        value.extend_from_slice(&self.next_value.to_le_bytes());
+        let values: Vec<&[u8]> = (0..records).map(|_| value.as_slice()).collect();
+        let spec = BatchSpec {
+            producer_id: 4,
+            producer_epoch: 0,
+            base_sequence: 0,
+            timestamp_ms: self.now_ms,
+            ..BatchSpec::default()
+        };
+        let batch = Bytes::from(build_batch(&spec, &values));
+        match log.append(self.now_ms, &mut self.disk, &batch) {
+            Ok(appended) => {
+                let mut stored = batch.to_vec();
+                let prefix = patch_prefix(&batch, appended.base_offset, log.leader_epoch());
+                stored[..prefix.len()].copy_from_slice(&prefix);
+                let stored = Bytes::from(stored);
+                for offset in appended.base_offset.0..=appended.last_offset.0 {
+                    if !self.given_out.insert((log.leader_epoch().0, offset)) {
+                        return Err(format!(
+                            "offset {offset} twice under epoch {}",
+                            log.leader_epoch()
+                        ));
+                    }
+                }
+                self.ever.insert((appended.base_offset.0, stored.clone()));
+                self.pending.insert(
+                    appended.base_offset.0,
+                    Sent {
+                        last: appended.last_offset.0,
+                        stored,
+                    },
+                );
+                Ok(())
+            }
+            Err(AppendError::NoSpace | AppendError::Backlogged | AppendError::Fenced) => Ok(()),
+            Err(AppendError::TermNotDurable) => {
+                self.begin_checkpoint();
+                Ok(())
+            }
+            Err(other) => Err(format!("append: {other}")),
+        }
+    }
+
+    fn begin_checkpoint(&mut self) {
+        if let (Some(log), Some(data), None) = (&self.log, &self.data, &self.checkpoint) {
+            let checkpoint = Checkpoint {
+                start_counter: data.start_counter(),
+                partitions: vec![log.checkpoint()],
+            };
+            let shard = self.rng.index(2) as u32;
+            self.checkpoint_confirms_term = true;
+            self.checkpoint = Some(write_checkpoint(
+                CHECKPOINT_SPACE,
+                Self::root(),
+                shard,
+                &checkpoint,
+            ));
+            self.step_checkpoint(Vec::new());
+        }
+    }
+
+    fn step_checkpoint(&mut self, completions: Vec<Completion>) {
+        if let Some(machine) = self.checkpoint.as_mut()
+            && let Poll::Ready(result) = machine.step(&mut self.disk, completions)
+        {
+            self.checkpoint = None;
+            if let (Ok(()), true, Some(log)) = (result, self.checkpoint_confirms_term, self.log.as_mut()) {
+                log.confirm_term();
+            }
+        }
+    }
+
+    fn pump(&mut self, count: usize) {
+        for _ in 0..count {
+            self.disk.advance();
+            let mut completions = Vec::new();
+            self.disk.take_completions(&mut completions);
+            for completion in completions {
+                if completion.token.0 >> 32 == u64::from(CHECKPOINT_SPACE) {
+                    self.step_checkpoint(vec![completion]);
+                } else if let Some(log) = self.log.as_mut() {
+                    log.on_completion(self.now_ms, &mut self.disk, completion);
+                }
+            }
+        }
+    }
+
+    /// What became durable is acked from here on.
+    fn observe(&mut self) -> Verdict {
+        let Some(log) = &self.log else { return Ok(()) };
+        let durable = log.durable_offset().0;
+        if log.high_watermark().0 > log.log_end_offset().0 {
+            return Err("high watermark above the log end".into());
+        }
+        while let Some(entry) = self.pending.first_entry() {
+            if entry.get().last >= durable {
+                break;
+            }
+            let (base, sent) = entry.remove_entry();
+            self.acked.insert(base, sent);
+        }
+        Ok(())
+    }
+
+    fn reopen_after_fence(&mut self) -> Verdict {
+        let Some(log) = self.log.take() else { return Ok(()) };
+        self.fences += 1;
+        self.checkpoint_confirms_term = false;
+        let retry = log.checkpoint();
+        let floor = log.leader_epoch();
+        let mut opening = log.into_reopening();
+        loop {
+            // The other machine's operations end meanwhile, unseen; it is abandoned.
+            self.checkpoint = None;
+            if let Some(report) = self.open(opening)? {
+                return self.check_after_open(&report, true);
+            }
+            let start_counter = self.data.as_ref().map_or(0, DataDirectory::start_counter);
+            let options = RecoveryOptions {
+                term_floor: floor,
+                continue_in_new_file: true,
+                incarnation_seed: Some(self.rng.next_u64()),
+                bug: self.scenario.bug,
+                ..RecoveryOptions::default()
+            };
+            let spec = self.spec(Some(retry.clone()), false, start_counter);
+            opening = Opening::with_options(spec, options);
+            while self.disk.advance() {}
+            self.disk.take_completions(&mut Vec::new());
+        }
+    }
+
+    fn shut_down_in_order(&mut self) -> Verdict {
+        for _ in 0..STEPS_MAX {
+            let Some(log) = self.log.as_mut() else {
+                return Ok(());
+            };
+            match log.close(self.now_ms, &mut self.disk) {
+                CloseProgress::Fenced => return self.reopen_after_fence(),
+                CloseProgress::Pending => {
+                    // A full disk is asked again each tick.
+                    log.tick(self.now_ms, &mut self.disk);
+                    self.pump(1);
+                }
+                CloseProgress::Closed(checkpoint) => {
+                    self.observe()?;
+                    if !self.pending.is_empty() {
+                        return Err("closed with batches that are not durable".into());
+                    }
+                    while self.checkpoint.is_some() {
+                        self.pump(1);
+                    }
+                    let Some(data) = self.data.take() else {
+                        return Err("no data directory".into());
+                    };
+                    let last = Checkpoint {
+                        start_counter: data.start_counter(),
+                        partitions: vec![*checkpoint],
+                    };
+                    let written = (0..2).all(|shard| {
+                        write_checkpoint(CHECKPOINT_SPACE, Self::root(), shard, &last)
+                            .drive(&mut Stepping(&mut self.disk))
+                            .is_ok()
+                    });
+                    let clean = written && data.mark_clean(&mut Stepping(&mut self.disk)).is_ok();
+                    self.log = None;
+                    drop(data);
+                    self.disk.process_kill();
+                    let _ = clean;
+                    return self.start();
+                }
+            }
+        }
+        Err("a close does not end".into())
+    }
+
+    fn crash(&mut self) -> Verdict {
+        self.log = None;
+        self.checkpoint = None;
+        self.data = None;
+        match self.rng.index(3) {
+            0 => self.disk.power_cut(),
+            1 => self.disk.process_kill(),
+            _ => {
+                self.disk.process_kill();
+                self.disk.power_cut();
+            }
+        }
+        self.start()
+    }
+
+    fn step(&mut self) -> Verdict {
+        self.now_ms += self.rng.below(200) as i64;
+        match self.rng.index(100) {
+            0..40 => self.append()?,
+            40..55 => {
+                if let Some(log) = self.log.as_mut() {
+                    log.flush(self.now_ms, &mut self.disk);
+                }
+            }
+            55..85 => {
+                let count = 1 + self.rng.index(6);
+                self.pump(count);
+            }
+            85..88 => {
+                if let Some(log) = self.log.as_mut() {
+                    log.tick(self.now_ms, &mut self.disk);
+                }
+            }
+            88..91 => self.begin_checkpoint(),
+            91..97 => {
+                let (start, end) = match &self.log {
+                    Some(log) => (log.log_start_offset(), log.high_watermark()),
+                    None => return Err("no log".into()),
+                };
+                let from = Offset(start.0 + self.rng.below((end.0 - start.0).max(1) as u64) as i64);
+                let max_bytes = 1 + self.rng.index(50_000);
+                if from < end {
+                    self.read(from, end, max_bytes)?;
+                }
+            }
+            97 => self.shut_down_in_order()?,
+            _ => self.crash()?,
+        }
+        if self
+            .log
+            .as_ref()
+            .is_some_and(|log| log.status() == LogStatus::Fenced)
+        {
+            self.observe()?;
+            self.reopen_after_fence()?;
+        }
+        self.observe()
+    }
+}
+
+struct Outcome {
+    verdict: Verdict,
+    trace: u64,
+    acked: usize,
+    recoveries: usize,
+    fences: usize,
+}
+
+fn run(seed: u64, scenario: Scenario) -> Outcome {
+    let mut world = World::new(seed, scenario);
+    let mut verdict = world.start();
+    for step in 0..scenario.steps {
+        if verdict.is_err() {
+            break;
+        }
+        verdict = world
+            .step()
+            .map_err(|error| format!("seed {seed}, step {step}: {error}"));
+    }
+    if verdict.is_ok() {
+        world.disk.set_faults(SimFaults::default());
+        verdict = world
+            .crash()
+            .map_err(|error| format!("seed {seed}, at the end: {error}"));
+    }
+    Outcome {
+        verdict,
+        trace: world.disk.trace_hash(),
+        acked: world.acked.len(),
+        recoveries: world.recoveries,
+        fences: world.fences,
+    }
+}
+
+fn seeds() -> u64 {
+    std::env::var("TIDELOG_SIM_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(200)
+}
+
+#[test]
+fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
+    let (mut acked, mut recoveries, mut fences) = (0, 0, 0);
+    for seed in 0..seeds() {
+        let outcome = run(seed, SOUND);
+        assert_eq!(outcome.verdict, Ok(()));
+        acked += outcome.acked;
+        recoveries += outcome.recoveries;
+        fences += outcome.fences;
+    }
+    let seeds = seeds() as usize;
+    assert!(acked > 20 * seeds, "the runs do something: {acked} batches acked");
+    assert!(recoveries > 3 * seeds, "the runs crash: {recoveries} recoveries");
+    assert!(fences > seeds / 10, "the runs fence: {fences} fences");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..5 {
+        assert_eq!(run(seed, SOUND).trace, run(seed, SOUND).trace, "seed {seed}");
+    }
+    assert_ne!(run(1, SOUND).trace, run(2, SOUND).trace);
+}
+
+/// The first seed under which the oracle finds fault.
+fn first_failure(scenario: Scenario) -> Option<String> {
+    (0..seeds()).find_map(|seed| run(seed, scenario).verdict.err())
+}
+
+#[test]
+fn without_fdatasync_acked_batches_are_lost() {
+    let failure = first_failure(Scenario {
+        fdatasync_is_noop: true,
+        ..SOUND
+    });
+    assert!(failure.is_some(), "a disk that does not sync must be found out");
+}
+
+#[test]
+fn a_recovery_that_does_not_check_payloads_is_found_out() {
+    let failure = first_failure(Scenario {
+        bug: RecoveryBug::TrustPayload,
+        ..SOUND
+    });
+    assert!(failure.is_some(), "torn payloads must be found out");
+}
+
+#[test]
+fn a_recovery_that_believes_the_page_cache_is_found_out() {
+    let failure = first_failure(Scenario {
+        bug: RecoveryBug::ReadFromCache,
+        ..SOUND
+    });
+    assert!(
+        failure.is_some(),
+        "pages that never reached the device must be found out"
+    );
+}
+
+#[test]
+fn a_recovery_that_keeps_the_term_is_found_out() {
+    let failure = first_failure(Scenario {
+        bug: RecoveryBug::KeepTerm,
+        ..SOUND
+    });
+    assert!(
+        failure.is_some(),
+        "offsets reused under one epoch must be found out"
+    );
+}
