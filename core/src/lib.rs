@@ -12,3 +12,6 @@ pub mod secret;
 pub mod settings;
 pub mod startup;
 pub mod topic_config;
+pub mod mesh;
+pub mod reactor;
+pub mod shard;

@@ -236,8 +236,8 @@ impl Reactor {
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
         self.shard.endpoint().receive(MESSAGES_PER_TURN, &mut requests, &mut answers);
         let any = !requests.is_empty() || !answers.is_empty();
-        for (from, answer) in answers {
-            self.shard.on_answer(now, &mut self.disk, from, answer);
+        for (_, answer) in answers {
+            self.shard.on_answer(now, &mut self.disk, answer);
         }
         for (from, request) in requests {
             if let ShardRequest::Connection { socket, listener, peer } = request {

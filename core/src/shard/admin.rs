@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use tidelog_net::hot::MetadataRequest;
 use tidelog_net::messages as kp;
+use tidelog_net::request::is_valid_software_name;
 use tidelog_net::response::{self, ResponseBody};
 use tidelog_net::{ErrorCode, RequestBody, StrBytes, Uuid};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::control::{ControlAnswer, ControlOp};
-use super::{Now, Origin, Pending, ReplyTo, Shard, ShardRequest};
+use super::{Now, Origin, Pending, ReplyTo, Shard, ShardRequest, topic_id};
 use crate::guard::{Operation, Resource};
-use crate::metadata::{MetadataImage, Topic, is_legal_topic_name};
+use crate::metadata::{MetadataImage, TopicImage, check_topic_name};
 use crate::request_context::RequestContext;
-use crate::topic_config;
+use crate::topic_config::{ConfigEntry, TopicDefaults, describe_broker, describe_topic};
 
 /// "Not asked for" in the authorized-operations fields.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
@@ -123,7 +124,7 @@ impl Shard {
             (Some(topics), true) => topics
                 .iter()
                 .filter_map(|topic| topic.name.as_ref())
-                .filter(|name| self.image.topic_by_name(name).is_none() && is_legal_topic_name(name))
+                .filter(|name| self.image.topic(name).is_none() && check_topic_name(name).is_ok())
                 .map(|name| name.to_string())
                 .collect(),
             _ => Vec::new(),
@@ -154,7 +155,7 @@ impl Shard {
             self.image
                 .topics()
                 .filter(|topic| {
-                    self.guard.check(context, &[(Resource::Topic(topic.name()), Operation::Describe)]).is_allowed()
+                    self.guard.check(context, &[(Resource::Topic(&topic.name), Operation::Describe)]).is_allowed()
                 })
                 .map(|topic| self.topic_body(topic))
                 .collect()
@@ -182,18 +183,18 @@ impl Shard {
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
         body.name = name.map(|name| kp::TopicName(name.clone()));
         let found = match name {
-            Some(name) => self.image.topic_by_name(name),
-            None => self.image.topic_by_id(id.into_bytes()),
+            Some(name) => self.image.topic(name),
+            None => self.image.topic_by_id(id),
         };
         let code = match (found, name) {
             (Some(found), _) => {
-                let asked = [(Resource::Topic(found.name()), Operation::Describe)];
+                let asked = [(Resource::Topic(&found.name), Operation::Describe)];
                 if self.guard.check(context, &asked).is_allowed() {
                     return self.topic_body(found);
                 }
                 ErrorCode::TopicAuthorizationFailed
             }
-            (None, Some(name)) if !is_legal_topic_name(name) => ErrorCode::InvalidTopicException,
+            (None, Some(name)) if check_topic_name(name).is_err() => ErrorCode::InvalidTopicException,
             (None, Some(_)) => ErrorCode::UnknownTopicOrPartition,
             (None, None) => ErrorCode::UnknownTopicId,
         };
@@ -201,11 +202,11 @@ impl Shard {
         body
     }
 
-    fn topic_body(&self, topic: &Topic) -> kp::metadata_response::MetadataResponseTopic {
+    fn topic_body(&self, topic: &TopicImage) -> kp::metadata_response::MetadataResponseTopic {
         let node = kp::BrokerId(self.settings.node_id);
-        let partitions = (0..topic.partitions())
+        let partitions = (0..topic.partitions)
             .map(|partition| {
-                let key = PartitionKey { topic: topic.id(), partition };
+                let key = PartitionKey { topic: topic_id(topic), partition };
                 kp::metadata_response::MetadataResponsePartition::default()
                     .with_partition_index(partition)
                     .with_leader_id(node)
@@ -215,10 +216,10 @@ impl Shard {
             })
             .collect();
         let mut body = kp::metadata_response::MetadataResponseTopic::default()
-            .with_topic_id(Uuid::from_bytes(topic.id().0))
+            .with_topic_id(topic.topic_id)
             .with_partitions(partitions)
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
-        body.name = Some(kp::TopicName(text(topic.name())));
+        body.name = Some(kp::TopicName(text(&*topic.name)));
         body
     }
 
@@ -233,7 +234,8 @@ impl Shard {
     fn api_versions(&mut self, origin: &Origin, request: &kp::ApiVersionsRequest) {
         let mut body = response::api_versions_response();
         if origin.version >= 3
-            && !(is_software_name(&request.client_software_name) && is_software_name(&request.client_software_version))
+            && !(is_valid_software_name(&request.client_software_name)
+                && is_valid_software_name(&request.client_software_version))
         {
             body = kp::ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
         }
@@ -293,15 +295,13 @@ impl Shard {
             let mut result = kp::describe_configs_response::DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
-            match self.config_entries(context, resource.resource_type, &resource.resource_name) {
-                Ok(entries) => {
-                    let wanted = |name: &str| {
-                        let keys = resource.configuration_keys.as_ref();
-                        keys.is_none_or(|keys| keys.is_empty() || keys.iter().any(|key| key.as_str() == name))
-                    };
-                    result.configs =
-                        entries.into_iter().filter(|entry| wanted(entry.name.as_str())).map(|entry| entry.into_kafka(request)).collect();
-                }
+            let keys: Option<Vec<&str>> = resource
+                .configuration_keys
+                .as_ref()
+                .filter(|keys| !keys.is_empty())
+                .map(|keys| keys.iter().map(StrBytes::as_str).collect());
+            match self.config_entries(context, resource.resource_type, &resource.resource_name, keys.as_deref()) {
+                Ok(entries) => result.configs = entries.into_iter().map(|entry| entry_body(entry, request)).collect(),
                 Err((code, message)) => {
                     result.error_code = code.code();
                     result.error_message = Some(text(message));
@@ -317,21 +317,21 @@ impl Shard {
         context: &RequestContext,
         kind: i8,
         name: &str,
-    ) -> Result<Vec<topic_config::ConfigEntry>, (ErrorCode, String)> {
+        keys: Option<&[&str]>,
+    ) -> Result<Vec<ConfigEntry>, (ErrorCode, String)> {
         match kind {
             RESOURCE_TOPIC => {
                 let asked = [(Resource::Topic(name), Operation::DescribeConfigs)];
                 if !self.guard.check(context, &asked).is_allowed() {
                     return Err((ErrorCode::TopicAuthorizationFailed, String::new()));
                 }
-                let Some(topic) = self.image.topic_by_name(name) else {
+                let Some(topic) = self.image.topic(name) else {
                     return Err((ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")));
                 };
-                Ok(topic_config::describe_topic(&self.settings, topic.configs()))
+                Ok(describe_topic(&topic.configs, &TopicDefaults::from_settings(&self.settings), keys))
             }
             RESOURCE_BROKER if name.is_empty() || name == self.settings.node_id.to_string() => {
-                let address = self.listeners.iter().map(|(n, host, port)| format!("{n}://{host}:{port}"));
-                Ok(topic_config::describe_broker(&self.settings, &address.collect::<Vec<_>>().join(",")))
+                Ok(describe_broker(&self.settings, keys))
             }
             RESOURCE_BROKER => {
                 let own = self.settings.node_id;
@@ -344,33 +344,37 @@ impl Shard {
     // ---- images --------------------------------------------------------------------------------
 
     pub(super) fn apply_image(&mut self, now: Now, disk: &mut dyn Disk, image: Arc<MetadataImage>) {
-        let before = std::mem::replace(&mut self.image, image);
-        let image = Arc::clone(&self.image);
-        self.leader_epochs.retain(|key, _| image.has_partition(key));
-        self.partitions.apply(now, disk, &before, &image, &mut self.answers, &mut self.wakes);
+        let first = !std::mem::replace(&mut self.has_image, true);
+        self.leader_epochs.retain(|key, _| image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some());
+        self.image = Arc::clone(&image);
+        self.partitions.apply(now, disk, first, &image, &mut self.answers, &mut self.wakes);
     }
 }
 
-/// `[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?`, as KIP-511 has it.
-fn is_software_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    let bytes = name.as_bytes();
-    bytes.iter().all(|byte| inner(*byte))
-        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_software_name;
-
-    #[test]
-    fn software_names_are_checked_as_kip_511_says() {
-        for good in ["a", "librdkafka", "2.0.2", "apache-kafka-java", "a--b"] {
-            assert!(is_software_name(good), "{good}");
-        }
-        for bad in ["", "-a", "a-", ".", "a b", "a_b", "ä"] {
-            assert!(!is_software_name(bad), "{bad}");
-        }
+/// A config as DescribeConfigs has it; synonyms and documentation only where they were asked for.
+fn entry_body(
+    entry: ConfigEntry,
+    request: &kp::DescribeConfigsRequest,
+) -> kp::describe_configs_response::DescribeConfigsResourceResult {
+    use kp::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsSynonym};
+    let mut body = DescribeConfigsResourceResult::default()
+        .with_name(text(entry.name))
+        .with_value(entry.value.map(text))
+        .with_read_only(entry.read_only)
+        .with_config_source(entry.source as i8)
+        .with_is_sensitive(entry.is_sensitive)
+        .with_config_type(entry.config_type as i8);
+    if request.include_synonyms {
+        let synonyms = entry.synonyms.into_iter().map(|synonym| {
+            DescribeConfigsSynonym::default()
+                .with_name(text(synonym.name))
+                .with_value(Some(text(synonym.value)))
+                .with_source(synonym.source as i8)
+        });
+        body.synonyms = synonyms.collect();
     }
+    if request.include_documentation {
+        body.documentation = Some(text(entry.documentation));
+    }
+    body
 }

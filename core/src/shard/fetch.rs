@@ -15,7 +15,7 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, Timer};
+use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, Timer, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
@@ -94,12 +94,12 @@ impl Shard {
                 break;
             }
             let found =
-                if by_id { image.topic_by_id(topic.topic_id.into_bytes()) } else { image.topic_by_name(&topic.name) };
+                if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
             let refusal = match found {
                 None if by_id => ErrorCode::UnknownTopicId,
                 None => ErrorCode::UnknownTopicOrPartition,
                 Some(found) => {
-                    let asked = [(Resource::Topic(found.name()), Operation::Read)];
+                    let asked = [(Resource::Topic(&found.name), Operation::Read)];
                     match self.guard.check(context, &asked).is_allowed() {
                         true => ErrorCode::None,
                         false => ErrorCode::TopicAuthorizationFailed,
@@ -110,12 +110,12 @@ impl Shard {
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
                 let mut error = refusal;
                 match found {
-                    Some(found) if error.is_ok() && (0..found.partitions()).contains(&partition.index) => {
+                    Some(found) if error.is_ok() && found.has_partition(partition.index) => {
                         if wanted.len() < PARTS_MAX {
                             wanted.push(Wanted {
                                 topic_at,
                                 partition_at,
-                                key: PartitionKey { topic: found.id(), partition: partition.index },
+                                key: PartitionKey { topic: topic_id(found), partition: partition.index },
                                 offset: partition.fetch_offset,
                                 max_bytes: usize::try_from(partition.max_bytes).unwrap_or(0),
                                 leader_epoch: partition.current_leader_epoch,
@@ -287,7 +287,7 @@ impl Shard {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else { return };
         let keys: Vec<PartitionKey> = pending.wanted.iter().map(|wanted| wanted.key).collect();
         for key in keys {
-            let owner = self.image.shard_of(&key, self.endpoint.shards());
+            let owner = self.owner_of(&key);
             if owner == usize::from(self.own) {
                 self.partitions.unwatch(&key, self.own, id);
             } else {

@@ -14,7 +14,7 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::{Now, Origin, Pending, ReplyTo, Shard};
+use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
@@ -72,7 +72,7 @@ impl Shard {
         let mut response = kp::ListOffsetsResponse::default();
         let mut searches = Vec::new();
         for (topic_at, topic) in request.topics.iter().enumerate() {
-            let found = image.topic_by_name(&topic.name.0);
+            let found = image.topic(&topic.name.0);
             let allowed = self.guard.check(context, &[(Resource::Topic(&topic.name.0), Operation::Describe)]).is_allowed();
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
@@ -83,11 +83,11 @@ impl Shard {
                 answer.leader_epoch = -1;
                 match found {
                     _ if !allowed => answer.error_code = ErrorCode::TopicAuthorizationFailed.code(),
-                    Some(found) if (0..found.partitions()).contains(&partition.partition_index) => {
+                    Some(found) if found.has_partition(partition.partition_index) => {
                         searches.push(Search {
                             topic_at,
                             partition_at,
-                            key: PartitionKey { topic: found.id(), partition: partition.partition_index },
+                            key: PartitionKey { topic: topic_id(found), partition: partition.partition_index },
                             timestamp: partition.timestamp,
                             leader_epoch: partition.current_leader_epoch,
                             next: -1,
@@ -292,7 +292,7 @@ impl Shard {
         let mut response = kp::OffsetForLeaderEpochResponse::default();
         let (mut parts, mut asks) = (Vec::new(), Vec::new());
         for (topic_at, topic) in request.topics.iter().enumerate() {
-            let found = image.topic_by_name(&topic.topic.0);
+            let found = image.topic(&topic.topic.0);
             let allowed = self.guard.check(context, &[(Resource::Topic(&topic.topic.0), Operation::Describe)]).is_allowed();
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
@@ -301,8 +301,8 @@ impl Shard {
                 answer.end_offset = -1;
                 match found {
                     _ if !allowed => answer.error_code = ErrorCode::TopicAuthorizationFailed.code(),
-                    Some(found) if (0..found.partitions()).contains(&partition.partition) => {
-                        let key = PartitionKey { topic: found.id(), partition: partition.partition };
+                    Some(found) if found.has_partition(partition.partition) => {
+                        let key = PartitionKey { topic: topic_id(found), partition: partition.partition };
                         let (epoch, leader_epoch) = (partition.leader_epoch, partition.current_leader_epoch);
                         parts.push((topic_at, partition_at));
                         asks.push((key, PartitionOp::EpochEnd { epoch, leader_epoch }));

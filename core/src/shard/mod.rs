@@ -32,14 +32,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelog_net::ErrorCode;
+use tidelog_net::{ErrorCode, Uuid};
 use tidelog_net::frame::FrameError;
 use tidelog_segment_log::disk::{Completion, Disk, HotBytes};
-use tidelog_segment_log::ids::PartitionKey;
+use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
 use crate::guard::Guard;
 use crate::mesh::{Endpoint, RingFull};
-use crate::metadata::MetadataImage;
+use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::ShardMetrics;
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 use crate::settings::Settings;
@@ -171,8 +171,8 @@ pub enum ShardAnswer {
     Partition(ReplyTo, PartitionAnswer),
     /// Group 0's answer.
     Control(ReplyTo, ControlAnswer),
-    /// The receiver serves this image's epoch.
-    ImageApplied(u64),
+    /// The receiver serves the image it was sent.
+    ImageApplied,
 }
 
 /// What a shard is made from.
@@ -198,6 +198,11 @@ pub struct ShardSeed {
 pub struct ShardReady {
     /// Topics that exist.
     pub topics: usize,
+}
+
+/// A topic's id as the log knows it.
+fn topic_id(topic: &TopicImage) -> TopicId {
+    TopicId(topic.topic_id.into_bytes())
 }
 
 /// A request that waits for parts of its answer.
@@ -251,8 +256,11 @@ pub struct Shard {
     effects: Vec<Effect>,
     answers: Answers,
     wakes: Vec<ReplyTo>,
-    /// Images to be answered once everything they ask of this shard is open: (from, epoch).
-    image_owed: Option<(usize, u64)>,
+    /// Images to be answered once everything they ask of this shard is open.
+    images_owed: Vec<usize>,
+    /// On shard 0: its own image is not served yet.
+    own_image_pending: bool,
+    has_image: bool,
     ready: Option<std::sync::mpsc::Sender<ShardReady>>,
     serving: bool,
     stopping: bool,
@@ -293,7 +301,9 @@ impl Shard {
             effects: Vec::new(),
             answers: Vec::new(),
             wakes: Vec::new(),
-            image_owed: None,
+            images_owed: Vec::new(),
+            own_image_pending: false,
+            has_image: false,
             ready: Some(seed.ready),
             serving: false,
             stopping: false,
@@ -479,9 +489,8 @@ impl Shard {
             }
             ShardRequest::Control(reply, op) => self.on_control(now, disk, reply, op),
             ShardRequest::Image(image) => {
-                let epoch = image.epoch();
                 self.apply_image(now, disk, image);
-                self.image_owed = Some((from, epoch));
+                self.images_owed.push(from);
             }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
@@ -491,23 +500,30 @@ impl Shard {
     }
 
     /// An answer of another shard.
-    pub fn on_answer(&mut self, now: Now, disk: &mut dyn Disk, from: usize, answer: ShardAnswer) {
+    pub fn on_answer(&mut self, now: Now, disk: &mut dyn Disk, answer: ShardAnswer) {
         match answer {
             ShardAnswer::Done => {}
             ShardAnswer::Partition(reply, answer) => self.on_partition_answer(now, disk, reply, answer),
             ShardAnswer::Control(reply, answer) => self.on_control_answer(now, disk, reply, answer),
-            ShardAnswer::ImageApplied(epoch) => self.on_image_applied(now, disk, from, epoch),
+            ShardAnswer::ImageApplied => self.on_image_applied(now, disk),
         }
     }
 
     /// Sends an operation to a partition's owner, which may be this shard.
     fn ask_partition(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
-        let owner = self.image.shard_of(&key, self.endpoint.shards());
+        let owner = self.owner_of(&key);
         if owner == usize::from(self.own) {
             self.operate(now, disk, reply, key, op);
         } else {
             self.send(owner, ShardRequest::Partition(reply, key, op));
         }
+    }
+
+    /// The shard that owns a partition.
+    fn owner_of(&self, key: &PartitionKey) -> usize {
+        let shards = self.endpoint.shards() as u16;
+        let topic = self.image.topic_by_id(Uuid::from_bytes(key.topic.0));
+        topic.map_or(usize::from(self.own), |topic| usize::from(topic.shard_of(key.partition, shards)))
     }
 
     fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
@@ -604,7 +620,7 @@ impl Shard {
         let space = (completion.token.0 >> 32) as u32;
         match space {
             cold::TOKEN_SPACE => self.on_cold_read(now, disk, completion),
-            control::TOKEN_SPACE => {
+            control::TOKEN_SPACE | control::READ_SPACE => {
                 if let Some(control) = &mut self.control {
                     control.on_completion(now, disk, completion);
                 }
@@ -616,20 +632,23 @@ impl Shard {
     /// Ends a turn: staged appends are written, what is durable is answered, full rings retried.
     pub fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk) {
         self.deliver(now, disk);
-        self.partitions.flush(now, disk);
-        self.partitions.settle(&mut self.answers, &mut self.wakes);
-        self.partitions.maintain(now, disk);
+        self.partitions.end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
+        if self.has_image && !self.stopping {
+            let group_zero = self.control.as_ref().and_then(|control| Some(control.log()?.checkpoint()));
+            self.partitions.maintain(disk, group_zero);
+        }
+        if let Some(control) = &mut self.control
+            && self.partitions.is_covered(&control::GROUP_ZERO)
+        {
+            control.confirm_term();
+        }
+        if self.has_image && self.partitions.all_open() {
+            self.on_all_open(now, disk);
+        }
         self.deliver(now, disk);
         self.send_kept();
-        if let Some((from, epoch)) = self.image_owed
-            && self.partitions.all_open()
-        {
-            self.image_owed = None;
-            self.endpoint.answer(from, ShardAnswer::ImageApplied(epoch));
-            self.say_ready();
-        }
         if self.stopping && !self.stopped {
             self.go_on_stopping(now, disk);
         }
@@ -645,6 +664,17 @@ impl Shard {
         for shard in (0..self.endpoint.shards()).filter(|shard| *shard != usize::from(self.own)) {
             self.send(shard, ShardRequest::Opened(opened.clone()));
         }
+    }
+
+    /// What the newest image asks of this shard is open, and its terms are on the disk.
+    fn on_all_open(&mut self, now: Now, disk: &mut dyn Disk) {
+        for from in std::mem::take(&mut self.images_owed) {
+            self.endpoint.answer(from, ShardAnswer::ImageApplied);
+        }
+        if std::mem::take(&mut self.own_image_pending) {
+            self.on_image_applied(now, disk);
+        }
+        self.say_ready();
     }
 
     fn say_ready(&mut self) {
@@ -686,9 +716,12 @@ impl Shard {
     fn go_on_stopping(&mut self, now: Now, disk: &mut dyn Disk) {
         let requests_done = self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty);
         if requests_done || self.partitions.is_cut_short() {
-            let closed = self.partitions.close_all(now, disk);
-            let control_closed = self.control.as_mut().is_none_or(|control| control.close(now, disk));
-            if closed && control_closed {
+            let group_zero = match &mut self.control {
+                None => None,
+                Some(control) if control.close(now, disk) => control.log().map(|log| log.checkpoint()),
+                Some(_) => return,
+            };
+            if self.partitions.close_all(now, disk, group_zero) {
                 self.stopped = true;
             }
         }

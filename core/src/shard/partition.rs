@@ -7,14 +7,13 @@
 //! watermark moves, never on append; nothing is appended while the log is fenced or opening.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 
 use bytes::Bytes;
 use tidelog_net::error_code::ErrorCode;
-use tidelog_segment_log::batch::BatchHeader;
-use tidelog_segment_log::checkpoint::PartitionCheckpoint;
+use tidelog_segment_log::batch::{BatchError, BatchHeader, set_log_append_time, validate_crc};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
+use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::log::{
     AppendError, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
@@ -139,52 +138,43 @@ enum State {
 
 /// See the file's head.
 pub(super) struct Partition {
-    pub key: PartitionKey,
-    pub topic: String,
-    pub config: TopicConfig,
+    key: PartitionKey,
+    topic: String,
+    config: TopicConfig,
     state: State,
     waiting: VecDeque<WaitingProduce>,
     watchers: Vec<(ReplyTo, i64)>,
     last_high_watermark: Offset,
-    /// Set while the log's raised term still needs a checkpoint.
-    pub term_unconfirmed: bool,
 }
 
 /// What a partition is opened with.
 pub(super) struct PartitionSpec {
-    pub key: PartitionKey,
     pub topic: String,
     pub config: TopicConfig,
-    pub log: LogConfig,
-    pub directory: PathBuf,
-    pub token_space: u32,
-    pub checkpoint: Option<PartitionCheckpoint>,
-    pub clean: bool,
-    pub start_counter: u64,
-    pub created: bool,
+    pub open: OpenSpec,
+    pub options: RecoveryOptions,
 }
 
 impl Partition {
     pub(super) fn new(spec: PartitionSpec) -> Self {
-        let opening = Opening::new(OpenSpec {
-            directory: spec.directory,
-            key: spec.key,
-            config: spec.log,
-            token_space: spec.token_space,
-            checkpoint: spec.checkpoint,
-            clean: spec.clean,
-            start_counter: spec.start_counter,
-            created: spec.created,
-        });
+        let key = spec.open.key;
+        let opening = Opening::with_options(spec.open, spec.options);
         Self {
-            key: spec.key,
+            key,
             topic: spec.topic,
             config: spec.config,
             state: State::Opening(Box::new(opening)),
             waiting: VecDeque::new(),
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
-            term_unconfirmed: false,
+        }
+    }
+
+    /// Takes a new configuration, in force from the next append on.
+    pub(super) fn set_config(&mut self, config: TopicConfig, log: LogConfig) {
+        self.config = config;
+        if let Some(open) = self.log_mut() {
+            open.set_config(log);
         }
     }
 
@@ -212,11 +202,10 @@ impl Partition {
         match opening.step(now.wall_ms, disk, completions) {
             OpenProgress::Pending => false,
             OpenProgress::Ready(log, report) => {
-                if !report.is_uneventful() {
-                    tracing::warn!(topic = %self.topic, partition = self.key.partition, %report, "recovered");
+                if !report.set_aside.is_empty() || !report.quarantined.is_empty() {
+                    tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
                 }
                 self.last_high_watermark = log.high_watermark();
-                self.term_unconfirmed = true;
                 self.state = State::Open(log);
                 true
             }
@@ -254,7 +243,7 @@ impl Partition {
             }
         };
         match op {
-            PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch, acks) {
+            PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
                 Ok((last_offset, answer)) if acks != 0 => {
                     self.waiting.push_back(WaitingProduce { reply, last_offset, durable: acks == -1, answer });
                 }
@@ -337,11 +326,6 @@ impl Partition {
         true
     }
 
-    /// Whether nothing waits for the disk.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Ends every wait with an error, before the partition is deleted.
     pub(super) fn abandon(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
         for waiting in self.waiting.drain(..) {
@@ -354,6 +338,10 @@ impl Partition {
 
 type Refusal = (ErrorCode, String);
 
+fn corrupt(error: BatchError) -> Refusal {
+    (ErrorCode::CorruptMessage, error.to_string())
+}
+
 /// Checks a client's batch as Kafka does, and appends it.
 fn produce(
     now: Now,
@@ -361,19 +349,16 @@ fn produce(
     log: &mut PartitionLog,
     config: &TopicConfig,
     batch: Bytes,
-    acks: i16,
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
-    let header = BatchHeader::parse(&batch).map_err(|error| (ErrorCode::CorruptMessage, error.to_string()))?;
+    let header = BatchHeader::parse(&batch).map_err(corrupt)?;
     if header.total_len() != batch.len() {
         return Err((ErrorCode::InvalidRecord, "exactly one record batch is taken per partition".to_owned()));
     }
-    if batch.len() > config.max_message_bytes {
+    if batch.len() > config.max_message_bytes as usize {
         let text = format!("the batch has {} bytes, max.message.bytes is {}", batch.len(), config.max_message_bytes);
         return Err((ErrorCode::MessageTooLarge, text));
     }
-    if !tidelog_segment_log::batch::validate_crc(&batch) {
-        return Err((ErrorCode::CorruptMessage, "the batch's CRC-32C does not match its bytes".to_owned()));
-    }
+    validate_crc(&batch).map_err(corrupt)?;
     if header.is_control() {
         return Err((ErrorCode::InvalidRecord, "clients may not write control batches".to_owned()));
     }
@@ -388,7 +373,7 @@ fn produce(
     match config.timestamp_type {
         TimestampType::LogAppendTime => {
             let mut own = batch.to_vec();
-            tidelog_segment_log::batch::set_log_append_time(&mut own, now.wall_ms);
+            set_log_append_time(&mut own, now.wall_ms).map_err(corrupt)?;
             batch = Bytes::from(own);
             log_append_time_ms = now.wall_ms;
         }
@@ -408,7 +393,7 @@ fn produce(
         log_start_offset,
     };
     if header.producer_id >= 0 {
-        let last = tidelog_segment_log::producer_state::last_sequence(header.base_sequence, header.last_offset_delta);
+        let last = header.last_sequence();
         match log.producers().check(header.producer_id, header.producer_epoch, header.base_sequence, last) {
             SequenceCheck::Accept => {}
             // The retry is answered as the original: when that one is durable.
@@ -427,10 +412,11 @@ fn produce(
             }
         }
     }
-    let _ = acks;
     match log.append(now.wall_ms, disk, &batch) {
         Ok(appended) => Ok((appended.last_offset, produced(appended.base_offset, log_append_time_ms))),
-        Err(error @ AppendError::TooLarge { .. }) => Err((ErrorCode::RecordListTooLarge, error.to_string())),
+        Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
+            Err((ErrorCode::InvalidRecord, error.to_string()))
+        }
         Err(error @ (AppendError::NoSpace | AppendError::Fenced)) => {
             Err((ErrorCode::KafkaStorageError, error.to_string()))
         }

@@ -12,7 +12,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::{Now, Origin, Pending, ReplyTo, Shard};
+use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
@@ -53,26 +53,26 @@ impl Shard {
         for (topic_at, topic) in request.topics.into_iter().enumerate() {
             let by_id = origin.version >= 13;
             let found =
-                if by_id { image.topic_by_id(topic.topic_id.into_bytes()) } else { image.topic_by_name(&topic.name) };
+                if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
             let refusal = match found {
                 _ if !matches!(request.acks, -1..=1) => Some(ErrorCode::InvalidRequiredAcks),
                 None if by_id => Some(ErrorCode::UnknownTopicId),
                 None => Some(ErrorCode::UnknownTopicOrPartition),
                 Some(found) => {
-                    let asked = [(Resource::Topic(found.name()), Operation::Write)];
+                    let asked = [(Resource::Topic(&found.name), Operation::Write)];
                     (!self.guard.check(context, &asked).is_allowed()).then_some(ErrorCode::TopicAuthorizationFailed)
                 }
             };
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (partition_at, partition) in topic.partitions.into_iter().enumerate() {
                 let refusal = refusal.or_else(|| {
-                    let known = found.is_some_and(|topic| (0..topic.partitions()).contains(&partition.index));
+                    let known = found.is_some_and(|topic| topic.has_partition(partition.index));
                     (!known).then_some(ErrorCode::UnknownTopicOrPartition)
                 });
                 let batch = partition.records.filter(|records| !records.is_empty());
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
-                        let key = PartitionKey { topic: found.id(), partition: partition.index };
+                        let key = PartitionKey { topic: topic_id(found), partition: partition.index };
                         parts.push((topic_at, partition_at));
                         work.push((key, PartitionOp::Produce { batch, acks: request.acks }));
                         partitions.push(failed(partition.index, ErrorCode::RequestTimedOut, None));
