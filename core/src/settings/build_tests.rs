@@ -1,7 +1,7 @@
 //! Tests of the layers and checks.
 
 use super::*;
-use crate::settings::Effect;
+use crate::settings::{Effect, LogDurability, RuntimePin};
 
 const HOST: HostFacts = HostFacts {
     cgroup_memory_bytes: None,

@@ -12,6 +12,7 @@ mod host;
 mod listener;
 mod parse;
 mod registry;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;

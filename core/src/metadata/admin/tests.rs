@@ -1,7 +1,9 @@
 //! Tests of the admin requests against Kafka's codes.
 
+use uuid::Uuid;
+
 use super::*;
-use crate::metadata::MetadataMachine;
+use crate::metadata::{MetadataImage, MetadataMachine};
 
 fn rules() -> TopicRules {
     TopicRules {
