@@ -34,3 +34,7 @@ pub const VIOLATIONS_KEPT_MAX: usize = 100;
 pub const HISTORY_VALUE_BYTES_MAX: usize = 512 * 1024;
 /// Records of one batch of the history writer.
 pub const HISTORY_BATCH_RECORDS_MAX: usize = 1_000;
+/// Memory the decoded form of any answer may take.
+pub const DECODED_BYTES_BASE: usize = 1024 * 1024;
+/// Memory the decoded form of an answer may take for each of its bytes.
+pub const DECODED_FACTOR: usize = 16;

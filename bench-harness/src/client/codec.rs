@@ -1,11 +1,18 @@
 //! Requests to bytes and answers back. Owned by the calling thread; holds no state.
 //!
+//! An answer is walked before it is decoded: every count in it must fit into the bytes that are left
+//! and the decoded form into a budget, so a broken broker cannot make this process take memory.
+//!
 //! Everything the rest of the client knows of message encoding goes through this file.
 #![deny(clippy::indexing_slicing)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use tidelog_net::walker;
+use tidelog_net::wire::Reader;
+
+use crate::limits::{DECODED_BYTES_BASE, DECODED_FACTOR};
 
 /// A whole frame, size included, for `request` in `version`.
 pub fn encode_request<R: Request>(
@@ -41,6 +48,11 @@ pub fn correlation_id(frame: &[u8]) -> Option<i32> {
 pub fn decode_response<R: Request>(mut frame: Bytes, version: i16) -> Result<R::Response, String> {
     let header_version = <R::Response as HeaderVersion>::header_version(version);
     ResponseHeader::decode(&mut frame, header_version).map_err(|e| e.to_string())?;
+    if let Some(key) = tidelog_net::api::ApiKey::from_code(R::KEY) {
+        let budget_bytes = DECODED_BYTES_BASE.saturating_add(frame.len().saturating_mul(DECODED_FACTOR));
+        let mut reader = Reader::new(&frame, budget_bytes);
+        walker::walk(walker::response(key), version, &mut reader).map_err(|e| e.to_string())?;
+    }
     <R::Response as Decodable>::decode(&mut frame, version).map_err(|e| e.to_string())
 }
 

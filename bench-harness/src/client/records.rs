@@ -122,7 +122,10 @@ pub fn decode_batches(mut bytes: Bytes) -> Result<Decoded, String> {
         let head = BatchHead::read(&batch)?;
         decoded.next_offset = Some(head.next_offset);
         let set = wire::RecordBatchDecoder::decode(&mut batch).map_err(|e| e.to_string())?;
-        decoded.records.extend(set.records.into_iter().map(from_wire));
+        // A control batch is checked like any other, but its records are not the client's.
+        if !head.is_control {
+            decoded.records.extend(set.records.into_iter().map(from_wire));
+        }
     }
     Ok(decoded)
 }

@@ -70,12 +70,11 @@ pub fn check(config: ClientConfig, path: &Path) -> Result<CheckReport, HistoryEr
     let mut report = CheckReport::default();
     let mut partitions = expectations(&history, &mut report);
     let mut client = Client::connect(config)?;
-    let served: Vec<i32> = match client.metadata(Some(std::slice::from_ref(&history.topic)), false)? {
-        metadata => match metadata.topic(&history.topic) {
-            Ok(topic) => topic.partitions.iter().map(|p| p.partition).collect(),
-            Err(error) if error.code() == Some(3) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        },
+    let metadata = client.metadata(Some(std::slice::from_ref(&history.topic)), false)?;
+    let served: Vec<i32> = match metadata.topic(&history.topic) {
+        Ok(topic) => topic.partitions.iter().map(|p| p.partition).collect(),
+        Err(error) if error.code() == Some(3) => Vec::new(),
+        Err(error) => return Err(error.into()),
     };
     for partition in served {
         let expected = partitions.entry(partition).or_default();

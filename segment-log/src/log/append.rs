@@ -131,14 +131,16 @@ impl PartitionLog {
         };
         let end = active.tail.position + entry_bytes;
         let too_old = !active.is_empty() && now_ms.saturating_sub(active.opened_ms) >= self.config.segment_ms;
-        if !active.is_empty() && (end > segment_bytes || too_old) {
-            if active.creation != Creation::Ready || active.write.is_some() || active.no_space {
-                return Err(if active.no_space {
-                    AppendError::NoSpace
-                } else {
-                    AppendError::Backlogged
-                });
-            }
+        let wants_roll = !active.is_empty() && (end > segment_bytes || too_old);
+        if wants_roll && active.no_space {
+            return Err(AppendError::NoSpace);
+        }
+        // While the last roll is under way its segment may grow beyond the configured size.
+        let settled = active.creation == Creation::Ready && active.write.is_none();
+        if wants_roll && !settled && end > SEGMENT_BYTES_MAX {
+            return Err(AppendError::Backlogged);
+        }
+        if wants_roll && settled {
             self.roll(now_ms, disk)?;
         }
         let Some(active) = self.segments.last() else {

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::PartitionLog;
 use super::segment::Segment;
+use crate::batch::BatchHeader;
 use crate::disk::{Disk, FileHandle, HotBytes};
 use crate::entry::{ENTRY_HEADER_LEN, EntryError, EntryHeader, verify_payload};
 use crate::ids::{FilePosition, Incarnation, Offset};
@@ -207,28 +208,27 @@ impl PartitionLog {
             if segment.written.next_offset <= from {
                 continue;
             }
-            if !plan.parts.is_empty() && left == 0 {
-                break;
-            }
             let Some(range) = cold_range(segment, from, below, left) else {
                 continue;
             };
-            let (part, bytes) = match hot(disk, &range) {
-                Some((pieces, bytes)) => (ReadPart::Hot(pieces), bytes),
-                None => {
-                    let bytes = range.position.end - range.position.start;
-                    (
-                        ReadPart::Cold(range),
-                        usize::try_from(bytes).unwrap_or(usize::MAX),
-                    )
+            let is_first = plan.parts.is_empty();
+            let Some((pieces, bytes, next)) = hot(disk, &range) else {
+                // How many batches of a cold range fit is known only when it was read: it ends a plan.
+                if is_first {
+                    plan.parts.push(ReadPart::Cold(range));
                 }
+                break;
             };
-            if bytes > 0 {
-                plan.parts.push(part);
+            // Only the first batch of a plan may be larger than what was asked for.
+            if bytes > left && !is_first {
+                break;
             }
             left = left.saturating_sub(bytes);
-            // A second part must not be larger than what is left; only the first may be.
-            if left == 0 {
+            if bytes > 0 {
+                plan.parts.push(ReadPart::Hot(pieces));
+            }
+            // A plan has no holes: the next segment only follows when this one was used up.
+            if left == 0 || next.is_some_and(|next| next < segment.written.next_offset) {
                 break;
             }
         }
@@ -272,14 +272,14 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
     })
 }
 
-/// The batches of a range as pieces of the hot tail, if all of it is hot.
-fn hot(disk: &mut dyn Disk, range: &ColdRange) -> Option<(Vec<HotBytes>, usize)> {
+/// The batches of a range as pieces of the hot tail, their bytes and the offset behind them, if all
+/// of the range is hot.
+fn hot(disk: &mut dyn Disk, range: &ColdRange) -> Option<(Vec<HotBytes>, usize, Option<Offset>)> {
     let bytes = disk.hot_bytes(&range.file, range.position.clone())?;
     // This process wrote these bytes: headers are looked at, payloads are not.
     let batches = select(range, &bytes, false).ok()?;
     let total = batches.iter().map(|batch| batch.end - batch.start).sum();
-    Some((
-        batches.into_iter().map(|batch| bytes.slice(batch)).collect(),
-        total,
-    ))
+    let pieces: Vec<HotBytes> = batches.into_iter().map(|batch| bytes.slice(batch)).collect();
+    let last = pieces.last().and_then(|piece| BatchHeader::parse(piece).ok());
+    Some((pieces, total, last.map(|last| Offset(last.last_offset().0 + 1))))
 }

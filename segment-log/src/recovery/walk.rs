@@ -71,7 +71,7 @@ enum Next {
     /// Go on in this segment at the position, with or without a chain to hold to.
     At(u64, Option<u32>),
     /// This segment is done; go on with the next one.
-    NextSegment,
+    Segment,
     /// The log ends.
     End(Ending),
 }
@@ -162,7 +162,7 @@ impl Walk<'_> {
                     position = next;
                     chain = next_chain;
                 }
-                Next::NextSegment => return Ok(None),
+                Next::Segment => return Ok(None),
                 Next::End(ending) => return Ok(Some(ending)),
             }
         }
@@ -342,7 +342,7 @@ impl Walk<'_> {
             let (index, offset) = (EntryIndex(next.base_index().0 - 1), next.base_offset());
             self.quarantine(at, position..file_end, index, offset);
             self.state.skip(index, offset);
-            return Ok(Next::NextSegment);
+            return Ok(Next::Segment);
         }
         let checkpoint_offset = self
             .input

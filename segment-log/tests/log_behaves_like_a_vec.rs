@@ -1,0 +1,340 @@
+//! The promise: a log is a list of batches. Whatever the order of appends, flushes, ticks, rolls,
+//! reads and reopenings, it serves what was appended, in order, at the offsets it gave.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::path::Path;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
+use tidelog_segment_log::batch::{BatchHeader, patch_prefix};
+use tidelog_segment_log::checkpoint::PartitionCheckpoint;
+use tidelog_segment_log::disk::std_disk::StdDisk;
+use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, ReadSource, Token};
+use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::log::{
+    CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadPart, drive_open,
+    remove_partition_directory, verify_cold,
+};
+use tidelog_segment_log::recovery::RecoveryReport;
+
+fn key() -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([1; 16]),
+        partition: 0,
+    }
+}
+
+fn spec(directory: &Path, checkpoint: Option<PartitionCheckpoint>, clean: bool, created: bool) -> OpenSpec {
+    OpenSpec {
+        directory: directory.to_path_buf(),
+        key: key(),
+        config: LogConfig {
+            segment_bytes: 64 << 10,
+            segment_ms: 10_000,
+            durability: Durability::Fsync,
+        },
+        token_space: 1,
+        checkpoint,
+        clean,
+        start_counter: 2,
+        created,
+    }
+}
+
+fn open(disk: &mut StdDisk, spec: OpenSpec) -> (Box<PartitionLog>, RecoveryReport) {
+    let (mut log, report) = drive_open(disk, Opening::new(spec)).unwrap();
+    log.confirm_term();
+    (log, report)
+}
+
+fn settle(log: &mut PartitionLog, disk: &mut StdDisk, now_ms: i64) {
+    let mut completions = Vec::new();
+    loop {
+        log.flush(now_ms, disk);
+        disk.take_completions(&mut completions);
+        if completions.is_empty() {
+            return;
+        }
+        for completion in completions.drain(..) {
+            log.on_completion(now_ms, disk, completion);
+        }
+    }
+}
+
+fn close(mut log: Box<PartitionLog>, disk: &mut StdDisk, now_ms: i64) -> PartitionCheckpoint {
+    loop {
+        match log.close(now_ms, disk) {
+            CloseProgress::Closed(checkpoint) => return *checkpoint,
+            CloseProgress::Fenced => panic!("fenced: {:?}", log.fence_cause()),
+            CloseProgress::Pending => settle(&mut log, disk, now_ms),
+        }
+    }
+}
+
+fn cold(disk: &mut StdDisk, part: &ReadPart) -> Vec<Bytes> {
+    match part {
+        ReadPart::Hot(pieces) => pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect(),
+        ReadPart::Cold(range) => {
+            let len = (range.position.end - range.position.start) as usize;
+            let (file, position, source) = (range.file.clone(), range.position.start, ReadSource::Cached);
+            disk.submit(
+                Token(99 << 32),
+                DiskOp::Read {
+                    file,
+                    position,
+                    len,
+                    source,
+                },
+            );
+            let mut completions = Vec::new();
+            disk.take_completions(&mut completions);
+            let read = completions
+                .into_iter()
+                .find(|completion| completion.token == Token(99 << 32));
+            let Some(Ok(DiskOutput::Read(bytes))) = read.map(|completion| completion.result) else {
+                panic!("a cold read fails")
+            };
+            let found = verify_cold(range, &bytes).unwrap();
+            found
+                .into_iter()
+                .map(|at| Bytes::copy_from_slice(&bytes[at]))
+                .collect()
+        }
+    }
+}
+
+fn read_from(log: &mut PartitionLog, disk: &mut StdDisk, from: Offset, max_bytes: usize) -> Vec<Bytes> {
+    let below = log.high_watermark();
+    let plan = log.read(disk, from, below, max_bytes).unwrap();
+    plan.parts.iter().flat_map(|part| cold(disk, part)).collect()
+}
+
+fn read_all(log: &mut PartitionLog, disk: &mut StdDisk, max_bytes: usize) -> Vec<Bytes> {
+    let mut all: Vec<Bytes> = Vec::new();
+    let mut at = log.log_start_offset();
+    while at < log.high_watermark() {
+        let batches = read_from(log, disk, at, max_bytes);
+        assert!(!batches.is_empty(), "at least one batch at {at}");
+        let last = BatchHeader::parse(batches.last().unwrap()).unwrap();
+        at = Offset(last.last_offset().0 + 1);
+        all.extend(batches);
+    }
+    all
+}
+
+fn batch(records: usize, len: usize, timestamp_ms: i64) -> Bytes {
+    let value = vec![(len % 251) as u8; len];
+    let values: Vec<&[u8]> = (0..records).map(|_| value.as_slice()).collect();
+    Bytes::from(build_batch(
+        &BatchSpec {
+            timestamp_ms,
+            ..BatchSpec::default()
+        },
+        &values,
+    ))
+}
+
+fn stored(batch: &Bytes, base: Offset, epoch: LeaderEpoch) -> Bytes {
+    let mut bytes = batch.to_vec();
+    bytes[..21].copy_from_slice(&patch_prefix(batch, base, epoch));
+    Bytes::from(bytes)
+}
+
+/// Base offset, epoch and length of each, which is what a failure should show.
+fn shapes(batches: &[Bytes]) -> Vec<(i64, i32, usize)> {
+    let shape = |batch: &Bytes| {
+        let header = BatchHeader::parse(batch).expect("a batch");
+        (header.base_offset.0, header.partition_leader_epoch.0, batch.len())
+    };
+    batches.iter().map(shape).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { records: usize, len: usize },
+    Settle,
+    Tick { ms: i64 },
+    ReadAll { max_bytes: usize },
+    CloseAndOpen,
+    DropAndRecover,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1usize..4, prop_oneof![4 => 0usize..600, 1 => 15_000usize..40_000])
+            .prop_map(|(records, len)| Step::Append { records, len }),
+        3 => Just(Step::Settle),
+        1 => (1i64..20_000).prop_map(|ms| Step::Tick { ms }),
+        2 => (1usize..100_000).prop_map(|max_bytes| Step::ReadAll { max_bytes }),
+        1 => Just(Step::CloseAndOpen),
+        1 => Just(Step::DropAndRecover),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_is_a_list_of_batches(steps in prop::collection::vec(step(), 1..40)) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("partition");
+        let mut disk = StdDisk::new();
+        let mut now_ms = 1_000_000;
+        let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+        let mut model: Vec<Bytes> = Vec::new();
+        let mut epochs: Vec<LeaderEpoch> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Append { records, len } => {
+                    let batch = batch(records, len, now_ms);
+                    let epoch = log.leader_epoch();
+                    let expected = log.log_end_offset();
+                    let appended = log.append(now_ms, &mut disk, &batch).unwrap();
+                    prop_assert_eq!(appended.base_offset, expected);
+                    prop_assert_eq!(appended.last_offset.0 + 1, log.log_end_offset().0);
+                    model.push(stored(&batch, appended.base_offset, epoch));
+                    epochs.push(epoch);
+                }
+                Step::Settle => settle(&mut log, &mut disk, now_ms),
+                Step::Tick { ms } => {
+                    now_ms += ms;
+                    log.tick(now_ms, &mut disk);
+                }
+                Step::ReadAll { max_bytes } => {
+                    settle(&mut log, &mut disk, now_ms);
+                    prop_assert_eq!(shapes(&read_all(&mut log, &mut disk, max_bytes)), shapes(&model));
+                }
+                Step::CloseAndOpen => {
+                    let epoch = log.leader_epoch();
+                    let checkpoint = close(log, &mut disk, now_ms);
+                    let (next, report) = open(&mut disk, spec(&directory, Some(checkpoint), true, false));
+                    prop_assert!(report.clean, "{:?}", report);
+                    prop_assert_eq!(next.leader_epoch(), epoch);
+                    log = next;
+                }
+                Step::DropAndRecover => {
+                    settle(&mut log, &mut disk, now_ms);
+                    let (epoch, checkpoint) = (log.leader_epoch(), log.checkpoint());
+                    drop(log);
+                    let (next, report) = open(&mut disk, spec(&directory, Some(checkpoint), false, false));
+                    prop_assert!(report.quarantined.is_empty() && report.set_aside.is_empty(), "{:?}", report);
+                    prop_assert!(next.leader_epoch() > epoch);
+                    log = next;
+                }
+            }
+        }
+        settle(&mut log, &mut disk, now_ms);
+        prop_assert_eq!(log.durable_offset(), log.log_end_offset());
+        let all = read_all(&mut log, &mut disk, 1);
+        prop_assert_eq!(shapes(&all), shapes(&model));
+        prop_assert!(all == model, "same shapes, other bytes");
+    }
+}
+
+#[test]
+fn a_read_starts_at_the_batch_that_holds_the_offset() {
+    let root = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new();
+    let (mut log, _) = open(&mut disk, spec(&root.path().join("p"), None, false, true));
+    for at in 0..200 {
+        log.append(1, &mut disk, &batch(3, 700, 5_000 + at)).unwrap();
+        settle(&mut log, &mut disk, 1);
+    }
+    assert!(log.segment_count() > 3, "the log rolled");
+    for offset in 0..600 {
+        let first = read_from(&mut log, &mut disk, Offset(offset), 1);
+        assert_eq!(first.len(), 1);
+        let header = BatchHeader::parse(&first[0]).unwrap();
+        assert!(header.base_offset.0 <= offset && offset <= header.last_offset().0);
+    }
+    let from = log.batch_at_or_after_timestamp(5_100).unwrap();
+    assert!(from <= Offset(300), "the scan begins before the batch");
+    assert!(from >= Offset(280), "and not much before it: {from}");
+    assert_eq!(log.batch_at_or_after_timestamp(5_200), None);
+    assert_eq!(log.max_timestamp(), Some((5_199, Offset(597))));
+    assert!(log.read(&mut disk, Offset(601), Offset(601), 10).is_err());
+    assert!(
+        log.read(&mut disk, Offset(600), Offset(601), 10)
+            .unwrap()
+            .parts
+            .is_empty()
+    );
+}
+
+#[test]
+fn epochs_end_where_the_next_begins() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+    assert_eq!(log.leader_epoch(), LeaderEpoch(0));
+    log.append(1, &mut disk, &batch(2, 10, 1)).unwrap();
+    settle(&mut log, &mut disk, 1);
+    let checkpoint = log.checkpoint();
+    drop(log);
+    let (mut log, _) = open(&mut disk, spec(&directory, Some(checkpoint), false, false));
+    assert_eq!(log.leader_epoch(), LeaderEpoch(1));
+    log.append(1, &mut disk, &batch(1, 10, 1)).unwrap();
+    settle(&mut log, &mut disk, 1);
+    assert_eq!(log.epoch_end_offset(LeaderEpoch(0)), (LeaderEpoch(0), Offset(2)));
+    assert_eq!(log.epoch_end_offset(LeaderEpoch(1)), (LeaderEpoch(1), Offset(3)));
+    assert_eq!(
+        log.epoch_end_offset(LeaderEpoch(9)),
+        (LeaderEpoch(-1), Offset(-1))
+    );
+    drop(log);
+    // No checkpoint of the last start speaks for it: above all terms of earlier starts.
+    let (log, _) = open(&mut disk, spec(&directory, None, false, false));
+    assert_eq!(log.leader_epoch(), LeaderEpoch(2_048));
+}
+
+#[test]
+fn a_raised_term_takes_no_append_before_its_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    drop(open(&mut disk, spec(&directory, None, false, true)));
+    let (mut log, report) =
+        drive_open(&mut disk, Opening::new(spec(&directory, None, false, false))).unwrap();
+    assert_eq!(report.raised_term, Some(log.leader_epoch()));
+    let refused = log.append(1, &mut disk, &batch(1, 10, 1));
+    assert!(matches!(
+        refused,
+        Err(tidelog_segment_log::log::AppendError::TermNotDurable)
+    ));
+    log.confirm_term();
+    log.append(1, &mut disk, &batch(1, 10, 1)).unwrap();
+}
+
+#[test]
+fn a_stale_clean_flag_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+    log.append(1, &mut disk, &batch(1, 10, 1)).unwrap();
+    settle(&mut log, &mut disk, 1);
+    let stale = log.checkpoint();
+    log.append(1, &mut disk, &batch(1, 10, 1)).unwrap();
+    settle(&mut log, &mut disk, 1);
+    drop(log);
+    let (log, report) = open(&mut disk, spec(&directory, Some(stale), true, false));
+    assert!(report.clean_flag_was_stale && !report.clean);
+    assert_eq!(log.log_end_offset(), Offset(2));
+}
+
+#[test]
+fn a_deleted_partition_leaves_no_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    drop(open(&mut disk, spec(&directory, None, false, true)));
+    assert!(directory.exists());
+    remove_partition_directory(3, directory.clone())
+        .drive(&mut disk)
+        .unwrap();
+    assert!(!directory.exists());
+    remove_partition_directory(3, directory).drive(&mut disk).unwrap();
+}

@@ -1,0 +1,32 @@
+//! `tidelog segment`: segment files, read offline and never changed.
+
+mod inspect;
+mod scan;
+mod verify;
+
+use clap::{Args, Subcommand};
+
+use crate::failure::Failure;
+
+/// Arguments of `tidelog segment`.
+#[derive(Debug, Args)]
+pub struct SegmentArgs {
+    #[command(subcommand)]
+    command: SegmentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SegmentCommand {
+    /// Print a segment's header and its entries
+    Inspect(inspect::InspectArgs),
+    /// Check every byte of a segment, or of all segments below a directory
+    Verify(verify::VerifyArgs),
+}
+
+/// Runs a segment command.
+pub fn run(args: SegmentArgs) -> Result<u8, Failure> {
+    match args.command {
+        SegmentCommand::Inspect(args) => inspect::run(args),
+        SegmentCommand::Verify(args) => verify::run(args),
+    }
+}
