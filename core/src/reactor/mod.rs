@@ -57,8 +57,8 @@ pub struct Start {
     pub shard: Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> Shard + Send>,
     /// This shard's rings.
     pub endpoint: Endpoint<ShardRequest, ShardAnswer>,
-    /// One listening socket per listener; the index is the listener's.
-    pub listeners: Vec<TcpListener>,
+    /// Listening sockets, each with the index of its listener (which may have several addresses).
+    pub listeners: Vec<(usize, TcpListener)>,
     /// Shared with the other shards.
     pub shared: Arc<Shared>,
     /// The core to run on alone, if any.
@@ -67,11 +67,14 @@ pub struct Start {
     pub started: std::sync::mpsc::Sender<io::Result<()>>,
 }
 
-/// Starts a shard's thread.
+/// Starts a shard's thread. `ended` is called on it at its end: whether everything was closed in order.
 ///
 /// # Errors
 /// When the executor's thread cannot be made.
-pub fn spawn(start: Start) -> io::Result<std::thread::JoinHandle<io::Result<()>>> {
+pub fn spawn(
+    start: Start,
+    ended: impl FnOnce(io::Result<bool>) + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>> {
     let name = format!("shard-{}", start.endpoint.own());
     std::thread::Builder::new().name(name.clone()).spawn(move || {
         let placement = match start.pin {
@@ -88,21 +91,22 @@ pub fn spawn(start: Start) -> io::Result<std::thread::JoinHandle<io::Result<()>>
         let executor = match executor {
             Ok(executor) => executor,
             Err(error) => {
+                // The receiver is gone only when the process is ending.
                 let _ = start.started.send(Err(error));
-                return Ok(());
+                return;
             }
         };
-        executor.run(drain(start))
+        ended(executor.run(drain(start)));
     })
 }
 
-async fn drain(start: Start) -> io::Result<()> {
+async fn drain(start: Start) -> io::Result<bool> {
     let started = start.started.clone();
     let mut reactor = match Reactor::new(start) {
         Ok(reactor) => reactor,
         Err(error) => {
             let _ = started.send(Err(error));
-            return Ok(());
+            return Ok(false);
         }
     };
     let eventfd = rustix::io::dup(reactor.shard.endpoint().eventfd())?;
@@ -120,7 +124,7 @@ async fn drain(start: Start) -> io::Result<()> {
     }
     reactor.shard.on_stopped();
     let _ = wake.close().await;
-    Ok(())
+    Ok(reactor.shard.is_complete())
 }
 
 struct Reactor {
@@ -128,7 +132,7 @@ struct Reactor {
     ring: Rc<RefCell<RawRing>>,
     disk: RingDisk,
     sockets: Sockets,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(usize, TcpListener)>,
     accepting: Vec<bool>,
     accept_again_at_ms: u64,
     shared: Arc<Shared>,
@@ -289,7 +293,7 @@ impl Reactor {
         if self.stop_seen || !self.shard.is_ready() || now.monotonic_ms < self.accept_again_at_ms {
             return Ok(());
         }
-        for (index, listener) in self.listeners.iter().enumerate() {
+        for (index, (_, listener)) in self.listeners.iter().enumerate() {
             let Some(accepting) = self.accepting.get_mut(index) else { continue };
             if *accepting {
                 continue;
@@ -326,10 +330,11 @@ impl Reactor {
     }
 
     fn on_accept(&mut self, now: Now, reaped: Reaped) {
-        let listener = reaped.tag.slot as usize;
-        if let Some(accepting) = self.accepting.get_mut(listener) {
+        let index = reaped.tag.slot as usize;
+        if let Some(accepting) = self.accepting.get_mut(index) {
             *accepting = false;
         }
+        let listener = self.listeners.get(index).map_or(0, |(listener, _)| *listener);
         let fd = match reaped.into_result() {
             Ok(fd) => fd,
             Err(error) => {
@@ -344,7 +349,8 @@ impl Reactor {
         // SAFETY: a successful accept answers a new descriptor that nobody else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-        let Some(peer) = rustix::net::getpeername(&socket).ok().and_then(|a| SocketAddr::try_from(a).ok()) else {
+        let peer = rustix::net::getpeername(&socket).ok().flatten();
+        let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
             return;
         };
         let own = self.shard.endpoint().own();

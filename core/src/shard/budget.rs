@@ -5,20 +5,18 @@
 pub struct Budget {
     limit_bytes: usize,
     used_bytes: usize,
-    refused: u64,
 }
 
 impl Budget {
     /// An empty pool of `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, used_bytes: 0, refused: 0 }
+        Self { limit_bytes, used_bytes: 0 }
     }
 
-    /// Reserves, or answers false and counts it.
+    /// Reserves, or answers false.
     #[must_use]
     pub fn reserve(&mut self, bytes: usize) -> bool {
         if bytes > self.limit_bytes - self.used_bytes {
-            self.refused += 1;
             return false;
         }
         self.used_bytes += bytes;
@@ -49,10 +47,6 @@ impl Budget {
         self.limit_bytes
     }
 
-    /// How often a reservation was refused.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
 }
 
 #[cfg(test)]
@@ -65,7 +59,7 @@ mod tests {
         assert!(budget.reserve(60));
         assert!(!budget.reserve(41));
         assert!(budget.reserve(40));
-        assert_eq!((budget.used_bytes(), budget.refused()), (100, 1));
+        assert_eq!(budget.used_bytes(), 100);
         budget.release(100);
         assert!(!budget.could_ever_hold(101) && budget.could_ever_hold(100));
         assert!(!budget.reserve(usize::MAX));

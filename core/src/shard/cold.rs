@@ -47,7 +47,7 @@ impl Shard {
                     Ok(ranges.into_iter().map(|range| whole.slice(range)).collect())
                 }
                 Err(error) => {
-                    self.metrics.corrupt_reads += 1;
+                    self.metrics.checksum_failures.increment();
                     tracing::error!(%error, file = ?range.file, "a cold read does not verify; it is not served");
                     Err(ErrorCode::CorruptMessage)
                 }

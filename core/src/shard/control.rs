@@ -13,7 +13,7 @@ use std::task::Poll;
 use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
 use tidelog_net::{ErrorCode, StrBytes, Uuid};
-use tidelog_segment_log::data_directory::PartitionEvidence;
+use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::entry::EntryKind;
 use tidelog_segment_log::ids::{EntryIndex, PartitionKey, TopicId};
@@ -78,6 +78,16 @@ pub struct ControlSeed {
     pub clean: bool,
     /// Raised at each start.
     pub start_counter: u64,
+}
+
+/// What the directory's checkpoints say of group 0.
+pub fn group_zero_evidence(directory: &DataDirectory) -> PartitionEvidence {
+    directory.evidence(&GROUP_ZERO)
+}
+
+/// Where group 0's files are.
+pub fn group_zero_directory(directory: &DataDirectory) -> std::path::PathBuf {
+    directory.path().join("metadata")
 }
 
 enum State {

@@ -142,7 +142,7 @@ impl Shard {
         }
         // Who is served first changes from request to request, so that no partition starves.
         if !wanted.is_empty() {
-            let turn = self.metrics.requests as usize % wanted.len();
+            let turn = self.metrics.requests.get() as usize % wanted.len();
             wanted.rotate_left(turn);
         }
         let failed = response.topics.iter().flat_map(|topic| &topic.partitions).any(|p| !p.error.is_ok());
@@ -333,7 +333,7 @@ impl Shard {
                             cold.push((at, range));
                         } else {
                             // No memory for it now: the client asks again.
-                            self.metrics.fetch_stalls += 1;
+                            self.metrics.budget_waits.increment();
                             room = 0;
                         }
                     }

@@ -28,7 +28,6 @@ mod timers;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,11 +35,12 @@ use tidelog_net::{ErrorCode, Uuid};
 use tidelog_net::frame::FrameError;
 use tidelog_segment_log::disk::{Completion, Disk, HotBytes};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::log::PartitionLog;
 
 use crate::guard::Guard;
 use crate::mesh::{Endpoint, RingFull};
 use crate::metadata::{MetadataImage, TopicImage};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardCells, ShardMetrics};
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 use crate::settings::Settings;
 use budget::Budget;
@@ -50,7 +50,7 @@ use partition::{Answers, PartitionAnswer, PartitionOp};
 use partitions::Partitions;
 use timers::TimerWheel;
 
-pub use control::ControlSeed;
+pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
 pub use partitions::DirectorySeed;
 
 /// Requests kept for a full ring before sockets are no longer read.
@@ -265,7 +265,7 @@ pub struct Shard {
     serving: bool,
     stopping: bool,
     stopped: bool,
-    metrics: ShardMetrics,
+    metrics: ShardCells,
     metrics_out: Arc<std::sync::Mutex<ShardMetrics>>,
 }
 
@@ -308,7 +308,7 @@ impl Shard {
             serving: false,
             stopping: false,
             stopped: false,
-            metrics: ShardMetrics::new(own),
+            metrics: ShardCells::new(own),
             metrics_out: seed.metrics,
         }
     }
@@ -326,6 +326,11 @@ impl Shard {
     /// Whether stopping is complete as far as this shard knows.
     pub fn is_drained(&self) -> bool {
         self.stopped
+    }
+
+    /// Whether everything was closed in order, so that the directory may be marked clean.
+    pub fn is_complete(&self) -> bool {
+        self.stopped && !self.partitions.is_cut_short()
     }
 
     /// Largest frame this shard takes.
@@ -352,7 +357,7 @@ impl Shard {
 
     /// A socket is not read because its budget is spent.
     pub fn on_receive_stalled(&mut self) {
-        self.metrics.receive_stalls += 1;
+        self.metrics.budget_waits.increment();
     }
 
     /// An answer is out (or will never be): its charge comes back.
@@ -372,7 +377,7 @@ impl Shard {
             principal: Principal::anonymous(),
             client_software: ClientSoftware::default(),
         };
-        self.metrics.connections_accepted += 1;
+        self.metrics.connections_accepted.increment();
         self.connections.insert(socket, Connection::new(Arc::new(context), listener));
     }
 
@@ -393,7 +398,7 @@ impl Shard {
 
     /// The client announced a frame that this shard could never hold.
     pub fn on_frame_too_large(&mut self, socket: SocketId, size_bytes: usize) {
-        self.metrics.bad_frames += 1;
+        self.metrics.frames_refused.increment();
         let peer = self.peer_of(socket);
         let limit_bytes = self.receive_budget.limit_bytes();
         tracing::warn!(%peer, size_bytes, limit_bytes, "closed: a frame larger than this shard's receive memory; raise memory.limit");
@@ -401,7 +406,7 @@ impl Shard {
 
     /// The first bytes are no frame.
     pub fn on_bad_frame(&mut self, socket: SocketId, error: &FrameError) {
-        self.metrics.bad_frames += 1;
+        self.metrics.frames_refused.increment();
         let peer = self.peer_of(socket);
         tracing::warn!(%peer, "closed: {error}");
     }
@@ -661,7 +666,8 @@ impl Shard {
             return;
         }
         self.leader_epochs.extend(opened.iter().copied());
-        for shard in (0..self.endpoint.shards()).filter(|shard| *shard != usize::from(self.own)) {
+        let own = usize::from(self.own);
+        for shard in (0..self.endpoint.shards()).filter(|shard| *shard != own) {
             self.send(shard, ShardRequest::Opened(opened.clone()));
         }
     }
@@ -686,13 +692,13 @@ impl Shard {
     }
 
     fn publish_metrics(&mut self) {
-        self.metrics.connections_open = self.connections.len() as u64;
-        self.metrics.receive_used_bytes = self.receive_budget.used_bytes() as u64;
-        self.metrics.fetch_used_bytes = self.fetch_budget.used_bytes() as u64;
-        self.metrics.budget_refusals = self.receive_budget.refused() + self.fetch_budget.refused();
-        self.metrics.partitions = self.partitions.len() as u64;
+        self.metrics.connections.set(self.connections.len() as i64);
+        self.metrics.receive_budget_used_bytes.set(self.receive_budget.used_bytes() as i64);
+        self.metrics.fetch_budget_used_bytes.set(self.fetch_budget.used_bytes() as i64);
+        self.metrics.partitions.set(self.partitions.len() as i64);
+        // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {
-            *out = self.metrics.clone();
+            *out = self.metrics.snapshot();
         }
     }
 
@@ -718,8 +724,12 @@ impl Shard {
         if requests_done || self.partitions.is_cut_short() {
             let group_zero = match &mut self.control {
                 None => None,
-                Some(control) if control.close(now, disk) => control.log().map(|log| log.checkpoint()),
-                Some(_) => return,
+                Some(control) => {
+                    if !control.close(now, disk) {
+                        return;
+                    }
+                    control.log().map(PartitionLog::checkpoint)
+                }
             };
             if self.partitions.close_all(now, disk, group_zero) {
                 self.stopped = true;

@@ -436,7 +436,7 @@ fn check_epoch(log: &PartitionLog, claimed: i32) -> Result<(), ErrorCode> {
 fn fetch(disk: &mut dyn Disk, log: &mut PartitionLog, offset: i64, max_bytes: usize, epoch: i32) -> PartitionAnswer {
     let high_watermark = log.high_watermark();
     let log_start_offset = log.log_start_offset().0;
-    let mut answer = |error, plan| PartitionAnswer::Fetched {
+    let answer = |error, plan| PartitionAnswer::Fetched {
         error,
         plan,
         high_watermark: high_watermark.0,

@@ -25,7 +25,7 @@ impl Shard {
             self.receive_budget.release(charge_bytes);
             return;
         };
-        self.metrics.requests += 1;
+        self.metrics.requests.increment();
         let place = connection.begin();
         let on = Arc::clone(&connection.context);
         let mut origin = Origin { socket, place, version: 0, correlation_id: 0, charge_bytes, client_id: None };
@@ -42,7 +42,7 @@ impl Shard {
                     correlation_id: header.correlation_id,
                     arrived_at: Instant::now(),
                     deadline: None,
-                    trace_id: (u64::from(self.own) << 48) ^ self.metrics.requests,
+                    trace_id: (u64::from(self.own) << 48) ^ self.metrics.requests.get(),
                 };
                 self.dispatch(now, disk, origin, &context, body);
             }
@@ -53,7 +53,7 @@ impl Shard {
                 }
             }
             Err(error) => {
-                self.metrics.bad_frames += 1;
+                self.metrics.frames_refused.increment();
                 self.refuse(&origin, &error);
             }
         }
