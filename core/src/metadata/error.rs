@@ -28,6 +28,8 @@ pub mod code {
     pub const UNKNOWN_TOPIC_ID: i16 = ErrorCode::UnknownTopicId.code();
 }
 
+use crate::limits::ERROR_MESSAGE_BYTES_MAX;
+
 /// An error to be sent to a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} (error {code})")]
@@ -39,17 +41,34 @@ pub struct KafkaError {
 }
 
 impl KafkaError {
-    /// A code with its message.
+    /// A code with its message, cut to [`ERROR_MESSAGE_BYTES_MAX`]: it may quote what the client sent, and
+    /// a string on the wire holds at most 32,767 bytes.
     pub fn new(code: i16, message: impl Into<String>) -> Self {
-        KafkaError {
-            code,
-            message: message.into(),
+        let mut message = message.into();
+        if message.len() > ERROR_MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX));
         }
+        KafkaError { code, message }
     }
 }
 
 impl From<crate::topic_config::ConfigError> for KafkaError {
     fn from(error: crate::topic_config::ConfigError) -> Self {
         KafkaError::new(code::INVALID_CONFIG, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let error = KafkaError::new(code::INVALID_CONFIG, "\u{20ac}".repeat(30_000));
+        assert_eq!(
+            (error.code, error.message.len()),
+            (40, ERROR_MESSAGE_BYTES_MAX / 3 * 3)
+        );
+        assert!(error.message.chars().all(|c| c == '\u{20ac}'));
     }
 }

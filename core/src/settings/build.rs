@@ -225,8 +225,18 @@ impl SettingsBuilder {
     /// All `--data-dir` flags; none changes nothing.
     pub fn data_dirs(mut self, dirs: &[PathBuf]) -> Result<Self, SettingsError> {
         if !dirs.is_empty() {
-            let text: Vec<String> = dirs.iter().map(|d| d.to_string_lossy().into_owned()).collect();
             let source = Source::Flag("--data-dir");
+            let mut text: Vec<&str> = Vec::with_capacity(dirs.len());
+            for dir in dirs {
+                // Anything else could not be written to a file or shown, and would name another directory.
+                match dir.to_str().filter(|path| !path.contains('\n')) {
+                    Some(path) => text.push(path),
+                    None => {
+                        let reason = "must be UTF-8 without line breaks".to_owned();
+                        return Err(invalid("data.dirs", &dir.to_string_lossy(), reason, &source));
+                    }
+                }
+            }
             self.flags.insert(
                 "data.dirs".to_owned(),
                 Entry {

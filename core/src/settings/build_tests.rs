@@ -236,3 +236,25 @@ fn changes_say_when_they_take_effect() {
     );
     assert!(before.changes(&before).is_empty());
 }
+
+#[test]
+fn data_directories_of_the_command_line() {
+    use std::os::unix::ffi::OsStrExt;
+    let dirs = [PathBuf::from("/a b"), PathBuf::from("/c")];
+    assert_eq!(
+        builder().data_dirs(&dirs).unwrap().build().unwrap().data_dirs,
+        dirs
+    );
+    assert!(builder().data_dirs(&[]).unwrap().build().is_ok());
+    for bytes in [&b"/\xff"[..], b"/a\nb"] {
+        let dir = PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
+        assert!(
+            builder()
+                .data_dirs(&[dir])
+                .unwrap_err()
+                .to_string()
+                .contains("UTF-8")
+        );
+    }
+    assert!(sentence(builder().data_dirs(&["/a".into(), "/a".into()]).unwrap().build()).contains("twice"));
+}

@@ -206,12 +206,12 @@ pub trait Disk {
 
 /// Holds the lock of a data directory. Dropping it releases the lock.
 pub struct DirectoryLock {
-    _held: Box<dyn Send>,
+    _held: Box<dyn Send + Sync>,
 }
 
 impl DirectoryLock {
     /// Wraps whatever holds the lock.
-    pub fn new(held: impl Send + 'static) -> Self {
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
         Self {
             _held: Box::new(held),
         }
@@ -342,6 +342,12 @@ impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.blocks.as_mut_ptr().cast::<u8>(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for AlignedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

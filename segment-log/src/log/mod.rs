@@ -15,6 +15,7 @@
 //! - an offset is never given out twice under one leader epoch.
 
 mod append;
+mod internal;
 mod commit;
 pub(crate) mod machine;
 mod open;
@@ -38,6 +39,7 @@ use crate::producer_state::ProducerStates;
 use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
+pub use internal::InternalEntry;
 pub use commit::CloseProgress;
 pub use machine::Machine;
 pub use open::{OpenError, OpenProgress, OpenSpec, Opening, drive_open};
@@ -336,7 +338,8 @@ impl PartitionLog {
         self.segments.iter_mut().rev().find(|segment| segment.id == id)
     }
 
-    fn written_offset(&self) -> Offset {
+    /// Everything below it is in the page cache (at least): a killed process does not lose it.
+    pub fn written_offset(&self) -> Offset {
         let unsynced = self.segments.get(self.first_unsynced..).unwrap_or_default();
         for segment in unsynced {
             if segment.written.position < segment.tail.position {

@@ -1,0 +1,550 @@
+//! The engine of one shard: a glommio executor and one raw io_uring ring.
+//!
+//! Runs on the shard's own thread. The drain task takes turns: reap the ring, take what other
+//! shards sent, fire timers, let the sans-I/O [`Shard`] act, carry out its effects, submit. It
+//! parks only after the doorbell protocol and one more look into the kernel.
+//!
+//! Invariants: only this folder names io_uring or glommio; nothing here blocks but parking; a
+//! buffer given to the kernel stays where it is until its completion was reaped.
+
+mod ring;
+mod ring_disk;
+mod sockets;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use io_uring::{opcode, types};
+
+use crate::mesh::Endpoint;
+use crate::shard::{SocketId, Effect, Now, Shard, ShardAnswer, ShardRequest};
+use ring::{Kind, RawRing, Reaped, Tag};
+use ring_disk::RingDisk;
+use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
+
+pub use ring::probe;
+
+/// glommio's own ring and its registered buffers, at their least: the data ring does the work.
+const GLOMMIO_RING_DEPTH: usize = 256;
+const GLOMMIO_IO_MEMORY: usize = 64 << 10;
+/// The safety net for tasks that do not look at poll points.
+const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_micros(500);
+/// Messages of a kind taken from one peer per turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// Frames taken from one connection per turn, so that no pipelining peer keeps the shard.
+const FRAMES_PER_TURN: usize = 64;
+/// Wait after an accept failed for want of descriptors.
+const ACCEPT_BACKOFF_MS: u64 = 100;
+
+/// What all shards and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Set once: drain and stop.
+    pub stopping: AtomicBool,
+    /// Open connections per shard, for the accept hand-off.
+    pub connections: Vec<AtomicUsize>,
+}
+
+/// What a shard's thread is started with.
+pub struct Start {
+    /// The state machine, which is made on the shard's thread.
+    pub shard: Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> Shard + Send>,
+    /// This shard's rings.
+    pub endpoint: Endpoint<ShardRequest, ShardAnswer>,
+    /// Listening sockets, each with the index of its listener (which may have several addresses).
+    pub listeners: Vec<(usize, TcpListener)>,
+    /// Shared with the other shards.
+    pub shared: Arc<Shared>,
+    /// The core to run on alone, if any.
+    pub pin: Option<usize>,
+    /// Receives one message when the thread has its ring, or the reason why not.
+    pub started: std::sync::mpsc::Sender<io::Result<()>>,
+}
+
+/// Starts a shard's thread. `ended` is called on it at its end: whether everything was closed in order.
+///
+/// # Errors
+/// When the executor's thread cannot be made.
+pub fn spawn(
+    start: Start,
+    ended: impl FnOnce(io::Result<bool>) + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let name = format!("shard-{}", start.endpoint.own());
+    std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let placement = match start.pin {
+            Some(core) => glommio::Placement::Fixed(core),
+            None => glommio::Placement::Unbound,
+        };
+        let executor = glommio::LocalExecutorBuilder::new(placement)
+            .name(&name)
+            .ring_depth(GLOMMIO_RING_DEPTH)
+            .io_memory(GLOMMIO_IO_MEMORY)
+            .preempt_timer(PREEMPT_TIMER)
+            .make()
+            .map_err(|error| io::Error::other(error.to_string()));
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => {
+                // The receiver is gone only when the process is ending.
+                let _ = start.started.send(Err(error));
+                return;
+            }
+        };
+        ended(executor.run(drain(start)));
+    })
+}
+
+async fn drain(start: Start) -> io::Result<bool> {
+    let started = start.started.clone();
+    let mut reactor = match Reactor::new(start) {
+        Ok(reactor) => reactor,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return Ok(false);
+        }
+    };
+    let eventfd = rustix::io::dup(reactor.shard.endpoint().eventfd())?;
+    // SAFETY: the descriptor was just duplicated and is owned by nobody else.
+    let wake = unsafe { glommio::io::BufferedFile::from_raw_fd(eventfd.into_raw_fd()) };
+    let _ = started.send(Ok(()));
+    while !reactor.finished() {
+        let progressed = reactor.turn()?;
+        if progressed {
+            glommio::yield_if_needed().await;
+        } else if reactor.park()? {
+            wake.read_at(0, 8).await.map_err(|error| io::Error::other(error.to_string()))?;
+            reactor.unpark();
+        }
+    }
+    reactor.shard.on_stopped();
+    let _ = wake.close().await;
+    Ok(reactor.shard.is_complete())
+}
+
+struct Reactor {
+    shard: Shard,
+    ring: Rc<RefCell<RawRing>>,
+    disk: RingDisk,
+    sockets: Sockets,
+    listeners: Vec<(usize, TcpListener)>,
+    accepting: Vec<bool>,
+    accept_again_at_ms: u64,
+    shared: Arc<Shared>,
+    epoch: Instant,
+    /// Connections that may go on reading once their budget or their turn allows.
+    read_later: Vec<SocketId>,
+    reaped: Vec<Reaped>,
+    timeouts: Vec<Option<Box<types::Timespec>>>,
+    armed_ms: Option<u64>,
+    stop_seen: bool,
+}
+
+impl Reactor {
+    fn new(start: Start) -> io::Result<Self> {
+        let ring = Rc::new(RefCell::new(RawRing::new(start.endpoint.eventfd())?));
+        let disk = RingDisk::new(Rc::clone(&ring));
+        let accepting = vec![false; start.listeners.len()];
+        Ok(Self {
+            shard: (start.shard)(start.endpoint),
+            ring,
+            disk,
+            sockets: Sockets::default(),
+            listeners: start.listeners,
+            accepting,
+            accept_again_at_ms: 0,
+            shared: start.shared,
+            epoch: Instant::now(),
+            read_later: Vec::new(),
+            reaped: Vec::new(),
+            timeouts: Vec::new(),
+            armed_ms: None,
+            stop_seen: false,
+        })
+    }
+
+    fn now(&self) -> Now {
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Now {
+            monotonic_ms: self.epoch.elapsed().as_millis() as u64,
+            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.shard.is_drained() && self.sockets.open_count() == 0 && self.disk.in_flight() == 0
+    }
+
+    /// One turn. True: something happened, take another before parking.
+    fn turn(&mut self) -> io::Result<bool> {
+        let mut progressed = false;
+        let now = self.now();
+        if !self.stop_seen && self.shared.stopping.load(Ordering::Acquire) {
+            self.stop_seen = true;
+            self.shard.on_stop(now, &mut self.disk);
+            progressed = true;
+        }
+        self.accept(now)?;
+        if self.ring.borrow_mut().ready() || self.ring.borrow().has_unsubmitted() {
+            self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
+        }
+        for reaped in std::mem::take(&mut self.reaped) {
+            progressed = true;
+            self.on_reaped(now, reaped)?;
+        }
+        progressed |= self.take_completions(now);
+        progressed |= self.take_messages(now);
+        if self.shard.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {
+            self.shard.on_timers(now, &mut self.disk);
+            progressed = true;
+        }
+        for id in std::mem::take(&mut self.read_later) {
+            self.read_frames(now, id)?;
+        }
+        self.shard.end_of_turn(now, &mut self.disk);
+        progressed |= self.take_completions(now);
+        progressed |= self.carry_out_effects(now)?;
+        if self.stop_seen && self.shard.is_drained() {
+            for id in self.sockets.ids() {
+                self.close(id)?;
+            }
+        }
+        if self.ring.borrow().has_unsubmitted() {
+            self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
+            progressed |= !self.reaped.is_empty();
+        }
+        Ok(progressed)
+    }
+
+    fn take_completions(&mut self, now: Now) -> bool {
+        let mut any = false;
+        // A completion may let the shard submit what completes at once; each adds work of its own
+        // at most once, so this ends.
+        while self.disk.has_arrived() {
+            any = true;
+            let mut completions = Vec::new();
+            tidelog_segment_log::disk::Disk::take_completions(&mut self.disk, &mut completions);
+            for completion in completions {
+                self.shard.on_disk(now, &mut self.disk, completion);
+            }
+        }
+        any
+    }
+
+    fn take_messages(&mut self, now: Now) -> bool {
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        self.shard.endpoint().receive(MESSAGES_PER_TURN, &mut requests, &mut answers);
+        let any = !requests.is_empty() || !answers.is_empty();
+        for (_, answer) in answers {
+            self.shard.on_answer(now, &mut self.disk, answer);
+        }
+        for (from, request) in requests {
+            if let ShardRequest::Connection { socket, listener, peer } = request {
+                self.adopt(now, socket, listener, peer);
+                self.shard.answer_handoff(from);
+            } else {
+                self.shard.on_request(now, &mut self.disk, from, request);
+            }
+        }
+        any
+    }
+
+    fn carry_out_effects(&mut self, now: Now) -> io::Result<bool> {
+        let effects = self.shard.take_effects();
+        let any = !effects.is_empty();
+        for effect in effects {
+            match effect {
+                Effect::Respond(id, response) => {
+                    let charge = response.charge_bytes;
+                    let ring = Rc::clone(&self.ring);
+                    match self.sockets.get(id) {
+                        Some(socket) if !socket.is_closing() => {
+                            socket.queue(response);
+                            if socket.send(id.slot, &mut ring.borrow_mut()).is_err() {
+                                self.close(id)?;
+                            }
+                        }
+                        _ => self.shard.on_sent(charge),
+                    }
+                    self.read_frames(now, id)?;
+                }
+                Effect::Close(id) => self.close(id)?,
+                Effect::CloseAfterSend(id) => {
+                    let done = self.sockets.get(id).is_some_and(|socket| {
+                        socket.close_when_sent();
+                        socket.wants_close()
+                    });
+                    if done {
+                        self.close(id)?;
+                    }
+                }
+                Effect::ReadAgain(id) => self.read_frames(now, id)?,
+            }
+        }
+        Ok(any)
+    }
+
+    fn accept(&mut self, now: Now) -> io::Result<()> {
+        if self.stop_seen || !self.shard.is_ready() || now.monotonic_ms < self.accept_again_at_ms {
+            return Ok(());
+        }
+        for (index, (_, listener)) in self.listeners.iter().enumerate() {
+            let Some(accepting) = self.accepting.get_mut(index) else { continue };
+            if *accepting {
+                continue;
+            }
+            const CLOEXEC: i32 = 0o2000000;
+            let entry =
+                opcode::Accept::new(types::Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
+                    .flags(CLOEXEC)
+                    .build();
+            let tag = Tag { kind: Kind::Accept, generation: 0, slot: index as u32 };
+            // SAFETY: no address is asked for, so the entry points to nothing.
+            unsafe { self.ring.borrow_mut().push(entry, tag)? };
+            *accepting = true;
+        }
+        Ok(())
+    }
+
+    fn on_reaped(&mut self, now: Now, reaped: Reaped) -> io::Result<()> {
+        let id = SocketId { slot: reaped.tag.slot, generation: reaped.tag.generation };
+        match reaped.tag.kind {
+            Kind::Accept => self.on_accept(now, reaped),
+            Kind::Receive => self.on_receive(now, id, reaped)?,
+            Kind::Send => self.on_send(now, id, reaped)?,
+            Kind::Disk => self.disk.on_reaped(reaped),
+            Kind::Timeout => {
+                if let Some(slot) = self.timeouts.get_mut(reaped.tag.slot as usize) {
+                    *slot = None;
+                }
+                self.armed_ms = None;
+            }
+            Kind::Cancel => {}
+        }
+        Ok(())
+    }
+
+    fn on_accept(&mut self, now: Now, reaped: Reaped) {
+        let index = reaped.tag.slot as usize;
+        if let Some(accepting) = self.accepting.get_mut(index) {
+            *accepting = false;
+        }
+        let listener = self.listeners.get(index).map_or(0, |(listener, _)| *listener);
+        let fd = match reaped.into_result() {
+            Ok(fd) => fd,
+            Err(error) => {
+                if !self.stop_seen {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
+                    self.shard.wake_at(self.accept_again_at_ms);
+                }
+                return;
+            }
+        };
+        // SAFETY: a successful accept answers a new descriptor that nobody else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+        let peer = rustix::net::getpeername(&socket).ok().flatten();
+        let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
+            return;
+        };
+        let own = self.shard.endpoint().own();
+        let count = |shard: usize| self.shared.connections.get(shard).map_or(usize::MAX, |c| c.load(Ordering::Relaxed));
+        let target = (0..self.shared.connections.len()).min_by_key(|&s| (count(s), s != own)).unwrap_or(own);
+        if target != own && count(target) < count(own) {
+            let request = ShardRequest::Connection { socket, listener, peer };
+            match self.shard.endpoint().request(target, request) {
+                Ok(()) => {
+                    if let Some(connections) = self.shared.connections.get(target) {
+                        connections.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Err(crate::mesh::RingFull(ShardRequest::Connection { socket, listener, peer })) => {
+                    self.count_and_adopt(now, socket, listener, peer);
+                }
+                Err(_) => {}
+            }
+        } else {
+            self.count_and_adopt(now, socket, listener, peer);
+        }
+    }
+
+    fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
+        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
+            connections.fetch_add(1, Ordering::Relaxed);
+        }
+        self.adopt(now, socket, listener, peer);
+    }
+
+    fn uncount(&mut self) {
+        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
+        if !self.shard.reserve_receive(IDLE_BUFFER_BYTES) {
+            tracing::warn!(%peer, "connection refused: the receive budget of this shard is used up");
+            self.uncount();
+            return;
+        }
+        let id = self.sockets.insert(socket);
+        self.shard.on_accepted(now, id, listener, peer);
+        self.read_later.push(id);
+    }
+
+    fn on_receive(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        match reaped.into_result() {
+            Ok(received) if received > 0 && !socket.is_closing() => {
+                socket.received(received as usize);
+                self.read_frames(now, id)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                socket.receive_failed();
+                self.read_frames(now, id)
+            }
+            _ => {
+                socket.receive_failed();
+                self.close(id)
+            }
+        }
+    }
+
+    /// Gives the shard the frames that are whole, then receives more, as far as budgets allow.
+    fn read_frames(&mut self, now: Now, id: SocketId) -> io::Result<()> {
+        for _ in 0..FRAMES_PER_TURN {
+            if !self.shard.wants_frame(id) {
+                return Ok(());
+            }
+            let request_max = self.shard.request_max_bytes();
+            let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+            if socket.is_receiving() {
+                return Ok(());
+            }
+            match socket.next_frame(request_max) {
+                NextFrame::Frame(frame) => self.shard.on_frame(now, &mut self.disk, id, frame),
+                NextFrame::Incomplete => {
+                    let ring = Rc::clone(&self.ring);
+                    if socket.receive(id.slot, &mut ring.borrow_mut()).is_err() {
+                        self.close(id)?;
+                    }
+                    return Ok(());
+                }
+                NextFrame::NeedsBudget(size) => {
+                    if !self.shard.can_ever_receive(size) {
+                        self.shard.on_frame_too_large(id, size);
+                        return self.close(id);
+                    }
+                    if !self.shard.reserve_receive(size) {
+                        self.shard.on_receive_stalled();
+                        self.read_later.push(id);
+                        return Ok(());
+                    }
+                    socket.budget_granted(size);
+                }
+                NextFrame::Bad(error) => {
+                    self.shard.on_bad_frame(id, &error);
+                    return self.close(id);
+                }
+            }
+        }
+        self.read_later.push(id);
+        Ok(())
+    }
+
+    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let ring = Rc::clone(&self.ring);
+        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        let mut finished = Vec::new();
+        let failed = match reaped.into_result() {
+            Ok(sent) => {
+                socket.sent(sent as usize, &mut finished);
+                false
+            }
+            Err(_) => {
+                socket.send_failed();
+                true
+            }
+        };
+        let close =
+            failed || socket.is_closing() || socket.wants_close() || socket.send(id.slot, &mut ring.borrow_mut()).is_err();
+        for charge in finished {
+            self.shard.on_sent(charge);
+        }
+        if close { self.close(id) } else { self.read_frames(now, id) }
+    }
+
+    /// Begins closing, or ends it when nothing is left in the kernel.
+    fn close(&mut self, id: SocketId) -> io::Result<()> {
+        let ring = Rc::clone(&self.ring);
+        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        socket.begin_close(id.slot, &mut ring.borrow_mut())?;
+        let unfinished = socket.unfinished_charge();
+        let mut charges = Vec::new();
+        socket.drain_charges(&mut charges);
+        if self.sockets.release_if_quiet(id) {
+            for charge in charges {
+                self.shard.on_sent(charge);
+            }
+            self.shard.release_receive(IDLE_BUFFER_BYTES + unfinished);
+            self.shard.on_closed(id);
+            self.uncount();
+        }
+        Ok(())
+    }
+
+    /// Prepares to sleep. False: something came in meanwhile.
+    fn park(&mut self) -> io::Result<bool> {
+        if self.disk.has_arrived() || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen {
+            return Ok(false);
+        }
+        if !self.shard.endpoint().bell().park() {
+            return Ok(false);
+        }
+        self.arm_timeout()?;
+        self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
+        if self.reaped.is_empty() && self.shared.stopping.load(Ordering::Acquire) == self.stop_seen {
+            return Ok(true);
+        }
+        self.unpark();
+        Ok(false)
+    }
+
+    fn unpark(&mut self) {
+        self.shard.endpoint().bell().unpark();
+    }
+
+    /// Makes the kernel wake this shard at its next deadline. An earlier timeout that is still
+    /// armed only wakes it once too often.
+    fn arm_timeout(&mut self) -> io::Result<()> {
+        let Some(at_ms) = self.shard.next_deadline_ms() else { return Ok(()) };
+        if self.armed_ms.is_some_and(|armed| armed <= at_ms) {
+            return Ok(());
+        }
+        let wait_ms = at_ms.saturating_sub(self.now().monotonic_ms);
+        let spec = types::Timespec::new().sec(wait_ms / 1000).nsec((wait_ms % 1000) as u32 * 1_000_000 + 100_000);
+        let slot = match self.timeouts.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None => {
+                self.timeouts.push(None);
+                self.timeouts.len() - 1
+            }
+        };
+        let boxed = Box::new(spec);
+        let entry = opcode::Timeout::new(&raw const *boxed).build();
+        let tag = Tag { kind: Kind::Timeout, generation: 0, slot: slot as u32 };
+        // SAFETY: the timespec is on the heap and stays in `timeouts` until its completion.
+        unsafe { self.ring.borrow_mut().push(entry, tag)? };
+        if let Some(place) = self.timeouts.get_mut(slot) {
+            *place = Some(boxed);
+        }
+        self.armed_ms = Some(at_ms);
+        Ok(())
+    }
+}

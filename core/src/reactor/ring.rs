@@ -1,0 +1,203 @@
+//! One raw io_uring ring, made and used on its shard's thread only.
+//!
+//! Set up with SINGLE_ISSUER, DEFER_TASKRUN and TASKRUN_FLAG: completions appear only when this
+//! thread enters the kernel, and the flag tells without a system call when entering is worthwhile.
+//!
+//! `user_data` is `kind (8 bits) | generation (24 bits) | slot (32 bits)`: a completion that
+//! outlives its slot's owner never reaches the next one.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use io_uring::{IoUring, squeue};
+
+/// Entries of the data ring's submission queue.
+pub(super) const RING_ENTRIES: u32 = 1024;
+const RING_ENTRIES_MIN: u32 = 128;
+/// How long ENOMEM at set-up is retried: a killed process's memlock charge is released late.
+const SETUP_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Accept = 1,
+    Receive = 2,
+    Send = 3,
+    Disk = 4,
+    Timeout = 5,
+    Cancel = 6,
+}
+
+/// The decoded `user_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub kind: Kind,
+    /// 24 bits.
+    pub generation: u32,
+    pub slot: u32,
+}
+
+impl Tag {
+    pub(super) fn encode(self) -> u64 {
+        ((self.kind as u64) << 56) | (u64::from(self.generation & 0xff_ffff) << 32) | u64::from(self.slot)
+    }
+
+    fn decode(raw: u64) -> Option<Self> {
+        let kind = match (raw >> 56) as u8 {
+            1 => Kind::Accept,
+            2 => Kind::Receive,
+            3 => Kind::Send,
+            4 => Kind::Disk,
+            5 => Kind::Timeout,
+            6 => Kind::Cancel,
+            _ => return None,
+        };
+        Some(Self { kind, generation: (raw >> 32) as u32 & 0xff_ffff, slot: raw as u32 })
+    }
+}
+
+/// One reaped completion.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reaped {
+    pub tag: Tag,
+    /// Bytes or descriptor, or minus errno.
+    pub result: i32,
+}
+
+impl Reaped {
+    pub(super) fn into_result(self) -> io::Result<u32> {
+        if self.result < 0 {
+            Err(io::Error::from_raw_os_error(-self.result))
+        } else {
+            Ok(self.result as u32)
+        }
+    }
+}
+
+pub(super) struct RawRing {
+    ring: IoUring,
+    unsubmitted: usize,
+}
+
+impl RawRing {
+    /// Makes the ring on the calling thread; its completions make `eventfd` readable.
+    ///
+    /// # Errors
+    /// What the kernel said: EPERM (seccomp or sysctl), ENOMEM (memlock), EMFILE, EINVAL (features).
+    pub(super) fn new(eventfd: &OwnedFd) -> io::Result<Self> {
+        let started = std::time::Instant::now();
+        let mut entries = RING_ENTRIES;
+        let ring = loop {
+            match build(entries) {
+                Ok(ring) => break ring,
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    if started.elapsed() < SETUP_RETRY {
+                        // The condition is in the kernel and cannot be awaited: poll it.
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    } else if entries > RING_ENTRIES_MIN {
+                        entries /= 2;
+                    } else {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        Ok(Self { ring, unsubmitted: 0 })
+    }
+
+    /// Queues an operation, entering the kernel first when the queue is full.
+    ///
+    /// # Safety
+    /// What the entry points to must stay valid and in place until its completion was reaped.
+    pub(super) unsafe fn push(&mut self, entry: squeue::Entry, tag: Tag) -> io::Result<()> {
+        let entry = entry.user_data(tag.encode());
+        // SAFETY: passed on to our caller.
+        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.submit()?;
+            // SAFETY: as above.
+            if unsafe { self.ring.submission().push(&entry) }.is_err() {
+                return Err(io::Error::other("the submission queue stays full after entering"));
+            }
+        }
+        self.unsubmitted += 1;
+        Ok(())
+    }
+
+    /// Whether a reap would find something, without a system call.
+    pub(super) fn ready(&mut self) -> bool {
+        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+    }
+
+    pub(super) fn has_unsubmitted(&self) -> bool {
+        self.unsubmitted > 0
+    }
+
+    /// Hands queued operations to the kernel.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Ok(_) => {
+                self.unsubmitted = 0;
+                Ok(())
+            }
+            // The completion queue must be reaped first; the entries stay queued.
+            Err(error) if matches!(error.raw_os_error(), Some(16 | 11 | 4)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Submits, lets the kernel run deferred work, and moves all completions into `out`.
+    pub(super) fn enter_and_reap(&mut self, out: &mut Vec<Reaped>) -> io::Result<()> {
+        const GET_EVENTS: u32 = 1;
+        let to_submit = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed (null, 0), and the queue was filled through `push`.
+        let entered =
+            unsafe { self.ring.submitter().enter::<libc_sigset>(to_submit, 0, GET_EVENTS, None) };
+        match entered {
+            Ok(_) => self.unsubmitted = 0,
+            Err(error) if matches!(error.raw_os_error(), Some(16 | 11 | 4)) => {}
+            Err(error) => return Err(error),
+        }
+        for entry in self.ring.completion() {
+            if let Some(tag) = Tag::decode(entry.user_data()) {
+                out.push(Reaped { tag, result: entry.result() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `enter` is generic over its optional argument; none is ever passed.
+#[allow(non_camel_case_types)]
+type libc_sigset = u64;
+
+fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_cqsize(entries * 4)
+        .build(entries)
+}
+
+/// Whether the kernel allows such a ring here: makes one and drops it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn probe() -> io::Result<()> {
+    build(8).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_survives_its_encoding() {
+        let tag = Tag { kind: Kind::Send, generation: 0xab_cdef, slot: u32::MAX - 1 };
+        assert_eq!(Tag::decode(tag.encode()), Some(tag));
+        assert_eq!(Tag::decode(0), None, "user_data of nobody");
+    }
+}

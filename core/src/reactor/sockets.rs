@@ -1,0 +1,346 @@
+//! The sockets of one shard: receive into owned buffers, split frames, gather sends.
+//!
+//! Owned by the shard's thread. At most one receive and one send per socket are in the kernel.
+//! Closing order: stop reading, cancel, shutdown, wait for the last completion of every operation,
+//! release the buffers, close, free the slot. A slot's generation is in each `user_data`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use bytes::{Bytes, BytesMut};
+use io_uring::{opcode, types};
+use tidelog_net::frame::{self, FrameError};
+
+use super::ring::{Kind, RawRing, Tag};
+use crate::shard::{SocketId, Response, SendPart};
+
+/// What an idle connection holds.
+pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
+/// The kernel takes at most this many pieces per call (UIO_MAXIOV).
+const IOVECS_MAX: usize = 1024;
+/// Runs of parts smaller than this are copied into one.
+const GATHER_MIN_BYTES: usize = 2048;
+/// The most that one gathered send covers.
+const SEND_MAX_BYTES: usize = 1 << 20;
+
+/// What is in the kernel for a send: the header, the pieces it points to, and what they point to.
+struct Outgoing {
+    header: Box<libc_msghdr::MessageHeader>,
+    iovecs: Vec<libc_msghdr::IoVec>,
+}
+
+/// The two C structures of sendmsg, as the kernel's x86-64 and aarch64 ABI has them.
+mod libc_msghdr {
+    #[repr(C)]
+    pub(super) struct IoVec {
+        pub base: *const u8,
+        pub len: usize,
+    }
+    #[repr(C)]
+    pub(super) struct MessageHeader {
+        pub name: *const u8,
+        pub name_len: u32,
+        pub iov: *const IoVec,
+        pub iov_len: usize,
+        pub control: *const u8,
+        pub control_len: usize,
+        pub flags: i32,
+    }
+}
+
+pub(super) struct Socket {
+    fd: OwnedFd,
+    generation: u32,
+    read: BytesMut,
+    /// Size of the frame that is being received, and what it is charged, once both are settled.
+    expected: Option<usize>,
+    receiving: bool,
+    out: VecDeque<Response>,
+    sending: Option<Outgoing>,
+    closing: bool,
+    close_after_send: bool,
+}
+
+/// A frame's way out of [`Sockets::next_frame`].
+pub(super) enum NextFrame {
+    Frame(Bytes),
+    /// More bytes are needed: receive.
+    Incomplete,
+    /// The body's size is known but the budget has no room for it: `(bytes)`.
+    NeedsBudget(usize),
+    Bad(FrameError),
+}
+
+#[derive(Default)]
+pub(super) struct Sockets {
+    slots: Vec<(u32, Option<Socket>)>,
+    free: Vec<u32>,
+    open: usize,
+}
+
+impl Sockets {
+    pub(super) fn open_count(&self) -> usize {
+        self.open
+    }
+
+    pub(super) fn insert(&mut self, fd: OwnedFd) -> SocketId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let place = &mut self.slots[slot as usize];
+        let generation = place.0;
+        place.1 = Some(Socket {
+            fd,
+            generation,
+            read: BytesMut::with_capacity(IDLE_BUFFER_BYTES),
+            expected: None,
+            receiving: false,
+            out: VecDeque::new(),
+            sending: None,
+            closing: false,
+            close_after_send: false,
+        });
+        self.open += 1;
+        SocketId { slot, generation }
+    }
+
+    pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Socket> {
+        let (generation, socket) = self.slots.get_mut(id.slot as usize)?;
+        if *generation == id.generation { socket.as_mut() } else { None }
+    }
+
+    /// Frees the slot of a socket that is closing and has nothing left in the kernel.
+    pub(super) fn release_if_quiet(&mut self, id: SocketId) -> bool {
+        let quiet = self
+            .get(id)
+            .is_some_and(|socket| socket.closing && !socket.receiving && socket.sending.is_none());
+        if quiet && let Some((generation, socket)) = self.slots.get_mut(id.slot as usize) {
+            *socket = None;
+            *generation = (*generation + 1) & 0xff_ffff;
+            self.free.push(id.slot);
+            self.open -= 1;
+        }
+        quiet
+    }
+
+    pub(super) fn ids(&self) -> Vec<SocketId> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, socket))| socket.is_some())
+            .map(|(slot, (generation, _))| SocketId { slot: slot as u32, generation: *generation })
+            .collect()
+    }
+}
+
+impl Socket {
+    /// Whether a receive is in the kernel, which then owns the read buffer.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.receiving
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Takes the next whole frame, body only. `request_max` bounds its size before anything is reserved.
+    pub(super) fn next_frame(&mut self, request_max: usize) -> NextFrame {
+        if self.closing {
+            return NextFrame::Incomplete;
+        }
+        let Some(prefix) = self.read.get(..4).and_then(|four| <[u8; 4]>::try_from(four).ok()) else {
+            return NextFrame::Incomplete;
+        };
+        let size = match frame::parse_size(&prefix, request_max) {
+            Ok(size) => size,
+            Err(error) => return NextFrame::Bad(error),
+        };
+        if self.expected.is_none() {
+            return NextFrame::NeedsBudget(size);
+        }
+        if self.read.len() < 4 + size {
+            return NextFrame::Incomplete;
+        }
+        self.expected = None;
+        let mut whole = self.read.split_to(4 + size);
+        let _prefix = whole.split_to(4);
+        NextFrame::Frame(whole.freeze())
+    }
+
+    /// The budget has room for the frame whose size [`Socket::next_frame`] told.
+    pub(super) fn budget_granted(&mut self, size: usize) {
+        self.expected = Some(size);
+        let whole = 4 + size;
+        if whole > self.read.len() {
+            self.read.reserve(whole - self.read.len());
+        }
+    }
+
+    /// The charged size of a frame that did not arrive whole.
+    pub(super) fn unfinished_charge(&self) -> usize {
+        self.expected.unwrap_or(0)
+    }
+
+    /// Starts a receive if none is in the kernel.
+    pub(super) fn receive(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+        if self.receiving || self.closing {
+            return Ok(());
+        }
+        if self.read.capacity() == self.read.len() {
+            self.read.reserve(IDLE_BUFFER_BYTES);
+        }
+        let spare = self.read.spare_capacity_mut();
+        let entry = opcode::Recv::new(types::Fd(self.fd.as_raw_fd()), spare.as_mut_ptr().cast(), spare.len() as u32)
+            .build();
+        let tag = Tag { kind: Kind::Receive, generation: self.generation, slot };
+        // SAFETY: `read` is not touched while `receiving` is set, and the socket is not released
+        // before this completion is reaped; the buffer is on the heap and does not move with it.
+        unsafe { ring.push(entry, tag)? };
+        self.receiving = true;
+        Ok(())
+    }
+
+    /// A receive ended with `received` bytes.
+    pub(super) fn received(&mut self, received: usize) {
+        self.receiving = false;
+        let len = self.read.len() + received;
+        assert!(len <= self.read.capacity(), "the kernel wrote more than it was given");
+        // SAFETY: the kernel filled `received` bytes behind the old length.
+        unsafe { self.read.set_len(len) };
+    }
+
+    pub(super) fn receive_failed(&mut self) {
+        self.receiving = false;
+    }
+
+    pub(super) fn queue(&mut self, response: Response) {
+        self.out.push_back(response);
+    }
+
+    pub(super) fn close_when_sent(&mut self) {
+        self.close_after_send = true;
+    }
+
+    /// Starts a gathered send of what is queued, if none is in the kernel.
+    pub(super) fn send(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+        if self.sending.is_some() || self.closing || self.out.is_empty() {
+            return Ok(());
+        }
+        for response in &mut self.out {
+            coalesce_small(&mut response.parts);
+        }
+        let mut iovecs = Vec::with_capacity(16);
+        let mut total = 0;
+        'gather: for response in &self.out {
+            for part in &response.parts {
+                let bytes = part.bytes();
+                if iovecs.len() == IOVECS_MAX || total >= SEND_MAX_BYTES {
+                    break 'gather;
+                }
+                if !bytes.is_empty() {
+                    iovecs.push(libc_msghdr::IoVec { base: bytes.as_ptr(), len: bytes.len() });
+                    total += bytes.len();
+                }
+            }
+        }
+        let header = Box::new(libc_msghdr::MessageHeader {
+            name: std::ptr::null(),
+            name_len: 0,
+            iov: iovecs.as_ptr(),
+            iov_len: iovecs.len(),
+            control: std::ptr::null(),
+            control_len: 0,
+            flags: 0,
+        });
+        const MSG_NOSIGNAL: u32 = 0x4000;
+        const MSG_WAITALL: u32 = 0x100;
+        let entry = opcode::SendMsg::new(types::Fd(self.fd.as_raw_fd()), (&raw const *header).cast())
+            .flags(MSG_NOSIGNAL | MSG_WAITALL)
+            .build();
+        let tag = Tag { kind: Kind::Send, generation: self.generation, slot };
+        // SAFETY: header and iovecs are on the heap and owned by `sending` until the completion;
+        // the parts they point to stay in `out` until `sent` advances past them.
+        unsafe { ring.push(entry, tag)? };
+        self.sending = Some(Outgoing { header, iovecs });
+        Ok(())
+    }
+
+    /// A send ended with `sent` bytes: releases what is wholly out, into `finished`.
+    pub(super) fn sent(&mut self, mut sent: usize, finished: &mut Vec<usize>) {
+        if let Some(outgoing) = self.sending.take() {
+            debug_assert_eq!(outgoing.header.iov, outgoing.iovecs.as_ptr());
+        }
+        while let Some(response) = self.out.front_mut() {
+            while let Some(part) = response.parts.front_mut() {
+                let len = part.bytes().len();
+                if sent < len {
+                    part.advance(sent);
+                    return;
+                }
+                sent -= len;
+                response.parts.pop_front();
+            }
+            finished.push(response.charge_bytes);
+            self.out.pop_front();
+        }
+    }
+
+    pub(super) fn send_failed(&mut self) {
+        self.sending = None;
+    }
+
+    /// Whether everything queued is out and the socket was to be closed then.
+    pub(super) fn wants_close(&self) -> bool {
+        self.close_after_send && self.out.is_empty() && self.sending.is_none()
+    }
+
+    /// Charges of responses that will never be sent.
+    pub(super) fn drain_charges(&mut self, finished: &mut Vec<usize>) {
+        finished.extend(self.out.iter().map(|response| response.charge_bytes));
+    }
+
+    /// First steps of closing: stop reading, cancel what is in the kernel, shut down.
+    pub(super) fn begin_close(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+        if self.closing {
+            return Ok(());
+        }
+        self.closing = true;
+        for (active, kind) in [(self.receiving, Kind::Receive), (self.sending.is_some(), Kind::Send)] {
+            if active {
+                let target = Tag { kind, generation: self.generation, slot }.encode();
+                let tag = Tag { kind: Kind::Cancel, generation: self.generation, slot };
+                // SAFETY: a cancel points to nothing.
+                unsafe { ring.push(opcode::AsyncCancel::new(target).build(), tag)? };
+            }
+        }
+        // Fails when the peer is gone already, which is the state wanted.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        Ok(())
+    }
+}
+
+/// Joins runs of small parts into one buffer, so that a send has few pieces.
+fn coalesce_small(parts: &mut VecDeque<SendPart>) {
+    let small = |part: &SendPart| part.bytes().len() < GATHER_MIN_BYTES;
+    if parts.len() < 2 || !parts.iter().zip(parts.iter().skip(1)).any(|(a, b)| small(a) && small(b)) {
+        return;
+    }
+    let mut joined = VecDeque::with_capacity(parts.len());
+    let mut run = BytesMut::new();
+    for part in parts.drain(..) {
+        if small(&part) {
+            run.extend_from_slice(part.bytes());
+            continue;
+        }
+        if !run.is_empty() {
+            joined.push_back(SendPart::Bytes(run.split().freeze()));
+        }
+        joined.push_back(part);
+    }
+    if !run.is_empty() {
+        joined.push_back(SendPart::Bytes(run.freeze()));
+    }
+    *parts = joined;
+}

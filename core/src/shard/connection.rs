@@ -1,0 +1,128 @@
+//! One client connection as its shard sees it: requests in, answers out in the same order.
+//!
+//! Owned by its shard. Answers may become ready in any order; [`Connection::take_ready`] gives them
+//! out in request order, which is what the protocol asks for. A request that wants no answer
+//! (acks=0) only takes its place in the order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Response;
+use crate::request_context::ConnectionContext;
+
+/// Requests of one connection that may be under way; beyond it the socket is not read.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+
+enum Place {
+    Waiting,
+    Ready(Response),
+    Nothing,
+}
+
+/// See the file's head.
+pub struct Connection {
+    /// Who and where from; shared by the contexts of its requests.
+    pub context: Arc<ConnectionContext>,
+    /// Index of the listener it came in on.
+    pub listener: usize,
+    first: u64,
+    places: VecDeque<Place>,
+    /// Nothing more is read; it is closed when its answers are out.
+    pub closing: bool,
+}
+
+impl Connection {
+    /// A connection without requests.
+    pub fn new(context: Arc<ConnectionContext>, listener: usize) -> Self {
+        Self { context, listener, first: 0, places: VecDeque::new(), closing: false }
+    }
+
+    /// Whether another request may be started.
+    pub fn has_room(&self) -> bool {
+        !self.closing && self.places.len() < REQUESTS_IN_FLIGHT_MAX
+    }
+
+    /// Whether no request is under way.
+    pub fn is_idle(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Takes the next place in the order.
+    pub fn begin(&mut self) -> u64 {
+        self.places.push_back(Place::Waiting);
+        self.first + self.places.len() as u64 - 1
+    }
+
+    /// Fills a place: `None` means that no answer is sent.
+    pub fn complete(&mut self, place: u64, response: Option<Response>) {
+        let at = place.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        if let Some(slot) = at.and_then(|at| self.places.get_mut(at)) {
+            *slot = response.map_or(Place::Nothing, Place::Ready);
+        }
+    }
+
+    /// Takes the answers whose turn has come.
+    pub fn take_ready(&mut self, out: &mut Vec<Response>) {
+        while let Some(place) = self.places.front_mut() {
+            match std::mem::replace(place, Place::Waiting) {
+                Place::Waiting => return,
+                Place::Nothing => {}
+                Place::Ready(response) => out.push(response),
+            }
+            self.places.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// The receive budget held by answers that were never sent.
+    pub fn abandoned_charge(&self) -> usize {
+        self.places
+            .iter()
+            .map(|place| match place {
+                Place::Ready(response) => response.charge_bytes,
+                _ => 0,
+            })
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request_context::{ClientSoftware, ConnectionId, Principal};
+
+    fn response(charge_bytes: usize) -> Response {
+        Response { parts: VecDeque::new(), charge_bytes }
+    }
+
+    #[test]
+    fn answers_leave_in_request_order() {
+        let context = ConnectionContext {
+            connection: ConnectionId { shard: 0, slot: 0, generation: 0 },
+            listener: "PLAINTEXT".into(),
+            peer: None,
+            principal: Principal::anonymous(),
+            client_software: ClientSoftware { name: "".into(), version: "".into() },
+        };
+        let mut connection = Connection::new(Arc::new(context), 0);
+        let places: Vec<u64> = (0..4).map(|_| connection.begin()).collect();
+        let mut out = Vec::new();
+        connection.complete(places[2], Some(response(2)));
+        connection.complete(places[1], None);
+        connection.take_ready(&mut out);
+        assert!(out.is_empty(), "the first is still waiting");
+        assert_eq!(connection.abandoned_charge(), 2);
+        connection.complete(places[0], Some(response(0)));
+        connection.take_ready(&mut out);
+        assert_eq!(out.iter().map(|r| r.charge_bytes).collect::<Vec<_>>(), [0, 2]);
+        connection.complete(places[3], Some(response(3)));
+        connection.take_ready(&mut out);
+        assert_eq!(out.len(), 3);
+        assert!(connection.is_idle());
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
+            assert!(connection.has_room());
+            connection.begin();
+        }
+        assert!(!connection.has_room(), "a bound on what one connection has under way");
+    }
+}

@@ -1,0 +1,486 @@
+//! One partition on its owner shard: a log, who waits for its durability, who waits for news.
+//!
+//! A state machine: operations and disk completions in, answers out through the caller's list.
+//!
+//! Invariants: a produce with acks=all is answered only when its last offset is below the durable
+//! offset (or at once with the log end under `os`/`interval`); watchers are told when the high
+//! watermark moves, never on append; nothing is appended while the log is fenced or opening.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tidelog_net::error_code::ErrorCode;
+use tidelog_segment_log::batch::{BatchError, BatchHeader, set_log_append_time, validate_crc};
+use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
+use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::log::{
+    AppendError, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
+};
+use tidelog_segment_log::producer_state::SequenceCheck;
+
+use super::{Now, ReplyTo};
+use crate::topic_config::{TimestampType, TopicConfig};
+
+/// Watchers of one partition; beyond it a fetch polls by its deadline only.
+const WATCHERS_MAX: usize = 65_536;
+
+/// What a shard asks of a partition.
+#[derive(Debug)]
+pub enum PartitionOp {
+    /// Append one record batch. `acks` is 0, 1 or -1.
+    Produce {
+        /// One whole record batch as the client sent it.
+        batch: Bytes,
+        /// 0: answered at once; 1: written; -1: durable.
+        acks: i16,
+    },
+    /// Read from an offset up to the high watermark.
+    Fetch {
+        /// First offset wanted.
+        offset: i64,
+        /// Bytes of batches wanted at most (one batch is always given).
+        max_bytes: usize,
+        /// The leader epoch the client believes in; -1 = does not say.
+        leader_epoch: i32,
+    },
+    /// Send a [`super::ShardRequest::Wake`] once the high watermark is above `high_watermark`.
+    Watch {
+        /// The mark the fetch has seen.
+        high_watermark: i64,
+    },
+    /// Where a timestamp, or a named position, is.
+    ListOffset {
+        /// Milliseconds, or -1 latest, -2 earliest, -3 the largest timestamp, -4, -5.
+        timestamp: i64,
+        /// As in `Fetch`.
+        leader_epoch: i32,
+    },
+    /// The end offset of an epoch.
+    EpochEnd {
+        /// The epoch asked for.
+        epoch: i32,
+        /// As in `Fetch`.
+        leader_epoch: i32,
+    },
+}
+
+/// What a partition answers.
+#[derive(Debug)]
+pub enum PartitionAnswer {
+    /// Nothing to tell but a reason.
+    Failed(ErrorCode, String),
+    /// The batch is in the log as its acks demand.
+    Produced {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// -1, or the time the broker gave it.
+        log_append_time_ms: i64,
+        /// Lowest offset of the partition.
+        log_start_offset: i64,
+    },
+    /// What a fetch found.
+    Fetched {
+        /// None, or why there is no plan.
+        error: ErrorCode,
+        /// The bytes, as places.
+        plan: ReadPlan,
+        /// End of what consumers may read.
+        high_watermark: i64,
+        /// Lowest offset.
+        log_start_offset: i64,
+    },
+    /// The watch is set; `moved`: the mark has moved already, and no wake will come.
+    Watching {
+        /// See above.
+        moved: bool,
+    },
+    /// An offset and its timestamp (-1 where there is none).
+    OffsetFound {
+        /// -1 when no record matches.
+        offset: i64,
+        /// -1 for named positions.
+        timestamp_ms: i64,
+        /// Epoch of that record, or the current one.
+        leader_epoch: i32,
+    },
+    /// The record is in a batch at or after this offset: read on from there.
+    ScanFrom {
+        /// A batch's base offset.
+        offset: i64,
+        /// The current epoch.
+        leader_epoch: i32,
+    },
+    /// The largest epoch not above the asked one, and its end offset; -1, -1 when there is none.
+    EpochEnd {
+        /// That epoch.
+        leader_epoch: i32,
+        /// Its end offset.
+        end_offset: i64,
+    },
+}
+
+/// An answer on its way to the shard that asked.
+pub(super) type Answers = Vec<(ReplyTo, PartitionAnswer)>;
+
+struct WaitingProduce {
+    reply: ReplyTo,
+    last_offset: Offset,
+    durable: bool,
+    answer: PartitionAnswer,
+}
+
+enum State {
+    Opening(Box<Opening>),
+    Open(Box<PartitionLog>),
+    Failed(String),
+}
+
+/// See the file's head.
+pub(super) struct Partition {
+    key: PartitionKey,
+    topic: String,
+    config: TopicConfig,
+    state: State,
+    waiting: VecDeque<WaitingProduce>,
+    watchers: Vec<(ReplyTo, i64)>,
+    last_high_watermark: Offset,
+}
+
+/// What a partition is opened with.
+pub(super) struct PartitionSpec {
+    pub topic: String,
+    pub config: TopicConfig,
+    pub open: OpenSpec,
+    pub options: RecoveryOptions,
+}
+
+impl Partition {
+    pub(super) fn new(spec: PartitionSpec) -> Self {
+        let key = spec.open.key;
+        let opening = Opening::with_options(spec.open, spec.options);
+        Self {
+            key,
+            topic: spec.topic,
+            config: spec.config,
+            state: State::Opening(Box::new(opening)),
+            waiting: VecDeque::new(),
+            watchers: Vec::new(),
+            last_high_watermark: Offset(0),
+        }
+    }
+
+    /// Takes a new configuration, in force from the next append on.
+    pub(super) fn set_config(&mut self, config: TopicConfig, log: LogConfig) {
+        self.config = config;
+        if let Some(open) = self.log_mut() {
+            open.set_config(log);
+        }
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening(_))
+    }
+
+    pub(super) fn log(&self) -> Option<&PartitionLog> {
+        match &self.state {
+            State::Open(log) => Some(log),
+            _ => None,
+        }
+    }
+
+    pub(super) fn log_mut(&mut self) -> Option<&mut PartitionLog> {
+        match &mut self.state {
+            State::Open(log) => Some(log),
+            _ => None,
+        }
+    }
+
+    /// Drives opening with what has completed. True when it has just ended.
+    pub(super) fn step_opening(&mut self, now: Now, disk: &mut dyn Disk, completions: Vec<Completion>) -> bool {
+        let State::Opening(opening) = &mut self.state else { return false };
+        match opening.step(now.wall_ms, disk, completions) {
+            OpenProgress::Pending => false,
+            OpenProgress::Ready(log, report) => {
+                if !report.set_aside.is_empty() || !report.quarantined.is_empty() {
+                    tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
+                }
+                self.last_high_watermark = log.high_watermark();
+                self.state = State::Open(log);
+                true
+            }
+            OpenProgress::Failed(error) => {
+                tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
+                self.state = State::Failed(error.to_string());
+                true
+            }
+        }
+    }
+
+    pub(super) fn on_completion(&mut self, now: Now, disk: &mut dyn Disk, completion: Completion) -> bool {
+        match &mut self.state {
+            State::Opening(_) => self.step_opening(now, disk, vec![completion]),
+            State::Open(log) => {
+                log.on_completion(now.wall_ms, disk, completion);
+                false
+            }
+            State::Failed(_) => false,
+        }
+    }
+
+    /// Takes an operation; its answer comes now or later through `answers`.
+    pub(super) fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, op: PartitionOp, answers: &mut Answers) {
+        let log = match &mut self.state {
+            State::Open(log) if log.status() == LogStatus::Open => log,
+            State::Failed(reason) => {
+                answers.push((reply, PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone())));
+                return;
+            }
+            _ => {
+                let text = "the partition is being opened".to_owned();
+                answers.push((reply, PartitionAnswer::Failed(ErrorCode::NotLeaderOrFollower, text)));
+                return;
+            }
+        };
+        match op {
+            PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
+                Ok((last_offset, answer)) if acks != 0 => {
+                    self.waiting.push_back(WaitingProduce { reply, last_offset, durable: acks == -1, answer });
+                }
+                Ok((_, answer)) => answers.push((reply, answer)),
+                Err((code, text)) => answers.push((reply, PartitionAnswer::Failed(code, text))),
+            },
+            PartitionOp::Fetch { offset, max_bytes, leader_epoch } => {
+                answers.push((reply, fetch(disk, log, offset, max_bytes, leader_epoch)));
+            }
+            PartitionOp::Watch { high_watermark } => {
+                let moved = log.high_watermark().0 > high_watermark;
+                if !moved && self.watchers.len() < WATCHERS_MAX {
+                    self.watchers.push((reply, high_watermark));
+                }
+                answers.push((reply, PartitionAnswer::Watching { moved }));
+            }
+            PartitionOp::ListOffset { timestamp, leader_epoch } => {
+                answers.push((reply, list_offset(log, timestamp, leader_epoch)));
+            }
+            PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
+                reply,
+                match check_epoch(log, leader_epoch) {
+                    Err(code) => PartitionAnswer::Failed(code, String::new()),
+                    Ok(()) => {
+                        let (epoch, end) = log.epoch_end_offset(LeaderEpoch(epoch));
+                        PartitionAnswer::EpochEnd { leader_epoch: epoch.0, end_offset: end.0 }
+                    }
+                },
+            )),
+        }
+    }
+
+    /// Answers what has become durable, and names the watchers to wake.
+    pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
+        let State::Open(log) = &mut self.state else { return };
+        if log.status() == LogStatus::Fenced {
+            for waiting in self.waiting.drain(..) {
+                let text = "the disk failed; the partition is being re-read".to_owned();
+                answers.push((waiting.reply, PartitionAnswer::Failed(ErrorCode::KafkaStorageError, text)));
+            }
+            wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
+            return;
+        }
+        let (written, committed) = (log.written_offset(), log.high_watermark());
+        self.waiting.retain_mut(|waiting| {
+            let bound = if waiting.durable { committed } else { written };
+            if waiting.last_offset >= bound {
+                return true;
+            }
+            let nothing = PartitionAnswer::Watching { moved: false };
+            answers.push((waiting.reply, std::mem::replace(&mut waiting.answer, nothing)));
+            false
+        });
+        if committed > self.last_high_watermark {
+            self.last_high_watermark = committed;
+            self.watchers.retain(|(reply, seen)| {
+                let wake = committed.0 > *seen;
+                if wake {
+                    wakes.push(*reply);
+                }
+                !wake
+            });
+        }
+    }
+
+    /// Forgets the watches of fetches that ended.
+    pub(super) fn unwatch(&mut self, shard: u16, pending: u64) {
+        self.watchers.retain(|(reply, _)| reply.shard != shard || reply.pending != pending);
+    }
+
+    /// After a fence: opens again, from the device.
+    pub(super) fn reopen_if_fenced(&mut self) -> bool {
+        if self.log().is_none_or(|log| log.status() == LogStatus::Open) || !self.waiting.is_empty() {
+            return false;
+        }
+        let placeholder = State::Failed("reopening".to_owned());
+        if let State::Open(log) = std::mem::replace(&mut self.state, placeholder) {
+            self.state = State::Opening(Box::new(log.into_reopening()));
+        }
+        true
+    }
+
+    /// Ends every wait with an error, before the partition is deleted.
+    pub(super) fn abandon(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
+        for waiting in self.waiting.drain(..) {
+            let text = "the topic was deleted".to_owned();
+            answers.push((waiting.reply, PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text)));
+        }
+        wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
+    }
+}
+
+type Refusal = (ErrorCode, String);
+
+fn corrupt(error: BatchError) -> Refusal {
+    (ErrorCode::CorruptMessage, error.to_string())
+}
+
+/// Checks a client's batch as Kafka does, and appends it.
+fn produce(
+    now: Now,
+    disk: &mut dyn Disk,
+    log: &mut PartitionLog,
+    config: &TopicConfig,
+    batch: Bytes,
+) -> Result<(Offset, PartitionAnswer), Refusal> {
+    let header = BatchHeader::parse(&batch).map_err(corrupt)?;
+    if header.total_len() != batch.len() {
+        return Err((ErrorCode::InvalidRecord, "exactly one record batch is taken per partition".to_owned()));
+    }
+    if batch.len() > config.max_message_bytes as usize {
+        let text = format!("the batch has {} bytes, max.message.bytes is {}", batch.len(), config.max_message_bytes);
+        return Err((ErrorCode::MessageTooLarge, text));
+    }
+    validate_crc(&batch).map_err(corrupt)?;
+    if header.is_control() {
+        return Err((ErrorCode::InvalidRecord, "clients may not write control batches".to_owned()));
+    }
+    if header.is_transactional() {
+        return Err((ErrorCode::InvalidTxnState, "transactions are not served yet".to_owned()));
+    }
+    if header.record_count < 1 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
+        return Err((ErrorCode::InvalidRecord, "the record count does not match the last offset delta".to_owned()));
+    }
+    let mut batch = batch;
+    let mut log_append_time_ms = -1;
+    match config.timestamp_type {
+        TimestampType::LogAppendTime => {
+            let mut own = batch.to_vec();
+            set_log_append_time(&mut own, now.wall_ms).map_err(corrupt)?;
+            batch = Bytes::from(own);
+            log_append_time_ms = now.wall_ms;
+        }
+        TimestampType::CreateTime => {
+            let ahead = header.max_timestamp.saturating_sub(now.wall_ms);
+            let behind = now.wall_ms.saturating_sub(header.base_timestamp);
+            if header.max_timestamp >= 0 && (ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms) {
+                let text = "the timestamp is outside message.timestamp.before.max.ms / after.max.ms".to_owned();
+                return Err((ErrorCode::InvalidTimestamp, text));
+            }
+        }
+    }
+    let log_start_offset = log.log_start_offset().0;
+    let produced = |base_offset: Offset, time| PartitionAnswer::Produced {
+        base_offset: base_offset.0,
+        log_append_time_ms: time,
+        log_start_offset,
+    };
+    if header.producer_id >= 0 {
+        let last = header.last_sequence();
+        match log.producers().check(header.producer_id, header.producer_epoch, header.base_sequence, last) {
+            SequenceCheck::Accept => {}
+            // The retry is answered as the original: when that one is durable.
+            SequenceCheck::Duplicate { base_offset, last_offset, timestamp } => {
+                let time = if log_append_time_ms >= 0 { timestamp } else { -1 };
+                return Ok((last_offset, produced(base_offset, time)));
+            }
+            SequenceCheck::DuplicateTooOld => {
+                return Err((ErrorCode::DuplicateSequenceNumber, "an older duplicate".to_owned()));
+            }
+            SequenceCheck::OutOfOrder => {
+                return Err((ErrorCode::OutOfOrderSequenceNumber, "the sequence number leaves a gap".to_owned()));
+            }
+            SequenceCheck::OldEpoch => {
+                return Err((ErrorCode::InvalidProducerEpoch, "a newer epoch of this producer has written".to_owned()));
+            }
+        }
+    }
+    match log.append(now.wall_ms, disk, &batch) {
+        Ok(appended) => Ok((appended.last_offset, produced(appended.base_offset, log_append_time_ms))),
+        Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
+            Err((ErrorCode::InvalidRecord, error.to_string()))
+        }
+        Err(error @ (AppendError::NoSpace | AppendError::Fenced)) => {
+            Err((ErrorCode::KafkaStorageError, error.to_string()))
+        }
+        Err(error) => Err((ErrorCode::NotLeaderOrFollower, error.to_string())),
+    }
+}
+
+fn check_epoch(log: &PartitionLog, claimed: i32) -> Result<(), ErrorCode> {
+    match claimed {
+        -1 => Ok(()),
+        epoch if epoch < log.leader_epoch().0 => Err(ErrorCode::FencedLeaderEpoch),
+        epoch if epoch > log.leader_epoch().0 => Err(ErrorCode::UnknownLeaderEpoch),
+        _ => Ok(()),
+    }
+}
+
+fn fetch(disk: &mut dyn Disk, log: &mut PartitionLog, offset: i64, max_bytes: usize, epoch: i32) -> PartitionAnswer {
+    let high_watermark = log.high_watermark();
+    let log_start_offset = log.log_start_offset().0;
+    let answer = |error, plan| PartitionAnswer::Fetched {
+        error,
+        plan,
+        high_watermark: high_watermark.0,
+        log_start_offset,
+    };
+    if let Err(code) = check_epoch(log, epoch) {
+        return answer(code, ReadPlan::default());
+    }
+    if offset < log_start_offset || offset > log.log_end_offset().0 {
+        return answer(ErrorCode::OffsetOutOfRange, ReadPlan::default());
+    }
+    if offset >= high_watermark.0 {
+        return answer(ErrorCode::None, ReadPlan::default());
+    }
+    match log.read(disk, Offset(offset), high_watermark, max_bytes) {
+        Ok(plan) => answer(ErrorCode::None, plan),
+        Err(error) => {
+            tracing::error!(%error, offset, "a fetch could not be planned");
+            answer(ErrorCode::KafkaStorageError, ReadPlan::default())
+        }
+    }
+}
+
+fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswer {
+    if let Err(code) = check_epoch(log, epoch) {
+        return PartitionAnswer::Failed(code, String::new());
+    }
+    let leader_epoch = log.leader_epoch().0;
+    let named = |offset: i64| PartitionAnswer::OffsetFound { offset, timestamp_ms: -1, leader_epoch };
+    match timestamp {
+        -1 => named(log.high_watermark().0),
+        -2 | -4 => named(log.log_start_offset().0),
+        -5 => PartitionAnswer::OffsetFound { offset: -1, timestamp_ms: -1, leader_epoch: -1 },
+        -3 => match log.max_timestamp() {
+            Some((_, offset)) => PartitionAnswer::ScanFrom { offset: offset.0, leader_epoch },
+            None => named(-1),
+        },
+        time if time >= 0 => match log.batch_at_or_after_timestamp(time) {
+            Some(offset) => PartitionAnswer::ScanFrom { offset: offset.0, leader_epoch },
+            None => named(-1),
+        },
+        other => {
+            let text = format!("{other} names no position");
+            PartitionAnswer::Failed(ErrorCode::UnsupportedVersion, text)
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
+//!
+//! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
+//! its partition by the upper half of its token. A raised term is confirmed only after a checkpoint
+//! that carries it is on the disk; until then the log refuses appends by itself.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
+use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
+use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_net::Uuid;
+use tidelog_segment_log::log::{
+    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, remove_partition_directory,
+};
+
+use super::partition::{Answers, Partition, PartitionSpec};
+use super::{Now, ReplyTo};
+use crate::fatal::{FatalReason, fatal};
+use crate::metadata::MetadataImage;
+use crate::settings::{LogDurability, Settings};
+use crate::topic_config::{TopicConfig, TopicDefaults};
+
+/// Token spaces below this belong to the shard itself.
+const FIRST_SPACE: u32 = 16;
+/// The checkpoint writer's space.
+const CHECKPOINT_SPACE: u32 = 2;
+/// Time between checkpoints while something is appended, milliseconds.
+const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
+
+/// What a shard is told of its data directory.
+#[derive(Clone, Debug)]
+pub struct DirectorySeed {
+    /// The directory this process holds.
+    pub directory: Arc<DataDirectory>,
+}
+
+impl DirectorySeed {
+    /// What the checkpoints found at start say of a partition.
+    pub fn evidence(&self, key: &PartitionKey) -> PartitionEvidence {
+        self.directory.evidence(key)
+    }
+
+    /// Where a partition's files are.
+    pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
+        let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.directory.path().join("partitions").join(format!("{topic}-{}", key.partition))
+    }
+}
+
+pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: topic.segment_bytes,
+        segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
+        durability: match settings.log_durability {
+            LogDurability::Fsync => Durability::Fsync,
+            LogDurability::Interval => Durability::Interval { interval_ms: settings.log_durability_interval_ms },
+            LogDurability::Os => Durability::Os,
+        },
+    }
+}
+
+/// See the file's head.
+pub(super) struct Partitions {
+    seed: DirectorySeed,
+    settings: Arc<Settings>,
+    defaults: TopicDefaults,
+    own: usize,
+    shards: usize,
+    spaces: BTreeMap<u32, PartitionKey>,
+    by_key: HashMap<PartitionKey, (u32, Partition)>,
+    /// Partitions that were touched since the last flush, so that a turn costs nothing for idle ones.
+    active: HashSet<PartitionKey>,
+    removing: HashMap<u32, Machine<io::Result<()>>>,
+    next_space: u32,
+    opening: usize,
+    opened: Vec<(PartitionKey, i32)>,
+    checkpoint: Option<Machine<io::Result<()>>>,
+    checkpoint_due_ms: u64,
+    checkpoint_wanted: bool,
+    /// Whose terms the checkpoint under way carries.
+    covered: Vec<PartitionKey>,
+    closed: Option<Vec<PartitionCheckpoint>>,
+    cut_short: bool,
+}
+
+impl Partitions {
+    pub(super) fn new(seed: DirectorySeed, settings: Arc<Settings>, own: u16, shards: usize) -> Self {
+        Self {
+            seed,
+            defaults: TopicDefaults::from_settings(&settings),
+            settings,
+            own: usize::from(own),
+            shards,
+            spaces: BTreeMap::new(),
+            by_key: HashMap::new(),
+            active: HashSet::new(),
+            removing: HashMap::new(),
+            next_space: FIRST_SPACE,
+            opening: 0,
+            opened: Vec::new(),
+            checkpoint: None,
+            checkpoint_due_ms: CHECKPOINT_INTERVAL_MS,
+            checkpoint_wanted: true,
+            covered: Vec::new(),
+            closed: None,
+            cut_short: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// A partition to work on; it is looked at again at the end of the turn.
+    pub(super) fn get_mut(&mut self, key: &PartitionKey) -> Option<&mut Partition> {
+        let (_, partition) = self.by_key.get_mut(key)?;
+        self.active.insert(*key);
+        Some(partition)
+    }
+
+    pub(super) fn unwatch(&mut self, key: &PartitionKey, shard: u16, pending: u64) {
+        if let Some((_, partition)) = self.by_key.get_mut(key) {
+            partition.unwatch(shard, pending);
+        }
+    }
+
+    /// Whether everything the image asks for is open, with its terms on the disk.
+    pub(super) fn all_open(&self) -> bool {
+        self.opening == 0 && !self.checkpoint_wanted && self.checkpoint.is_none()
+    }
+
+    /// A checkpoint is to be written soon.
+    pub(super) fn want_checkpoint(&mut self) {
+        self.checkpoint_wanted = true;
+    }
+
+    /// Opens what the image adds to this shard, deletes what it takes away, refreshes configs.
+    pub(super) fn apply(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        first: bool,
+        image: &MetadataImage,
+        answers: &mut Answers,
+        wakes: &mut Vec<ReplyTo>,
+    ) {
+        let gone: Vec<PartitionKey> =
+            self.by_key.keys().filter(|key| !has_partition(image, key)).copied().collect();
+        for key in gone {
+            self.remove(disk, key, answers, wakes);
+        }
+        for topic in image.topics() {
+            let config = TopicConfig::resolve(&topic.configs, &self.defaults);
+            for partition in 0..topic.partitions {
+                let key = PartitionKey { topic: TopicId(topic.topic_id.into_bytes()), partition };
+                if usize::from(topic.shard_of(partition, self.shards as u16)) != self.own {
+                    continue;
+                }
+                let log = log_config(&self.settings, &config);
+                if let Some((_, partition)) = self.by_key.get_mut(&key) {
+                    partition.set_config(config.clone(), log);
+                    continue;
+                }
+                let space = self.take_space();
+                let evidence = self.seed.evidence(&key);
+                let partition = Partition::new(PartitionSpec {
+                    topic: topic.name.to_string(),
+                    config: config.clone(),
+                    open: OpenSpec {
+                        directory: self.seed.partition_path(&key),
+                        key,
+                        config: log,
+                        token_space: space,
+                        checkpoint: evidence.checkpoint,
+                        clean: first && self.seed.directory.was_clean(),
+                        start_counter: self.seed.directory.start_counter(),
+                        created: !first,
+                    },
+                    options: evidence.options,
+                });
+                self.spaces.insert(space, key);
+                self.by_key.insert(key, (space, partition));
+                self.opening += 1;
+                self.drive_opening(now, disk, key, Vec::new());
+            }
+        }
+    }
+
+    fn take_space(&mut self) -> u32 {
+        let space = self.next_space;
+        // Four billion partitions opened by one process: the counter does not come back.
+        self.next_space = self.next_space.saturating_add(1);
+        space
+    }
+
+    fn remove(&mut self, disk: &mut dyn Disk, key: PartitionKey, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
+        let Some((space, mut partition)) = self.by_key.remove(&key) else { return };
+        partition.abandon(answers, wakes);
+        self.opening -= usize::from(partition.is_opening());
+        self.spaces.remove(&space);
+        self.active.remove(&key);
+        // The log's operations in flight end unseen: their space has no owner any more.
+        drop(partition);
+        let space = self.take_space();
+        let mut machine = remove_partition_directory(space, self.seed.partition_path(&key));
+        if let Poll::Pending = machine.step(disk, Vec::new()) {
+            self.removing.insert(space, machine);
+        }
+    }
+
+    fn drive_opening(&mut self, now: Now, disk: &mut dyn Disk, key: PartitionKey, completions: Vec<Completion>) {
+        if let Some((_, partition)) = self.by_key.get_mut(&key)
+            && partition.step_opening(now, disk, completions)
+        {
+            self.on_opened(key);
+        }
+    }
+
+    fn on_opened(&mut self, key: PartitionKey) {
+        self.opening -= 1;
+        self.checkpoint_wanted = true;
+        if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
+            self.opened.push((key, log.leader_epoch().0));
+        }
+    }
+
+    /// The partitions opened since the last call, with their leader epochs.
+    pub(super) fn take_opened(&mut self) -> Vec<(PartitionKey, i32)> {
+        std::mem::take(&mut self.opened)
+    }
+
+    pub(super) fn on_completion(&mut self, now: Now, disk: &mut dyn Disk, space: u32, completion: Completion) {
+        if space == CHECKPOINT_SPACE {
+            self.step_checkpoint(disk, vec![completion]);
+            return;
+        }
+        if let Some(machine) = self.removing.get_mut(&space) {
+            if let Poll::Ready(result) = machine.step(disk, vec![completion]) {
+                self.removing.remove(&space);
+                if let Err(error) = result {
+                    tracing::error!(%error, "files of a deleted partition could not be removed");
+                }
+            }
+            return;
+        }
+        // A space that is gone belonged to a deleted partition.
+        let Some(key) = self.spaces.get(&space).copied() else { return };
+        if let Some((_, partition)) = self.by_key.get_mut(&key) {
+            self.active.insert(key);
+            if partition.on_completion(now, disk, completion) {
+                self.on_opened(key);
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Now, disk: &mut dyn Disk) {
+        for (key, (_, partition)) in &mut self.by_key {
+            if let Some(log) = partition.log_mut() {
+                log.tick(now.wall_ms, disk);
+                if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
+                    self.active.insert(*key);
+                }
+            }
+        }
+        if now.monotonic_ms >= self.checkpoint_due_ms {
+            self.checkpoint_due_ms = now.monotonic_ms + CHECKPOINT_INTERVAL_MS;
+            self.checkpoint_wanted = true;
+        }
+    }
+
+    /// Ends a turn for the partitions that were touched in it: what is staged is written, what is
+    /// durable is answered, what is fenced opens again.
+    pub(super) fn end_of_turn(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        answers: &mut Answers,
+        wakes: &mut Vec<ReplyTo>,
+    ) {
+        let touched: Vec<PartitionKey> = self.active.drain().collect();
+        for key in touched {
+            let Some((_, partition)) = self.by_key.get_mut(&key) else { continue };
+            if let Some(log) = partition.log_mut() {
+                log.flush(now.wall_ms, disk);
+            }
+            partition.settle(answers, wakes);
+            if partition.reopen_if_fenced() {
+                self.opening += 1;
+                self.drive_opening(now, disk, key, Vec::new());
+            }
+        }
+    }
+
+    /// Starts the checkpoint that is due. `group_zero` is shard 0's own log; None on others, and
+    /// while it is not open yet.
+    pub(super) fn maintain(&mut self, disk: &mut dyn Disk, group_zero: Option<PartitionCheckpoint>) {
+        if self.checkpoint.is_some() || !self.checkpoint_wanted || self.opening > 0 {
+            return;
+        }
+        self.checkpoint_wanted = false;
+        let (covered, mut partitions): (Vec<_>, Vec<_>) = self
+            .by_key
+            .iter()
+            .filter_map(|(key, (_, partition))| Some((*key, partition.log()?.checkpoint())))
+            .unzip();
+        self.covered = covered;
+        if let Some(group_zero) = group_zero {
+            self.covered.push(group_zero.key);
+            partitions.push(group_zero);
+        }
+        self.begin_checkpoint(disk, partitions);
+    }
+
+    fn begin_checkpoint(&mut self, disk: &mut dyn Disk, partitions: Vec<PartitionCheckpoint>) {
+        let start_counter = self.seed.directory.start_counter();
+        let checkpoint = Checkpoint { start_counter, partitions };
+        let path = self.seed.directory.path().to_path_buf();
+        self.checkpoint = Some(write_checkpoint(CHECKPOINT_SPACE, path, self.own as u32, &checkpoint));
+        self.step_checkpoint(disk, Vec::new());
+    }
+
+    fn step_checkpoint(&mut self, disk: &mut dyn Disk, completions: Vec<Completion>) {
+        let Some(machine) = &mut self.checkpoint else { return };
+        let Poll::Ready(result) = machine.step(disk, completions) else { return };
+        self.checkpoint = None;
+        if let Err(error) = result {
+            fatal(FatalReason::Checkpoint, &format!("the checkpoint cannot be written: {error}"));
+        }
+        for key in &self.covered {
+            if let Some((_, partition)) = self.by_key.get_mut(key)
+                && let Some(log) = partition.log_mut()
+                && log.needs_term_checkpoint()
+            {
+                log.confirm_term();
+            }
+        }
+    }
+
+    /// Whether a finished checkpoint has carried this partition.
+    pub(super) fn is_covered(&self, key: &PartitionKey) -> bool {
+        self.checkpoint.is_none() && self.covered.contains(key)
+    }
+
+    /// The drain's deadline has passed: stop without waiting.
+    pub(super) fn cut_short(&mut self) {
+        self.cut_short = true;
+    }
+
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.cut_short
+    }
+
+    /// Goes on closing all logs; true when each is durable and the last checkpoint is written.
+    /// `group_zero`: as its log was closed, None while it is not.
+    pub(super) fn close_all(&mut self, now: Now, disk: &mut dyn Disk, group_zero: Option<PartitionCheckpoint>) -> bool {
+        if self.cut_short {
+            return true;
+        }
+        if self.closed.is_some() {
+            return self.checkpoint.is_none();
+        }
+        let mut closed = Vec::with_capacity(self.by_key.len() + 1);
+        let mut pending = self.checkpoint.is_some() || self.opening > 0 || !self.removing.is_empty();
+        for (_, partition) in self.by_key.values_mut() {
+            let Some(log) = partition.log_mut() else { continue };
+            match log.close(now.wall_ms, disk) {
+                CloseProgress::Pending => pending = true,
+                CloseProgress::Closed(checkpoint) => closed.push(*checkpoint),
+                CloseProgress::Fenced => self.cut_short = true,
+            }
+        }
+        if pending {
+            return false;
+        }
+        closed.extend(group_zero);
+        self.begin_checkpoint(disk, closed.clone());
+        self.closed = Some(closed);
+        self.checkpoint.is_none()
+    }
+}
+
+fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {
+    image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some_and(|topic| topic.has_partition(key.partition))
+}

@@ -1,0 +1,147 @@
+//! Produce on the connection's shard: ask each partition's owner, answer when the last has answered.
+//!
+//! acks=0 gets no answer at all; an error then closes the connection, as Kafka does.
+
+use tidelog_net::ErrorCode;
+use tidelog_net::StrBytes;
+use tidelog_net::hot::{
+    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordError,
+};
+use tidelog_net::response::ResponseBody;
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::ids::PartitionKey;
+
+use super::partition::{PartitionAnswer, PartitionOp};
+use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
+use crate::guard::{Operation, Resource};
+use crate::request_context::RequestContext;
+
+pub(super) struct PendingProduce {
+    origin: Origin,
+    acks: i16,
+    response: ProduceResponse,
+    /// Where in the response each part's answer goes: topic, partition.
+    parts: Vec<(usize, usize)>,
+    missing: usize,
+}
+
+fn failed(index: i32, error: ErrorCode, message: Option<&str>) -> ProducePartitionResponse {
+    ProducePartitionResponse {
+        index,
+        error,
+        base_offset: -1,
+        log_append_time_ms: -1,
+        log_start_offset: -1,
+        record_errors: Vec::new(),
+        error_message: message.map(|text| StrBytes::from_string(text.to_owned())),
+    }
+}
+
+impl Shard {
+    pub(super) fn produce(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        origin: Origin,
+        context: &RequestContext,
+        request: ProduceRequest,
+    ) {
+        let mut response = ProduceResponse { throttle_time_ms: 0, topics: Vec::with_capacity(request.topics.len()) };
+        let mut parts = Vec::new();
+        let mut work = Vec::new();
+        let image = std::sync::Arc::clone(&self.image);
+        for (topic_at, topic) in request.topics.into_iter().enumerate() {
+            let by_id = origin.version >= 13;
+            let found =
+                if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
+            let refusal = match found {
+                _ if !matches!(request.acks, -1..=1) => Some(ErrorCode::InvalidRequiredAcks),
+                None if by_id => Some(ErrorCode::UnknownTopicId),
+                None => Some(ErrorCode::UnknownTopicOrPartition),
+                Some(found) => {
+                    let asked = [(Resource::Topic(&found.name), Operation::Write)];
+                    (!self.guard.check(context, &asked).is_allowed()).then_some(ErrorCode::TopicAuthorizationFailed)
+                }
+            };
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for (partition_at, partition) in topic.partitions.into_iter().enumerate() {
+                let refusal = refusal.or_else(|| {
+                    let known = found.is_some_and(|topic| topic.has_partition(partition.index));
+                    (!known).then_some(ErrorCode::UnknownTopicOrPartition)
+                });
+                let batch = partition.records.filter(|records| !records.is_empty());
+                match (refusal, batch, found) {
+                    (None, Some(batch), Some(found)) => {
+                        let key = PartitionKey { topic: topic_id(found), partition: partition.index };
+                        parts.push((topic_at, partition_at));
+                        work.push((key, PartitionOp::Produce { batch, acks: request.acks }));
+                        partitions.push(failed(partition.index, ErrorCode::RequestTimedOut, None));
+                    }
+                    (None, None, _) => {
+                        let text = Some("a record batch is needed");
+                        partitions.push(failed(partition.index, ErrorCode::InvalidRecord, text));
+                    }
+                    (refusal, ..) => {
+                        let code = refusal.unwrap_or(ErrorCode::UnknownTopicOrPartition);
+                        partitions.push(failed(partition.index, code, None));
+                    }
+                }
+            }
+            response.topics.push(ProduceTopicResponse { name: topic.name, topic_id: topic.topic_id, partitions });
+        }
+        let missing = parts.len();
+        let pending = PendingProduce { origin, acks: request.acks, response, parts, missing };
+        if missing == 0 {
+            self.finish_produce(pending);
+            return;
+        }
+        let pending = self.add_pending(Pending::Produce(pending));
+        for (part, (key, op)) in work.into_iter().enumerate() {
+            let reply = ReplyTo { shard: self.own, pending, part: part as u32 };
+            self.ask_partition(now, disk, reply, key, op);
+        }
+    }
+
+    pub(super) fn on_produced(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
+        let Some(Pending::Produce(pending)) = self.pending.get_mut(&reply.pending) else { return };
+        let place = pending.parts.get(reply.part as usize).and_then(|(topic, partition)| {
+            pending.response.topics.get_mut(*topic)?.partitions.get_mut(*partition)
+        });
+        if let Some(place) = place {
+            match answer {
+                PartitionAnswer::Produced { base_offset, log_append_time_ms, log_start_offset } => {
+                    place.error = ErrorCode::None;
+                    place.base_offset = base_offset;
+                    place.log_append_time_ms = log_append_time_ms;
+                    place.log_start_offset = log_start_offset;
+                }
+                PartitionAnswer::Failed(code, text) => {
+                    *place = failed(place.index, code, (!text.is_empty()).then_some(text.as_str()));
+                    if code == ErrorCode::InvalidRecord {
+                        place.record_errors.push(RecordError { batch_index: 0, message: place.error_message.clone() });
+                    }
+                }
+                _ => {}
+            }
+        }
+        pending.missing -= 1;
+        if pending.missing == 0
+            && let Some(Pending::Produce(pending)) = self.pending.remove(&reply.pending)
+        {
+            self.finish_produce(pending);
+        }
+    }
+
+    fn finish_produce(&mut self, pending: PendingProduce) {
+        if pending.acks != 0 {
+            self.answer(&pending.origin, &ResponseBody::Produce(pending.response));
+            return;
+        }
+        let mut partitions = pending.response.topics.iter().flat_map(|topic| &topic.partitions);
+        if partitions.all(|partition| partition.error.is_ok()) {
+            self.finish_silently(&pending.origin);
+        } else {
+            self.close_for_error(&pending.origin);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! From a frame to a handler: decode within bounds, make the context, ask the guard, dispatch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tidelog_net::limits::decode_budget_bytes;
+use tidelog_net::response::{self, ResponseBody};
+use tidelog_net::{DecodeError, Request, RequestBody, decode_request};
+use tidelog_segment_log::disk::Disk;
+
+use super::{Effect, Now, Origin, SendPart, Shard, SocketId};
+use crate::request_context::RequestContext;
+
+/// ApiVersions, whose unknown versions are answered and not refused.
+const API_VERSIONS_KEY: i16 = 18;
+
+impl Shard {
+    /// A whole frame of a connection (size prefix taken off). Its bytes are charged to the receive
+    /// budget; the charge goes with the answer.
+    pub fn on_frame(&mut self, now: Now, disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
+        let charge_bytes = frame.len();
+        let Some(connection) = self.connections.get_mut(&socket) else {
+            self.receive_budget.release(charge_bytes);
+            return;
+        };
+        self.metrics.requests.increment();
+        let place = connection.begin();
+        let on = Arc::clone(&connection.context);
+        let mut origin = Origin { socket, place, version: 0, correlation_id: 0, charge_bytes, client_id: None };
+        match decode_request(frame, decode_budget_bytes(charge_bytes)) {
+            Ok(Request { header, body }) => {
+                origin.version = header.version;
+                origin.correlation_id = header.correlation_id;
+                origin.client_id = header.client_id.map(|id| Arc::from(id.as_str()));
+                let context = RequestContext {
+                    on,
+                    client_id: origin.client_id.clone().unwrap_or_else(|| Arc::from("")),
+                    api_key: header.api_key.code(),
+                    api_version: header.version,
+                    correlation_id: header.correlation_id,
+                    arrived_at: Instant::now(),
+                    deadline: None,
+                    trace_id: (u64::from(self.own) << 48) ^ self.metrics.requests.get(),
+                };
+                self.dispatch(now, disk, origin, &context, body);
+            }
+            Err(DecodeError::UnsupportedApi { correlation_id, key: API_VERSIONS_KEY, .. }) => {
+                match response::encode_unsupported_api_versions(correlation_id) {
+                    Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)])),
+                    Err(error) => self.refuse(&origin, &error),
+                }
+            }
+            Err(error) => {
+                self.metrics.frames_refused.increment();
+                self.refuse(&origin, &error);
+            }
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        origin: Origin,
+        context: &RequestContext,
+        body: RequestBody,
+    ) {
+        match body {
+            RequestBody::Produce(request) => self.produce(now, disk, origin, context, request),
+            RequestBody::Fetch(request) => self.fetch(now, disk, origin, context, request),
+            RequestBody::ListOffsets(request) => self.list_offsets(now, disk, origin, context, request),
+            RequestBody::OffsetForLeaderEpoch(request) => self.epoch_end(now, disk, origin, context, request),
+            other => self.admin(now, disk, origin, context, other),
+        }
+    }
+
+    /// Encodes an answer and gives it its turn.
+    pub(super) fn answer(&mut self, origin: &Origin, body: &ResponseBody) {
+        match response::encode_response(origin.version, origin.correlation_id, body) {
+            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)])),
+            Err(error) => {
+                tracing::error!(%error, "an answer could not be encoded");
+                self.refuse(origin, &error);
+            }
+        }
+    }
+
+    /// Ends a request that gets no answer: what came before it is still sent, then the connection closes.
+    pub(super) fn refuse(&mut self, origin: &Origin, error: &dyn std::fmt::Display) {
+        let peer = self.peer_of(origin.socket);
+        tracing::warn!(%peer, "closed: {error}");
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.closing = true;
+        }
+        self.finish(origin, None);
+    }
+
+    /// Ends a request that wants no answer.
+    pub(super) fn finish_silently(&mut self, origin: &Origin) {
+        self.finish(origin, None);
+    }
+
+    /// Closes a connection whose acks=0 request failed: there is no other way to tell.
+    pub(super) fn close_for_error(&mut self, origin: &Origin) {
+        self.finish(origin, None);
+        self.effects.push(Effect::CloseAfterSend(origin.socket));
+    }
+}
