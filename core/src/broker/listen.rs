@@ -13,7 +13,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 const BACKLOG: i32 = 1024;
 
 fn socket(address: &SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let fd = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     if reuse_port {
@@ -55,7 +59,11 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sockets = listen(any, 3).expect("listen");
         let address = sockets[0].local_addr().expect("address");
-        assert!(sockets.iter().all(|socket| socket.local_addr().expect("address") == address));
+        assert!(
+            sockets
+                .iter()
+                .all(|socket| socket.local_addr().expect("address") == address)
+        );
         let refused = listen(address, 1).expect_err("the port is in use");
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     }

@@ -64,7 +64,9 @@ const CUT_SHORT: i32 = 1;
 /// it was cut short or the start failed, 2 for wrong settings.
 pub fn serve(options: ServeOptions) -> i32 {
     let started = Instant::now();
-    let result = settings(options).map_err(StartupError::from).and_then(|settings| run(settings, started));
+    let result = settings(options)
+        .map_err(StartupError::from)
+        .and_then(|settings| run(settings, started));
     match result {
         Ok(code) => code,
         Err(StartupError { sentence, exit_code }) => {
@@ -126,7 +128,10 @@ fn bind(settings: &ListenerSettings, shards: usize) -> Result<Bound, StartupErro
         address.set_port(port);
         match listen::listen(address, shards) {
             Ok(sockets) => {
-                port = sockets.first().and_then(|s| s.local_addr().ok()).map_or(port, |a| a.port());
+                port = sockets
+                    .first()
+                    .and_then(|s| s.local_addr().ok())
+                    .map_or(port, |a| a.port());
                 addresses.push(sockets);
             }
             // A host without IPv6 still serves IPv4, and the other way round.
@@ -137,7 +142,11 @@ fn bind(settings: &ListenerSettings, shards: usize) -> Result<Bound, StartupErro
     }
     match last_error {
         Some(error) if addresses.is_empty() => Err(refused(error)),
-        _ => Ok(Bound { settings: settings.clone(), addresses, port }),
+        _ => Ok(Bound {
+            settings: settings.clone(),
+            addresses,
+            port,
+        }),
     }
 }
 
@@ -155,7 +164,11 @@ struct View {
 
 impl ClusterView for View {
     fn shard_metrics(&self) -> ViewFuture<Vec<ShardMetrics>> {
-        let copies = self.metrics.iter().map(|m| m.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+        let copies = self
+            .metrics
+            .iter()
+            .map(|m| m.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect();
         Box::pin(std::future::ready(copies))
     }
 
@@ -189,7 +202,11 @@ fn cluster_id_text(id: [u8; 16]) -> String {
     let bits = u128::from_be_bytes(id);
     (0..22)
         .map(|at| {
-            let value = if at < 21 { (bits >> (122 - 6 * at)) & 63 } else { (bits << 4) & 63 };
+            let value = if at < 21 {
+                (bits >> (122 - 6 * at)) & 63
+            } else {
+                (bits << 4) & 63
+            };
             char::from(DIGITS.get(value as usize).copied().unwrap_or(b'A'))
         })
         .collect()
@@ -202,14 +219,20 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         tracing::warn!("{warning}");
     }
     let Some(data_dir) = settings.data_dirs.first() else {
-        return Err(StartupError::usage("no data directory is set; give --data-dir DIR"));
+        return Err(StartupError::usage(
+            "no data directory is set; give --data-dir DIR",
+        ));
     };
     if settings.data_dirs.len() > 1 {
-        return Err(StartupError::usage("several data directories are not served yet; give one --data-dir"));
+        return Err(StartupError::usage(
+            "several data directories are not served yet; give one --data-dir",
+        ));
     }
     let shards = usize::from(settings.shards);
     if shards > SHARDS_MAX {
-        return Err(StartupError::usage(format!("at most {SHARDS_MAX} shards are served; --shards is {shards}")));
+        return Err(StartupError::usage(format!(
+            "at most {SHARDS_MAX} shards are served; --shards is {shards}"
+        )));
     }
     let facts = probe_data_directory(data_dir)?;
     if let Some(warning) = &facts.warning {
@@ -221,15 +244,27 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     }
     install_panic_hook(Some(facts.path.clone()));
 
-    let listeners = settings.listeners.iter().map(|l| bind(l, shards)).collect::<Result<Vec<_>, _>>()?;
+    let listeners = settings
+        .listeners
+        .iter()
+        .map(|l| bind(l, shards))
+        .collect::<Result<Vec<_>, _>>()?;
     let admin = bind_page("admin", &settings.admin_listen)?;
-    let metrics_page = settings.metrics_listen.as_ref().map(|address| bind_page("metrics", address)).transpose()?;
+    let metrics_page = settings
+        .metrics_listen
+        .as_ref()
+        .map(|address| bind_page("metrics", address))
+        .transpose()?;
 
     let health = Arc::new(Mutex::new(HealthRegistry::new()));
     set_health(&health, Health::NotReady, "shards are opening their partitions");
-    let metrics: Vec<Arc<Mutex<ShardMetrics>>> =
-        (0..shards).map(|_| Arc::new(Mutex::new(ShardMetrics::default()))).collect();
-    let view = View { metrics: metrics.clone(), health: Arc::clone(&health) };
+    let metrics: Vec<Arc<Mutex<ShardMetrics>>> = (0..shards)
+        .map(|_| Arc::new(Mutex::new(ShardMetrics::default())))
+        .collect();
+    let view = View {
+        metrics: metrics.clone(),
+        health: Arc::clone(&health),
+    };
     let admin = AdminHttp::start(admin, metrics_page, Arc::new(view))
         .map_err(|error| StartupError::machine(format!("the admin page cannot be served: {error}")))?;
 
@@ -243,7 +278,14 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         }
     }
     set_health(&health, Health::Ok, "");
-    print_ready(&settings, &facts, &listeners, &admin, running.topics.load(Ordering::Relaxed), started);
+    print_ready(
+        &settings,
+        &facts,
+        &listeners,
+        &admin,
+        running.topics.load(Ordering::Relaxed),
+        started,
+    );
 
     let complete = wait_for_end(running, &health)?;
     if complete {
@@ -254,12 +296,22 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     if let Err(error) = admin.stop() {
         tracing::warn!(%error, "the admin page did not end in order");
     }
-    eprintln!("tidelog: {}", if complete { "stopped; everything is on disk" } else { "stopped; the drain was cut short" });
+    eprintln!(
+        "tidelog: {}",
+        if complete {
+            "stopped; everything is on disk"
+        } else {
+            "stopped; the drain was cut short"
+        }
+    );
     Ok(if complete { 0 } else { CUT_SHORT })
 }
 
 fn set_health(health: &Mutex<HealthRegistry>, state: Health, reason: &str) {
-    health.lock().unwrap_or_else(PoisonError::into_inner).set("shards", state, reason);
+    health
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .set("shards", state, reason);
 }
 
 /// The shards' threads.
@@ -280,7 +332,9 @@ fn start_shards(
 ) -> Result<Running, StartupError> {
     let shards = metrics.len();
     let endpoints = mesh(shards).map_err(|error| {
-        StartupError::machine(format!("no descriptors for the rings between shards ({error}); raise `ulimit -n`"))
+        StartupError::machine(format!(
+            "no descriptors for the rings between shards ({error}); raise `ulimit -n`"
+        ))
     })?;
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
@@ -290,8 +344,16 @@ fn start_shards(
         .iter()
         .map(|bound| {
             let advertised = &bound.settings.advertised;
-            let port = if advertised.port == 0 { bound.port } else { advertised.port };
-            (Arc::from(bound.settings.name.as_str()), advertised.host.clone(), port)
+            let port = if advertised.port == 0 {
+                bound.port
+            } else {
+                advertised.port
+            };
+            (
+                Arc::from(bound.settings.name.as_str()),
+                advertised.host.clone(),
+                port,
+            )
         })
         .collect();
     let (ready_sender, ready) = mpsc::channel();
@@ -306,7 +368,9 @@ fn start_shards(
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
-            directory: DirectorySeed { directory: Arc::clone(directory) },
+            directory: DirectorySeed {
+                directory: Arc::clone(directory),
+            },
             control: (own == 0).then(|| ControlSeed {
                 evidence: group_zero_evidence(directory),
                 directory: group_zero_directory(directory),
@@ -338,7 +402,9 @@ fn start_shards(
             // The receiver is gone only when the process is ending.
             move |result| drop(ended_sender.send((own, result))),
         )
-        .map_err(|error| StartupError::machine(format!("the thread of shard {own} cannot be made: {error}")))?;
+        .map_err(|error| {
+            StartupError::machine(format!("the thread of shard {own} cannot be made: {error}"))
+        })?;
         threads.push(thread);
         match started.recv() {
             Ok(Ok(())) => {}
@@ -346,14 +412,24 @@ fn start_shards(
             Err(_) => fatal(FatalReason::Thread, "a shard ended while it started"),
         }
     }
-    Ok(Running { wakers, shared, ready, ended, topics: AtomicUsize::new(0), threads })
+    Ok(Running {
+        wakers,
+        shared,
+        ready,
+        ended,
+        topics: AtomicUsize::new(0),
+        threads,
+    })
 }
 
 /// Waits for a signal, then for the drain. True when every shard closed everything.
 fn wait_for_end(mut running: Running, health: &Mutex<HealthRegistry>) -> Result<bool, StartupError> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: io::Error| StartupError::machine(format!("signals cannot be received: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_signals)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_signals)?;
     let complete = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -414,7 +490,11 @@ fn print_ready(
         .collect();
     let bootstrap = listeners.first().map_or_else(String::new, |bound| {
         let advertised = &bound.settings.advertised;
-        let port = if advertised.port == 0 { bound.port } else { advertised.port };
+        let port = if advertised.port == 0 {
+            bound.port
+        } else {
+            advertised.port
+        };
         format!("{}:{port}", advertised.host)
     });
     let durability = match settings.log_durability {

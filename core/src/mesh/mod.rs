@@ -78,7 +78,10 @@ pub fn mesh<Q, A>(shards: usize) -> rustix::io::Result<Vec<Endpoint<Q, A>>> {
             // Not NONBLOCK: the ring would answer its read with EAGAIN instead of waiting.
             rustix::event::EventfdFlags::CLOEXEC,
         )?;
-        wakers.push(Waker { bell: Arc::new(Doorbell::default()), eventfd: Arc::new(eventfd) });
+        wakers.push(Waker {
+            bell: Arc::new(Doorbell::default()),
+            eventfd: Arc::new(eventfd),
+        });
     }
     let mut endpoints: Vec<Endpoint<Q, A>> = wakers
         .iter()
@@ -170,8 +173,15 @@ impl<Q, A> Endpoint<Q, A> {
     /// # Panics
     /// If more answers are sent than requests were taken: a defect of ours.
     pub fn answer(&mut self, to: usize, answer: A) {
-        let peer = self.peers.get_mut(to).and_then(Option::as_mut).expect("answers go to a peer");
-        assert!(peer.answers_out.push(answer).is_ok(), "an answer never waits: one per request");
+        let peer = self
+            .peers
+            .get_mut(to)
+            .and_then(Option::as_mut)
+            .expect("answers go to a peer");
+        assert!(
+            peer.answers_out.push(answer).is_ok(),
+            "an answer never waits: one per request"
+        );
         peer.waker.announce(self.own);
     }
 
@@ -196,7 +206,9 @@ impl<Q, A> Endpoint<Q, A> {
                 answers.push((from, answer));
             }
             for _ in 0..limit {
-                let Ok(request) = peer.requests_in.pop() else { break };
+                let Ok(request) = peer.requests_in.pop() else {
+                    break;
+                };
                 requests.push((from, request));
             }
             if !peer.answers_in.is_empty() || !peer.requests_in.is_empty() {
@@ -221,11 +233,17 @@ mod tests {
         for n in 0..capacity as u32 {
             low.request(1, n).expect("room");
         }
-        assert!(matches!(low.request(1, 7), Err(RingFull(7))), "the credit is used up");
+        assert!(
+            matches!(low.request(1, 7), Err(RingFull(7))),
+            "the credit is used up"
+        );
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
         while high.receive(16, &mut requests, &mut answers) {}
         assert_eq!(requests.len(), capacity);
-        assert!(matches!(low.request(1, 7), Err(RingFull(7))), "taken is not answered");
+        assert!(
+            matches!(low.request(1, 7), Err(RingFull(7))),
+            "taken is not answered"
+        );
         for (from, n) in requests.drain(..) {
             high.answer(from, n * 2);
         }

@@ -102,7 +102,9 @@ mod tests {
                 next += 1;
             }
             if next < MESSAGES && bell.park() {
-                wake_receive.recv_timeout(std::time::Duration::from_secs(20)).expect("a wake-up was lost");
+                wake_receive
+                    .recv_timeout(std::time::Duration::from_secs(20))
+                    .expect("a wake-up was lost");
                 bell.unpark();
             }
         }

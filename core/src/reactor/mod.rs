@@ -23,7 +23,7 @@ use std::time::Instant;
 use io_uring::{opcode, types};
 
 use crate::mesh::Endpoint;
-use crate::shard::{SocketId, Effect, Now, Shard, ShardAnswer, ShardRequest};
+use crate::shard::{Effect, Now, Shard, ShardAnswer, ShardRequest, SocketId};
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
 use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
@@ -118,7 +118,9 @@ async fn drain(start: Start) -> io::Result<bool> {
         if progressed {
             glommio::yield_if_needed().await;
         } else if reactor.park()? {
-            wake.read_at(0, 8).await.map_err(|error| io::Error::other(error.to_string()))?;
+            wake.read_at(0, 8)
+                .await
+                .map_err(|error| io::Error::other(error.to_string()))?;
             reactor.unpark();
         }
     }
@@ -169,7 +171,9 @@ impl Reactor {
     }
 
     fn now(&self) -> Now {
-        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let wall = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         Now {
             monotonic_ms: self.epoch.elapsed().as_millis() as u64,
             wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
@@ -199,7 +203,11 @@ impl Reactor {
         }
         progressed |= self.take_completions(now);
         progressed |= self.take_messages(now);
-        if self.shard.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {
+        if self
+            .shard
+            .next_deadline_ms()
+            .is_some_and(|at| at <= now.monotonic_ms)
+        {
             self.shard.on_timers(now, &mut self.disk);
             progressed = true;
         }
@@ -238,13 +246,20 @@ impl Reactor {
 
     fn take_messages(&mut self, now: Now) -> bool {
         let (mut requests, mut answers) = (Vec::new(), Vec::new());
-        self.shard.endpoint().receive(MESSAGES_PER_TURN, &mut requests, &mut answers);
+        self.shard
+            .endpoint()
+            .receive(MESSAGES_PER_TURN, &mut requests, &mut answers);
         let any = !requests.is_empty() || !answers.is_empty();
         for (_, answer) in answers {
             self.shard.on_answer(now, &mut self.disk, answer);
         }
         for (from, request) in requests {
-            if let ShardRequest::Connection { socket, listener, peer } = request {
+            if let ShardRequest::Connection {
+                socket,
+                listener,
+                peer,
+            } = request
+            {
                 self.adopt(now, socket, listener, peer);
                 self.shard.answer_handoff(from);
             } else {
@@ -294,16 +309,25 @@ impl Reactor {
             return Ok(());
         }
         for (index, (_, listener)) in self.listeners.iter().enumerate() {
-            let Some(accepting) = self.accepting.get_mut(index) else { continue };
+            let Some(accepting) = self.accepting.get_mut(index) else {
+                continue;
+            };
             if *accepting {
                 continue;
             }
             const CLOEXEC: i32 = 0o2000000;
-            let entry =
-                opcode::Accept::new(types::Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
-                    .flags(CLOEXEC)
-                    .build();
-            let tag = Tag { kind: Kind::Accept, generation: 0, slot: index as u32 };
+            let entry = opcode::Accept::new(
+                types::Fd(listener.as_raw_fd()),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+            .flags(CLOEXEC)
+            .build();
+            let tag = Tag {
+                kind: Kind::Accept,
+                generation: 0,
+                slot: index as u32,
+            };
             // SAFETY: no address is asked for, so the entry points to nothing.
             unsafe { self.ring.borrow_mut().push(entry, tag)? };
             *accepting = true;
@@ -312,7 +336,10 @@ impl Reactor {
     }
 
     fn on_reaped(&mut self, now: Now, reaped: Reaped) -> io::Result<()> {
-        let id = SocketId { slot: reaped.tag.slot, generation: reaped.tag.generation };
+        let id = SocketId {
+            slot: reaped.tag.slot,
+            generation: reaped.tag.generation,
+        };
         match reaped.tag.kind {
             Kind::Accept => self.on_accept(now, reaped),
             Kind::Receive => self.on_receive(now, id, reaped)?,
@@ -354,17 +381,32 @@ impl Reactor {
             return;
         };
         let own = self.shard.endpoint().own();
-        let count = |shard: usize| self.shared.connections.get(shard).map_or(usize::MAX, |c| c.load(Ordering::Relaxed));
-        let target = (0..self.shared.connections.len()).min_by_key(|&s| (count(s), s != own)).unwrap_or(own);
+        let count = |shard: usize| {
+            self.shared
+                .connections
+                .get(shard)
+                .map_or(usize::MAX, |c| c.load(Ordering::Relaxed))
+        };
+        let target = (0..self.shared.connections.len())
+            .min_by_key(|&s| (count(s), s != own))
+            .unwrap_or(own);
         if target != own && count(target) < count(own) {
-            let request = ShardRequest::Connection { socket, listener, peer };
+            let request = ShardRequest::Connection {
+                socket,
+                listener,
+                peer,
+            };
             match self.shard.endpoint().request(target, request) {
                 Ok(()) => {
                     if let Some(connections) = self.shared.connections.get(target) {
                         connections.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Err(crate::mesh::RingFull(ShardRequest::Connection { socket, listener, peer })) => {
+                Err(crate::mesh::RingFull(ShardRequest::Connection {
+                    socket,
+                    listener,
+                    peer,
+                })) => {
                     self.count_and_adopt(now, socket, listener, peer);
                 }
                 Err(_) => {}
@@ -399,7 +441,9 @@ impl Reactor {
     }
 
     fn on_receive(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        let Some(socket) = self.sockets.get(id) else {
+            return Ok(());
+        };
         match reaped.into_result() {
             Ok(received) if received > 0 && !socket.is_closing() => {
                 socket.received(received as usize);
@@ -423,7 +467,9 @@ impl Reactor {
                 return Ok(());
             }
             let request_max = self.shard.request_max_bytes();
-            let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+            let Some(socket) = self.sockets.get(id) else {
+                return Ok(());
+            };
             if socket.is_receiving() {
                 return Ok(());
             }
@@ -460,7 +506,9 @@ impl Reactor {
 
     fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
         let ring = Rc::clone(&self.ring);
-        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        let Some(socket) = self.sockets.get(id) else {
+            return Ok(());
+        };
         let mut finished = Vec::new();
         let failed = match reaped.into_result() {
             Ok(sent) => {
@@ -472,18 +520,26 @@ impl Reactor {
                 true
             }
         };
-        let close =
-            failed || socket.is_closing() || socket.wants_close() || socket.send(id.slot, &mut ring.borrow_mut()).is_err();
+        let close = failed
+            || socket.is_closing()
+            || socket.wants_close()
+            || socket.send(id.slot, &mut ring.borrow_mut()).is_err();
         for charge in finished {
             self.shard.on_sent(charge);
         }
-        if close { self.close(id) } else { self.read_frames(now, id) }
+        if close {
+            self.close(id)
+        } else {
+            self.read_frames(now, id)
+        }
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.
     fn close(&mut self, id: SocketId) -> io::Result<()> {
         let ring = Rc::clone(&self.ring);
-        let Some(socket) = self.sockets.get(id) else { return Ok(()) };
+        let Some(socket) = self.sockets.get(id) else {
+            return Ok(());
+        };
         socket.begin_close(id.slot, &mut ring.borrow_mut())?;
         let unfinished = socket.unfinished_charge();
         let mut charges = Vec::new();
@@ -523,12 +579,16 @@ impl Reactor {
     /// Makes the kernel wake this shard at its next deadline. An earlier timeout that is still
     /// armed only wakes it once too often.
     fn arm_timeout(&mut self) -> io::Result<()> {
-        let Some(at_ms) = self.shard.next_deadline_ms() else { return Ok(()) };
+        let Some(at_ms) = self.shard.next_deadline_ms() else {
+            return Ok(());
+        };
         if self.armed_ms.is_some_and(|armed| armed <= at_ms) {
             return Ok(());
         }
         let wait_ms = at_ms.saturating_sub(self.now().monotonic_ms);
-        let spec = types::Timespec::new().sec(wait_ms / 1000).nsec((wait_ms % 1000) as u32 * 1_000_000 + 100_000);
+        let spec = types::Timespec::new()
+            .sec(wait_ms / 1000)
+            .nsec((wait_ms % 1000) as u32 * 1_000_000 + 100_000);
         let slot = match self.timeouts.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {
@@ -538,7 +598,11 @@ impl Reactor {
         };
         let boxed = Box::new(spec);
         let entry = opcode::Timeout::new(&raw const *boxed).build();
-        let tag = Tag { kind: Kind::Timeout, generation: 0, slot: slot as u32 };
+        let tag = Tag {
+            kind: Kind::Timeout,
+            generation: 0,
+            slot: slot as u32,
+        };
         // SAFETY: the timespec is on the heap and stays in `timeouts` until its completion.
         unsafe { self.ring.borrow_mut().push(entry, tag)? };
         if let Some(place) = self.timeouts.get_mut(slot) {

@@ -53,7 +53,11 @@ impl Tag {
             6 => Kind::Cancel,
             _ => return None,
         };
-        Some(Self { kind, generation: (raw >> 32) as u32 & 0xff_ffff, slot: raw as u32 })
+        Some(Self {
+            kind,
+            generation: (raw >> 32) as u32 & 0xff_ffff,
+            slot: raw as u32,
+        })
     }
 }
 
@@ -153,8 +157,11 @@ impl RawRing {
         const GET_EVENTS: u32 = 1;
         let to_submit = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed (null, 0), and the queue was filled through `push`.
-        let entered =
-            unsafe { self.ring.submitter().enter::<libc_sigset>(to_submit, 0, GET_EVENTS, None) };
+        let entered = unsafe {
+            self.ring
+                .submitter()
+                .enter::<libc_sigset>(to_submit, 0, GET_EVENTS, None)
+        };
         match entered {
             Ok(_) => self.unsubmitted = 0,
             Err(error) if matches!(error.raw_os_error(), Some(16 | 11 | 4)) => {}
@@ -162,7 +169,10 @@ impl RawRing {
         }
         for entry in self.ring.completion() {
             if let Some(tag) = Tag::decode(entry.user_data()) {
-                out.push(Reaped { tag, result: entry.result() });
+                out.push(Reaped {
+                    tag,
+                    result: entry.result(),
+                });
             }
         }
         Ok(())
@@ -196,7 +206,11 @@ mod tests {
 
     #[test]
     fn a_tag_survives_its_encoding() {
-        let tag = Tag { kind: Kind::Send, generation: 0xab_cdef, slot: u32::MAX - 1 };
+        let tag = Tag {
+            kind: Kind::Send,
+            generation: 0xab_cdef,
+            slot: u32::MAX - 1,
+        };
         assert_eq!(Tag::decode(tag.encode()), Some(tag));
         assert_eq!(Tag::decode(0), None, "user_data of nobody");
     }

@@ -24,11 +24,25 @@ use super::ring::{Kind, RawRing, Reaped, Tag};
 
 /// An operation in the kernel; it owns what the kernel reads or writes.
 enum InFlight {
-    Write { _file: FileHandle, data: Bytes },
-    Read { file: FileHandle, position: u64, buffer: AlignedBytes, filled: usize },
-    Sync { _file: FileHandle },
-    SyncDir { _directory: OwnedFd },
-    Plain { _file: FileHandle },
+    Write {
+        _file: FileHandle,
+        data: Bytes,
+    },
+    Read {
+        file: FileHandle,
+        position: u64,
+        buffer: AlignedBytes,
+        filled: usize,
+    },
+    Sync {
+        _file: FileHandle,
+    },
+    SyncDir {
+        _directory: OwnedFd,
+    },
+    Plain {
+        _file: FileHandle,
+    },
 }
 
 struct Slot {
@@ -48,7 +62,14 @@ pub(super) struct RingDisk {
 
 impl RingDisk {
     pub(super) fn new(ring: Rc<RefCell<RawRing>>) -> Self {
-        Self { ring, direct: StdDisk::new(), slots: Vec::new(), free: Vec::new(), arrived: Vec::new(), in_flight: 0 }
+        Self {
+            ring,
+            direct: StdDisk::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            arrived: Vec::new(),
+            in_flight: 0,
+        }
     }
 
     /// Operations the kernel has not completed.
@@ -61,17 +82,31 @@ impl RingDisk {
         !self.arrived.is_empty()
     }
 
-    fn start(&mut self, token: Token, operation: InFlight, entry: impl FnOnce(&InFlight) -> io_uring::squeue::Entry) {
+    fn start(
+        &mut self,
+        token: Token,
+        operation: InFlight,
+        entry: impl FnOnce(&InFlight) -> io_uring::squeue::Entry,
+    ) {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                self.slots.push(Slot { generation: 0, operation: None });
+                self.slots.push(Slot {
+                    generation: 0,
+                    operation: None,
+                });
                 (self.slots.len() - 1) as u32
             }
         };
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
         let entry = entry(&operation);
-        let tag = Tag { kind: Kind::Disk, generation: place.generation, slot };
+        let tag = Tag {
+            kind: Kind::Disk,
+            generation: place.generation,
+            slot,
+        };
         place.operation = Some((token, operation));
         self.in_flight += 1;
         // SAFETY: the operation owns its buffer, whose heap address does not change when the slot
@@ -83,8 +118,12 @@ impl RingDisk {
     }
 
     fn finish(&mut self, slot: u32, result: io::Result<DiskOutput>) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        let Some((token, _operation)) = place.operation.take() else { return };
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
+        let Some((token, _operation)) = place.operation.take() else {
+            return;
+        };
         place.generation = (place.generation + 1) & 0xff_ffff;
         self.free.push(slot);
         self.in_flight -= 1;
@@ -94,12 +133,16 @@ impl RingDisk {
     /// Takes one completion of the ring that carries [`Kind::Disk`].
     pub(super) fn on_reaped(&mut self, reaped: Reaped) {
         let slot = reaped.tag.slot;
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
         if place.generation != reaped.tag.generation {
             return;
         }
         let result = reaped.into_result();
-        let Some((_, operation)) = place.operation.as_mut() else { return };
+        let Some((_, operation)) = place.operation.as_mut() else {
+            return;
+        };
         let output = match (operation, result) {
             (_, Err(error)) => Err(error),
             (InFlight::Write { data, .. }, Ok(written)) => {
@@ -109,7 +152,15 @@ impl RingDisk {
                     Ok(DiskOutput::Written(written as usize))
                 }
             }
-            (InFlight::Read { file, position, buffer, filled }, Ok(read)) => {
+            (
+                InFlight::Read {
+                    file,
+                    position,
+                    buffer,
+                    filled,
+                },
+                Ok(read),
+            ) => {
                 *filled += read as usize;
                 if read > 0 && *filled < buffer.len() {
                     // A short read in the middle of a file: go on where it ended.
@@ -125,7 +176,9 @@ impl RingDisk {
                     Ok(DiskOutput::Read(bytes))
                 }
             }
-            (InFlight::Sync { .. } | InFlight::SyncDir { .. } | InFlight::Plain { .. }, Ok(_)) => Ok(DiskOutput::Done),
+            (InFlight::Sync { .. } | InFlight::SyncDir { .. } | InFlight::Plain { .. }, Ok(_)) => {
+                Ok(DiskOutput::Done)
+            }
         };
         self.finish(slot, output);
     }
@@ -135,9 +188,16 @@ fn descriptor(file: &FileHandle) -> types::Fd {
     types::Fd(file.fd().map_or(-1, AsRawFd::as_raw_fd))
 }
 
-fn read_entry(file: &FileHandle, position: u64, buffer: &mut AlignedBytes, filled: usize) -> io_uring::squeue::Entry {
+fn read_entry(
+    file: &FileHandle,
+    position: u64,
+    buffer: &mut AlignedBytes,
+    filled: usize,
+) -> io_uring::squeue::Entry {
     let rest = buffer.get_mut(filled..).unwrap_or(&mut []);
-    opcode::Read::new(descriptor(file), rest.as_mut_ptr(), rest.len() as u32).offset(position).build()
+    opcode::Read::new(descriptor(file), rest.as_mut_ptr(), rest.len() as u32)
+        .offset(position)
+        .build()
 }
 
 impl Disk for RingDisk {
@@ -152,10 +212,24 @@ impl Disk for RingDisk {
                     opcode::Write::new(fd, at, len).offset(position).build()
                 });
             }
-            DiskOp::Read { file, position, len, source: ReadSource::Cached } => {
+            DiskOp::Read {
+                file,
+                position,
+                len,
+                source: ReadSource::Cached,
+            } => {
                 let mut buffer = AlignedBytes::zeroed(len);
                 let entry = read_entry(&file, position, &mut buffer, 0);
-                self.start(token, InFlight::Read { file, position, buffer, filled: 0 }, |_| entry);
+                self.start(
+                    token,
+                    InFlight::Read {
+                        file,
+                        position,
+                        buffer,
+                        filled: 0,
+                    },
+                    |_| entry,
+                );
             }
             DiskOp::Sync { file } => {
                 let fd = descriptor(&file);
@@ -167,14 +241,25 @@ impl Disk for RingDisk {
                 Ok(directory) => {
                     let directory = OwnedFd::from(directory);
                     let fd = types::Fd(directory.as_raw_fd());
-                    self.start(token, InFlight::SyncDir { _directory: directory }, |_| opcode::Fsync::new(fd).build());
+                    self.start(
+                        token,
+                        InFlight::SyncDir {
+                            _directory: directory,
+                        },
+                        |_| opcode::Fsync::new(fd).build(),
+                    );
                 }
-                Err(error) => self.arrived.push(Completion { token, result: Err(error) }),
+                Err(error) => self.arrived.push(Completion {
+                    token,
+                    result: Err(error),
+                }),
             },
             DiskOp::Fallocate { file, range } => {
                 let fd = descriptor(&file);
                 self.start(token, InFlight::Plain { _file: file }, |_| {
-                    opcode::Fallocate::new(fd, range.end.saturating_sub(range.start)).offset(range.start).build()
+                    opcode::Fallocate::new(fd, range.end.saturating_sub(range.start))
+                        .offset(range.start)
+                        .build()
                 });
             }
             DiskOp::Writeback { file, range } => {
@@ -182,7 +267,10 @@ impl Disk for RingDisk {
                 let fd = descriptor(&file);
                 let len = u32::try_from(range.end.saturating_sub(range.start)).unwrap_or(u32::MAX);
                 self.start(token, InFlight::Plain { _file: file }, |_| {
-                    opcode::SyncFileRange::new(fd, len).offset(range.start).flags(SYNC_FILE_RANGE_WRITE).build()
+                    opcode::SyncFileRange::new(fd, len)
+                        .offset(range.start)
+                        .flags(SYNC_FILE_RANGE_WRITE)
+                        .build()
                 });
             }
             other => {
@@ -196,7 +284,12 @@ impl Disk for RingDisk {
         out.append(&mut self.arrived);
     }
 
-    fn write_now(&mut self, file: &FileHandle, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<WriteNow> {
+    fn write_now(
+        &mut self,
+        file: &FileHandle,
+        position: u64,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<WriteNow> {
         self.direct.write_now(file, position, pieces)
     }
 

@@ -13,7 +13,7 @@ use io_uring::{opcode, types};
 use tidelog_net::frame::{self, FrameError};
 
 use super::ring::{Kind, RawRing, Tag};
-use crate::shard::{SocketId, Response, SendPart};
+use crate::shard::{Response, SendPart, SocketId};
 
 /// What an idle connection holds.
 pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
@@ -108,7 +108,11 @@ impl Sockets {
 
     pub(super) fn get(&mut self, id: SocketId) -> Option<&mut Socket> {
         let (generation, socket) = self.slots.get_mut(id.slot as usize)?;
-        if *generation == id.generation { socket.as_mut() } else { None }
+        if *generation == id.generation {
+            socket.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Frees the slot of a socket that is closing and has nothing left in the kernel.
@@ -130,7 +134,10 @@ impl Sockets {
             .iter()
             .enumerate()
             .filter(|(_, (_, socket))| socket.is_some())
-            .map(|(slot, (generation, _))| SocketId { slot: slot as u32, generation: *generation })
+            .map(|(slot, (generation, _))| SocketId {
+                slot: slot as u32,
+                generation: *generation,
+            })
             .collect()
     }
 }
@@ -192,9 +199,17 @@ impl Socket {
             self.read.reserve(IDLE_BUFFER_BYTES);
         }
         let spare = self.read.spare_capacity_mut();
-        let entry = opcode::Recv::new(types::Fd(self.fd.as_raw_fd()), spare.as_mut_ptr().cast(), spare.len() as u32)
-            .build();
-        let tag = Tag { kind: Kind::Receive, generation: self.generation, slot };
+        let entry = opcode::Recv::new(
+            types::Fd(self.fd.as_raw_fd()),
+            spare.as_mut_ptr().cast(),
+            spare.len() as u32,
+        )
+        .build();
+        let tag = Tag {
+            kind: Kind::Receive,
+            generation: self.generation,
+            slot,
+        };
         // SAFETY: `read` is not touched while `receiving` is set, and the socket is not released
         // before this completion is reaped; the buffer is on the heap and does not move with it.
         unsafe { ring.push(entry, tag)? };
@@ -206,7 +221,10 @@ impl Socket {
     pub(super) fn received(&mut self, received: usize) {
         self.receiving = false;
         let len = self.read.len() + received;
-        assert!(len <= self.read.capacity(), "the kernel wrote more than it was given");
+        assert!(
+            len <= self.read.capacity(),
+            "the kernel wrote more than it was given"
+        );
         // SAFETY: the kernel filled `received` bytes behind the old length.
         unsafe { self.read.set_len(len) };
     }
@@ -240,7 +258,10 @@ impl Socket {
                     break 'gather;
                 }
                 if !bytes.is_empty() {
-                    iovecs.push(libc_msghdr::IoVec { base: bytes.as_ptr(), len: bytes.len() });
+                    iovecs.push(libc_msghdr::IoVec {
+                        base: bytes.as_ptr(),
+                        len: bytes.len(),
+                    });
                     total += bytes.len();
                 }
             }
@@ -259,7 +280,11 @@ impl Socket {
         let entry = opcode::SendMsg::new(types::Fd(self.fd.as_raw_fd()), (&raw const *header).cast())
             .flags(MSG_NOSIGNAL | MSG_WAITALL)
             .build();
-        let tag = Tag { kind: Kind::Send, generation: self.generation, slot };
+        let tag = Tag {
+            kind: Kind::Send,
+            generation: self.generation,
+            slot,
+        };
         // SAFETY: header and iovecs are on the heap and owned by `sending` until the completion;
         // the parts they point to stay in `out` until `sent` advances past them.
         unsafe { ring.push(entry, tag)? };
@@ -307,10 +332,22 @@ impl Socket {
             return Ok(());
         }
         self.closing = true;
-        for (active, kind) in [(self.receiving, Kind::Receive), (self.sending.is_some(), Kind::Send)] {
+        for (active, kind) in [
+            (self.receiving, Kind::Receive),
+            (self.sending.is_some(), Kind::Send),
+        ] {
             if active {
-                let target = Tag { kind, generation: self.generation, slot }.encode();
-                let tag = Tag { kind: Kind::Cancel, generation: self.generation, slot };
+                let target = Tag {
+                    kind,
+                    generation: self.generation,
+                    slot,
+                }
+                .encode();
+                let tag = Tag {
+                    kind: Kind::Cancel,
+                    generation: self.generation,
+                    slot,
+                };
                 // SAFETY: a cancel points to nothing.
                 unsafe { ring.push(opcode::AsyncCancel::new(target).build(), tag)? };
             }
@@ -324,7 +361,12 @@ impl Socket {
 /// Joins runs of small parts into one buffer, so that a send has few pieces.
 fn coalesce_small(parts: &mut VecDeque<SendPart>) {
     let small = |part: &SendPart| part.bytes().len() < GATHER_MIN_BYTES;
-    if parts.len() < 2 || !parts.iter().zip(parts.iter().skip(1)).any(|(a, b)| small(a) && small(b)) {
+    if parts.len() < 2
+        || !parts
+            .iter()
+            .zip(parts.iter().skip(1))
+            .any(|(a, b)| small(a) && small(b))
+    {
         return;
     }
     let mut joined = VecDeque::with_capacity(parts.len());

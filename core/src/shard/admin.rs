@@ -50,13 +50,17 @@ impl Shard {
             RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, &request),
             RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, &request),
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
-            RequestBody::CreateTopics(request) => self.to_control(now, disk, origin, ControlOp::CreateTopics(request)),
-            RequestBody::DeleteTopics(request) => self.to_control(now, disk, origin, ControlOp::DeleteTopics(request)),
+            RequestBody::CreateTopics(request) => {
+                self.hand_to_control(now, disk, origin, ControlOp::CreateTopics(request))
+            }
+            RequestBody::DeleteTopics(request) => {
+                self.hand_to_control(now, disk, origin, ControlOp::DeleteTopics(request))
+            }
             RequestBody::CreatePartitions(request) => {
-                self.to_control(now, disk, origin, ControlOp::CreatePartitions(request));
+                self.hand_to_control(now, disk, origin, ControlOp::CreatePartitions(request));
             }
             RequestBody::IncrementalAlterConfigs(request) => {
-                self.to_control(now, disk, origin, ControlOp::IncrementalAlterConfigs(request));
+                self.hand_to_control(now, disk, origin, ControlOp::IncrementalAlterConfigs(request));
             }
             RequestBody::InitProducerId(request) => self.init_producer_id(now, disk, origin, &request),
             // The data path is dispatched before.
@@ -69,13 +73,25 @@ impl Shard {
 
     // ---- group 0 -------------------------------------------------------------------------------
 
-    fn to_control(&mut self, now: Now, disk: &mut dyn Disk, origin: Origin, op: ControlOp) {
-        self.ask_control(now, disk, PendingControl { origin, metadata: None }, op);
+    fn hand_to_control(&mut self, now: Now, disk: &mut dyn Disk, origin: Origin, op: ControlOp) {
+        self.ask_control(
+            now,
+            disk,
+            PendingControl {
+                origin,
+                metadata: None,
+            },
+            op,
+        );
     }
 
     fn ask_control(&mut self, now: Now, disk: &mut dyn Disk, pending: PendingControl, op: ControlOp) {
         let pending = self.add_pending(Pending::Control(pending));
-        let reply = ReplyTo { shard: self.own, pending, part: 0 };
+        let reply = ReplyTo {
+            shard: self.own,
+            pending,
+            part: 0,
+        };
         if self.own == 0 {
             self.on_control(now, disk, reply, op);
         } else {
@@ -83,8 +99,16 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_control_answer(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, answer: ControlAnswer) {
-        let Some(Pending::Control(pending)) = self.pending.remove(&reply.pending) else { return };
+    pub(super) fn on_control_answer(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: ControlAnswer,
+    ) {
+        let Some(Pending::Control(pending)) = self.pending.remove(&reply.pending) else {
+            return;
+        };
         match (answer, pending.metadata) {
             (ControlAnswer::Body(body), None) => self.answer(&pending.origin, &body),
             (_, Some((request, context))) => {
@@ -96,7 +120,13 @@ impl Shard {
         let _ = (now, disk);
     }
 
-    fn init_producer_id(&mut self, now: Now, disk: &mut dyn Disk, origin: Origin, request: &kp::InitProducerIdRequest) {
+    fn init_producer_id(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        origin: Origin,
+        request: &kp::InitProducerIdRequest,
+    ) {
         if request.transactional_id.is_some() {
             let mut body = kp::InitProducerIdResponse::default();
             // Transactions are not served yet, and no retry will change that.
@@ -106,7 +136,7 @@ impl Shard {
             self.answer(&origin, &ResponseBody::InitProducerId(body));
             return;
         }
-        self.to_control(now, disk, origin, ControlOp::InitProducerId);
+        self.hand_to_control(now, disk, origin, ControlOp::InitProducerId);
     }
 
     // ---- metadata ------------------------------------------------------------------------------
@@ -134,11 +164,19 @@ impl Shard {
             self.answer(&origin, &ResponseBody::Metadata(body));
             return;
         }
-        let pending = PendingControl { origin, metadata: Some((request, Arc::new(context.clone()))) };
+        let pending = PendingControl {
+            origin,
+            metadata: Some((request, Arc::new(context.clone()))),
+        };
         self.ask_control(now, disk, pending, ControlOp::AutoCreate(missing));
     }
 
-    fn metadata_body(&self, origin: &Origin, context: &RequestContext, request: &MetadataRequest) -> kp::MetadataResponse {
+    fn metadata_body(
+        &self,
+        origin: &Origin,
+        context: &RequestContext,
+        request: &MetadataRequest,
+    ) -> kp::MetadataResponse {
         let (host, port) = self.advertised(origin);
         let node = kp::BrokerId(self.settings.node_id);
         let broker = kp::metadata_response::MetadataResponseBroker::default()
@@ -155,13 +193,17 @@ impl Shard {
             self.image
                 .topics()
                 .filter(|topic| {
-                    self.guard.check(context, &[(Resource::Topic(&topic.name), Operation::Describe)]).is_allowed()
+                    self.guard
+                        .check(context, &[(Resource::Topic(&topic.name), Operation::Describe)])
+                        .is_allowed()
                 })
                 .map(|topic| self.topic_body(topic))
                 .collect()
         } else {
             let asked = request.topics.iter().flatten();
-            asked.map(|asked| self.asked_topic_body(context, asked.name.as_ref(), asked.topic_id)).collect()
+            asked
+                .map(|asked| self.asked_topic_body(context, asked.name.as_ref(), asked.topic_id))
+                .collect()
         };
         let mut body = kp::MetadataResponse::default();
         body.brokers = vec![broker];
@@ -206,7 +248,10 @@ impl Shard {
         let node = kp::BrokerId(self.settings.node_id);
         let partitions = (0..topic.partitions)
             .map(|partition| {
-                let key = PartitionKey { topic: topic_id(topic), partition };
+                let key = PartitionKey {
+                    topic: topic_id(topic),
+                    partition,
+                };
                 kp::metadata_response::MetadataResponsePartition::default()
                     .with_partition_index(partition)
                     .with_leader_id(node)
@@ -225,8 +270,13 @@ impl Shard {
 
     /// The advertised address of the listener a request came in on.
     fn advertised(&self, origin: &Origin) -> (String, u16) {
-        let listener = self.connections.get(&origin.socket).map_or(0, |connection| connection.listener);
-        self.listeners.get(listener).map_or_else(Default::default, |(_, host, port)| (host.clone(), *port))
+        let listener = self
+            .connections
+            .get(&origin.socket)
+            .map_or(0, |connection| connection.listener);
+        self.listeners
+            .get(listener)
+            .map_or_else(Default::default, |(_, host, port)| (host.clone(), *port))
     }
 
     // ---- the rest ------------------------------------------------------------------------------
@@ -289,7 +339,12 @@ impl Shard {
         self.answer(origin, &ResponseBody::DescribeCluster(body));
     }
 
-    fn describe_configs(&mut self, origin: &Origin, context: &RequestContext, request: &kp::DescribeConfigsRequest) {
+    fn describe_configs(
+        &mut self,
+        origin: &Origin,
+        context: &RequestContext,
+        request: &kp::DescribeConfigsRequest,
+    ) {
         let mut body = kp::DescribeConfigsResponse::default();
         for resource in &request.resources {
             let mut result = kp::describe_configs_response::DescribeConfigsResult::default()
@@ -300,8 +355,18 @@ impl Shard {
                 .as_ref()
                 .filter(|keys| !keys.is_empty())
                 .map(|keys| keys.iter().map(StrBytes::as_str).collect());
-            match self.config_entries(context, resource.resource_type, &resource.resource_name, keys.as_deref()) {
-                Ok(entries) => result.configs = entries.into_iter().map(|entry| entry_body(entry, request)).collect(),
+            match self.config_entries(
+                context,
+                resource.resource_type,
+                &resource.resource_name,
+                keys.as_deref(),
+            ) {
+                Ok(entries) => {
+                    result.configs = entries
+                        .into_iter()
+                        .map(|entry| entry_body(entry, request))
+                        .collect()
+                }
                 Err((code, message)) => {
                     result.error_code = code.code();
                     result.error_message = Some(text(message));
@@ -328,16 +393,26 @@ impl Shard {
                 let Some(topic) = self.image.topic(name) else {
                     return Err((ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")));
                 };
-                Ok(describe_topic(&topic.configs, &TopicDefaults::from_settings(&self.settings), keys))
+                Ok(describe_topic(
+                    &topic.configs,
+                    &TopicDefaults::from_settings(&self.settings),
+                    keys,
+                ))
             }
             RESOURCE_BROKER if name.is_empty() || name == self.settings.node_id.to_string() => {
                 Ok(describe_broker(&self.settings, keys))
             }
             RESOURCE_BROKER => {
                 let own = self.settings.node_id;
-                Err((ErrorCode::InvalidRequest, format!("broker {name:?} is not this one, which is {own}")))
+                Err((
+                    ErrorCode::InvalidRequest,
+                    format!("broker {name:?} is not this one, which is {own}"),
+                ))
             }
-            other => Err((ErrorCode::InvalidRequest, format!("resource type {other} has no configs here"))),
+            other => Err((
+                ErrorCode::InvalidRequest,
+                format!("resource type {other} has no configs here"),
+            )),
         }
     }
 
@@ -345,9 +420,11 @@ impl Shard {
 
     pub(super) fn apply_image(&mut self, now: Now, disk: &mut dyn Disk, image: Arc<MetadataImage>) {
         let first = !std::mem::replace(&mut self.has_image, true);
-        self.leader_epochs.retain(|key, _| image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some());
+        self.leader_epochs
+            .retain(|key, _| image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some());
         self.image = Arc::clone(&image);
-        self.partitions.apply(now, disk, first, &image, &mut self.answers, &mut self.wakes);
+        self.partitions
+            .apply(now, disk, first, &image, &mut self.answers, &mut self.wakes);
     }
 }
 

@@ -10,7 +10,10 @@ pub struct Budget {
 impl Budget {
     /// An empty pool of `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Self {
-        Self { limit_bytes, used_bytes: 0 }
+        Self {
+            limit_bytes,
+            used_bytes: 0,
+        }
     }
 
     /// Reserves, or answers false.
@@ -28,7 +31,11 @@ impl Budget {
     /// # Panics
     /// If more is given back than was reserved: a defect of ours.
     pub fn release(&mut self, bytes: usize) {
-        assert!(bytes <= self.used_bytes, "{bytes} bytes released, {} reserved", self.used_bytes);
+        assert!(
+            bytes <= self.used_bytes,
+            "{bytes} bytes released, {} reserved",
+            self.used_bytes
+        );
         self.used_bytes -= bytes;
     }
 
@@ -46,7 +53,6 @@ impl Budget {
     pub fn limit_bytes(&self) -> usize {
         self.limit_bytes
     }
-
 }
 
 #[cfg(test)]

@@ -39,7 +39,9 @@ impl ColdReads {
 
 impl Shard {
     pub(super) fn on_cold_read(&mut self, now: Now, disk: &mut dyn Disk, completion: Completion) {
-        let Some((pending, at, range)) = self.cold.in_flight.remove(&(completion.token.0 as u32)) else { return };
+        let Some((pending, at, range)) = self.cold.in_flight.remove(&(completion.token.0 as u32)) else {
+            return;
+        };
         let batches = match completion.result {
             Ok(DiskOutput::Read(bytes)) => match verify_cold(&range, &bytes) {
                 Ok(ranges) => {

@@ -34,7 +34,13 @@ pub struct Connection {
 impl Connection {
     /// A connection without requests.
     pub fn new(context: Arc<ConnectionContext>, listener: usize) -> Self {
-        Self { context, listener, first: 0, places: VecDeque::new(), closing: false }
+        Self {
+            context,
+            listener,
+            first: 0,
+            places: VecDeque::new(),
+            closing: false,
+        }
     }
 
     /// Whether another request may be started.
@@ -55,7 +61,9 @@ impl Connection {
 
     /// Fills a place: `None` means that no answer is sent.
     pub fn complete(&mut self, place: u64, response: Option<Response>) {
-        let at = place.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let at = place
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok());
         if let Some(slot) = at.and_then(|at| self.places.get_mut(at)) {
             *slot = response.map_or(Place::Nothing, Place::Ready);
         }
@@ -92,17 +100,27 @@ mod tests {
     use crate::request_context::{ClientSoftware, ConnectionId, Principal};
 
     fn response(charge_bytes: usize) -> Response {
-        Response { parts: VecDeque::new(), charge_bytes }
+        Response {
+            parts: VecDeque::new(),
+            charge_bytes,
+        }
     }
 
     #[test]
     fn answers_leave_in_request_order() {
         let context = ConnectionContext {
-            connection: ConnectionId { shard: 0, slot: 0, generation: 0 },
+            connection: ConnectionId {
+                shard: 0,
+                slot: 0,
+                generation: 0,
+            },
             listener: "PLAINTEXT".into(),
             peer: None,
             principal: Principal::anonymous(),
-            client_software: ClientSoftware { name: "".into(), version: "".into() },
+            client_software: ClientSoftware {
+                name: "".into(),
+                version: "".into(),
+            },
         };
         let mut connection = Connection::new(Arc::new(context), 0);
         let places: Vec<u64> = (0..4).map(|_| connection.begin()).collect();
@@ -123,6 +141,9 @@ mod tests {
             assert!(connection.has_room());
             connection.begin();
         }
-        assert!(!connection.has_room(), "a bound on what one connection has under way");
+        assert!(
+            !connection.has_room(),
+            "a bound on what one connection has under way"
+        );
     }
 }

@@ -25,8 +25,8 @@ use tidelog_segment_log::log::{
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
 use crate::metadata::{
-    self, AlterConfigOp, AlterConfigsRequest, CreatePartitionsRequest, CreateTopicRequest, DeleteTopicRequest,
-    KafkaError, MetadataMachine, MetadataRecord, TopicRules,
+    self, AlterConfigOp, AlterConfigsRequest, CreatePartitionsRequest, CreateTopicRequest,
+    DeleteTopicRequest, KafkaError, MetadataMachine, MetadataRecord, TopicRules,
 };
 use crate::topic_config::{TopicDefaults, list_for_create};
 
@@ -40,7 +40,10 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const RESOURCE_TOPIC: i8 = 2;
 
 /// The partition whose log group 0 is.
-pub(super) const GROUP_ZERO: PartitionKey = PartitionKey { topic: TopicId([0; 16]), partition: 0 };
+pub(super) const GROUP_ZERO: PartitionKey = PartitionKey {
+    topic: TopicId([0; 16]),
+    partition: 0,
+};
 
 /// An operation on group 0.
 #[derive(Debug)]
@@ -124,7 +127,11 @@ impl Control {
         let spec = OpenSpec {
             directory: seed.directory,
             key: GROUP_ZERO,
-            config: LogConfig { segment_bytes: SEGMENT_BYTES, segment_ms: i64::MAX, durability: Durability::Fsync },
+            config: LogConfig {
+                segment_bytes: SEGMENT_BYTES,
+                segment_ms: i64::MAX,
+                durability: Durability::Fsync,
+            },
             token_space: TOKEN_SPACE,
             checkpoint: seed.evidence.checkpoint,
             clean: seed.clean,
@@ -132,7 +139,10 @@ impl Control {
             created: false,
         };
         Self {
-            state: Some(State::Opening(Box::new(Opening::with_options(spec, seed.evidence.options)))),
+            state: Some(State::Opening(Box::new(Opening::with_options(
+                spec,
+                seed.evidence.options,
+            )))),
             machine: MetadataMachine::new(),
             queue: VecDeque::new(),
             current: None,
@@ -185,39 +195,49 @@ impl Control {
                             return;
                         }
                         OpenProgress::Failed(error) => {
-                            fatal(FatalReason::Metadata, &format!("group 0 cannot be opened: {error}"));
+                            fatal(
+                                FatalReason::Metadata,
+                                &format!("group 0 cannot be opened: {error}"),
+                            );
                         }
                         OpenProgress::Ready(log, report) => {
                             if !report.quarantined.is_empty() {
-                                fatal(FatalReason::Metadata, "group 0 is damaged; restore its directory from a copy");
+                                fatal(
+                                    FatalReason::Metadata,
+                                    "group 0 is damaged; restore its directory from a copy",
+                                );
                             }
                             let read = log.read_internal(READ_SPACE, EntryKind::Metadata);
                             self.state = Some(State::Reading(log, read));
                         }
                     }
                 }
-                Some(State::Reading(log, mut read)) => match read.step(disk, std::mem::take(&mut completions)) {
-                    Poll::Pending => {
-                        self.state = Some(State::Reading(log, read));
-                        return;
-                    }
-                    Poll::Ready(Err(error)) => {
-                        fatal(FatalReason::Metadata, &format!("group 0 cannot be read: {error}"));
-                    }
-                    Poll::Ready(Ok(entries)) => {
-                        for entry in entries {
-                            let applied = MetadataRecord::decode(&entry.payload)
-                                .map_err(|error| error.to_string())
-                                .and_then(|record| self.machine.apply(&record).map_err(|error| error.to_string()));
-                            if let Err(error) = applied {
-                                let text = format!("group 0, entry {}: {error}", entry.index.0);
-                                fatal(FatalReason::Metadata, &text);
-                            }
+                Some(State::Reading(log, mut read)) => {
+                    match read.step(disk, std::mem::take(&mut completions)) {
+                        Poll::Pending => {
+                            self.state = Some(State::Reading(log, read));
+                            return;
                         }
-                        self.state = Some(State::Open(log));
-                        return;
+                        Poll::Ready(Err(error)) => {
+                            fatal(FatalReason::Metadata, &format!("group 0 cannot be read: {error}"));
+                        }
+                        Poll::Ready(Ok(entries)) => {
+                            for entry in entries {
+                                let applied = MetadataRecord::decode(&entry.payload)
+                                    .map_err(|error| error.to_string())
+                                    .and_then(|record| {
+                                        self.machine.apply(&record).map_err(|error| error.to_string())
+                                    });
+                                if let Err(error) = applied {
+                                    let text = format!("group 0, entry {}: {error}", entry.index.0);
+                                    fatal(FatalReason::Metadata, &text);
+                                }
+                            }
+                            self.state = Some(State::Open(log));
+                            return;
+                        }
                     }
-                },
+                }
                 other => {
                     self.state = other;
                     return;
@@ -243,7 +263,10 @@ fn fresh_id() -> Uuid {
     let mut bytes = [0; 16];
     match getrandom::fill(&mut bytes) {
         Ok(()) => uuid::Builder::from_random_bytes(bytes).into_uuid(),
-        Err(error) => fatal(FatalReason::Metadata, &format!("no random bytes for a topic id: {error}")),
+        Err(error) => fatal(
+            FatalReason::Metadata,
+            &format!("no random bytes for a topic id: {error}"),
+        ),
     }
 }
 
@@ -274,7 +297,10 @@ impl Shard {
         if let Some(State::Open(log)) = &mut control.state {
             log.flush(now.wall_ms, disk);
             if log.status() == LogStatus::Fenced {
-                fatal(FatalReason::Metadata, "group 0 could not be written; the disk failed");
+                fatal(
+                    FatalReason::Metadata,
+                    "group 0 could not be written; the disk failed",
+                );
             }
         }
         self.commit_current(now, disk);
@@ -285,14 +311,19 @@ impl Shard {
     fn commit_current(&mut self, now: Now, disk: &mut dyn Disk) {
         let Some(control) = &mut self.control else { return };
         let durable = control.log().map_or(EntryIndex(0), PartitionLog::durable_index);
-        let Some(current) = &mut control.current else { return };
+        let Some(current) = &mut control.current else {
+            return;
+        };
         if current.applied || current.index > durable {
             return;
         }
         current.applied = true;
         for record in std::mem::take(&mut current.records) {
             if let Err(error) = control.machine.apply(&record) {
-                fatal(FatalReason::Metadata, &format!("a planned record does not apply: {error}"));
+                fatal(
+                    FatalReason::Metadata,
+                    &format!("a planned record does not apply: {error}"),
+                );
             }
         }
         self.publish_image(now, disk);
@@ -316,7 +347,9 @@ impl Shard {
     /// A shard serves what the newest image asks of it.
     pub(super) fn on_image_applied(&mut self, now: Now, disk: &mut dyn Disk) {
         let Some(control) = &mut self.control else { return };
-        let Some(current) = &mut control.current else { return };
+        let Some(current) = &mut control.current else {
+            return;
+        };
         current.missing = current.missing.saturating_sub(1);
         if current.missing > 0 {
             return;
@@ -330,7 +363,8 @@ impl Shard {
         if reply.shard == self.own {
             self.on_control_answer(now, disk, reply, answer);
         } else {
-            self.endpoint.answer(usize::from(reply.shard), ShardAnswer::Control(reply, answer));
+            self.endpoint
+                .answer(usize::from(reply.shard), ShardAnswer::Control(reply, answer));
         }
     }
 
@@ -340,25 +374,47 @@ impl Shard {
             if control.current.is_some() || !control.term_confirmed {
                 return;
             }
-            let Some((reply, op)) = control.queue.pop_front() else { return };
+            let Some((reply, op)) = control.queue.pop_front() else {
+                return;
+            };
             let (answer, records) = self.plan(op);
             if records.is_empty() {
                 self.answer_control(now, disk, reply, answer);
                 continue;
             }
-            let Some(Control { state: Some(State::Open(log)), current, .. }) = &mut self.control else { return };
+            let Some(Control {
+                state: Some(State::Open(log)),
+                current,
+                ..
+            }) = &mut self.control
+            else {
+                return;
+            };
             let mut index = EntryIndex(0);
             for record in &records {
                 let payload = match record.encode() {
                     Ok(payload) => payload,
-                    Err(error) => fatal(FatalReason::Metadata, &format!("a planned record does not encode: {error}")),
+                    Err(error) => fatal(
+                        FatalReason::Metadata,
+                        &format!("a planned record does not encode: {error}"),
+                    ),
                 };
                 match log.append_internal(now.wall_ms, disk, EntryKind::Metadata, &payload) {
                     Ok(appended) => index = appended,
-                    Err(error) => fatal(FatalReason::Metadata, &format!("group 0 takes no record: {error}")),
+                    Err(error) => fatal(
+                        FatalReason::Metadata,
+                        &format!("group 0 takes no record: {error}"),
+                    ),
                 }
             }
-            *current = Some(Current { reply, answer, records, index, applied: false, missing: 0 });
+            *current = Some(Current {
+                reply,
+                answer,
+                records,
+                index,
+                applied: false,
+                missing: 0,
+            });
             log.flush(now.wall_ms, disk);
         }
     }
@@ -383,9 +439,15 @@ impl Shard {
                 let asked: Vec<CreateTopicRequest> = names
                     .into_iter()
                     .filter(|name| self.image.topic(name).is_none())
-                    .map(|name| CreateTopicRequest { name, partitions: -1, replication_factor: -1, ..Default::default() })
+                    .map(|name| CreateTopicRequest {
+                        name,
+                        partitions: -1,
+                        replication_factor: -1,
+                        ..Default::default()
+                    })
                     .collect();
-                let planned = metadata::create_topics(&self.image, &self.topic_rules(false), &asked, fresh_id);
+                let planned =
+                    metadata::create_topics(&self.image, &self.topic_rules(false), &asked, fresh_id);
                 (ControlAnswer::Created, planned.records)
             }
         }
@@ -408,7 +470,12 @@ impl Shard {
                 configs: topic
                     .configs
                     .iter()
-                    .map(|config| (config.name.to_string(), config.value.as_ref().map(ToString::to_string)))
+                    .map(|config| {
+                        (
+                            config.name.to_string(),
+                            config.value.as_ref().map(ToString::to_string),
+                        )
+                    })
                     .collect(),
             })
             .collect();
@@ -425,12 +492,14 @@ impl Shard {
                     result.topic_id = created.topic_id;
                     result.num_partitions = created.partitions;
                     result.replication_factor = created.replication_factor;
-                    let listed = list_for_create(&created.configs, &defaults).into_iter().map(|config| {
-                        CreatableTopicConfigs::default()
-                            .with_name(text(config.name))
-                            .with_value(Some(text(config.value)))
-                            .with_config_source(config.source as i8)
-                    });
+                    let listed = list_for_create(&created.configs, &defaults)
+                        .into_iter()
+                        .map(|config| {
+                            CreatableTopicConfigs::default()
+                                .with_name(text(config.name))
+                                .with_value(Some(text(config.value)))
+                                .with_config_source(config.source as i8)
+                        });
                     result.configs = Some(listed.collect());
                 }
                 Err(KafkaError { code, message }) => {
@@ -442,7 +511,10 @@ impl Shard {
             }
             body.topics.push(result);
         }
-        (ControlAnswer::Body(ResponseBody::CreateTopics(body)), planned.records)
+        (
+            ControlAnswer::Body(ResponseBody::CreateTopics(body)),
+            planned.records,
+        )
     }
 
     fn plan_delete(&mut self, request: &kp::DeleteTopicsRequest) -> (ControlAnswer, Vec<MetadataRecord>) {
@@ -474,10 +546,16 @@ impl Shard {
             }
             body.responses.push(result);
         }
-        (ControlAnswer::Body(ResponseBody::DeleteTopics(body)), planned.records)
+        (
+            ControlAnswer::Body(ResponseBody::DeleteTopics(body)),
+            planned.records,
+        )
     }
 
-    fn plan_partitions(&mut self, request: &kp::CreatePartitionsRequest) -> (ControlAnswer, Vec<MetadataRecord>) {
+    fn plan_partitions(
+        &mut self,
+        request: &kp::CreatePartitionsRequest,
+    ) -> (ControlAnswer, Vec<MetadataRecord>) {
         use kp::create_partitions_response::CreatePartitionsTopicResult;
         let asked: Vec<CreatePartitionsRequest> = request
             .topics
@@ -486,11 +564,14 @@ impl Shard {
                 name: topic.name.to_string(),
                 count: topic.count,
                 assignments: topic.assignments.as_ref().map(|all| {
-                    all.iter().map(|one| one.broker_ids.iter().map(|id| id.0).collect()).collect()
+                    all.iter()
+                        .map(|one| one.broker_ids.iter().map(|id| id.0).collect())
+                        .collect()
                 }),
             })
             .collect();
-        let planned = metadata::create_partitions(&self.image, &self.topic_rules(request.validate_only), &asked);
+        let planned =
+            metadata::create_partitions(&self.image, &self.topic_rules(request.validate_only), &asked);
         let mut body = kp::CreatePartitionsResponse::default();
         for (topic, outcome) in request.topics.iter().zip(planned.outcomes) {
             let mut result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
@@ -500,10 +581,16 @@ impl Shard {
             }
             body.results.push(result);
         }
-        (ControlAnswer::Body(ResponseBody::CreatePartitions(body)), planned.records)
+        (
+            ControlAnswer::Body(ResponseBody::CreatePartitions(body)),
+            planned.records,
+        )
     }
 
-    fn plan_configs(&mut self, request: &kp::IncrementalAlterConfigsRequest) -> (ControlAnswer, Vec<MetadataRecord>) {
+    fn plan_configs(
+        &mut self,
+        request: &kp::IncrementalAlterConfigsRequest,
+    ) -> (ControlAnswer, Vec<MetadataRecord>) {
         use kp::incremental_alter_configs_response::AlterConfigsResourceResponse;
         let asked: Vec<AlterConfigsRequest> = request
             .resources
@@ -527,7 +614,9 @@ impl Shard {
         let mut body = kp::IncrementalAlterConfigsResponse::default();
         for resource in &request.resources {
             let outcome = if resource.resource_type == RESOURCE_TOPIC {
-                outcomes.next().unwrap_or_else(|| Err(KafkaError::new(ErrorCode::UnknownServerError.code(), "")))
+                outcomes
+                    .next()
+                    .unwrap_or_else(|| Err(KafkaError::new(ErrorCode::UnknownServerError.code(), "")))
             } else {
                 let message = "only topic configs can be altered; broker settings are changed in the broker's configuration";
                 Err(KafkaError::new(ErrorCode::InvalidRequest.code(), message))
@@ -544,7 +633,10 @@ impl Shard {
             }
             body.responses.push(result);
         }
-        (ControlAnswer::Body(ResponseBody::IncrementalAlterConfigs(body)), planned.records)
+        (
+            ControlAnswer::Body(ResponseBody::IncrementalAlterConfigs(body)),
+            planned.records,
+        )
     }
 
     /// Ids are given out of a block that a record has reserved, so that most need no commit.
@@ -555,7 +647,9 @@ impl Shard {
             if control.producer_ids.is_empty() {
                 let first = self.image.next_producer_id();
                 control.producer_ids = first..first + PRODUCER_ID_BLOCK;
-                records.push(MetadataRecord::ProducerIdsAllocated { next: first + PRODUCER_ID_BLOCK });
+                records.push(MetadataRecord::ProducerIdsAllocated {
+                    next: first + PRODUCER_ID_BLOCK,
+                });
             }
             body.producer_id = control.producer_ids.start.into();
             control.producer_ids.start += 1;
@@ -568,6 +662,10 @@ impl Shard {
 /// Says once, when they are set, which configs have no effect.
 fn name_without_effect(topic: &str, configs: &[&str]) {
     if !configs.is_empty() {
-        tracing::info!(topic, configs = configs.join(", "), "stored and shown, but without effect yet");
+        tracing::info!(
+            topic,
+            configs = configs.join(", "),
+            "stored and shown, but without effect yet"
+        );
     }
 }

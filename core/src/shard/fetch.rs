@@ -93,8 +93,11 @@ impl Shard {
             if !response.error.is_ok() {
                 break;
             }
-            let found =
-                if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
+            let found = if by_id {
+                image.topic_by_id(topic.topic_id)
+            } else {
+                image.topic(&topic.name)
+            };
             let refusal = match found {
                 None if by_id => ErrorCode::UnknownTopicId,
                 None => ErrorCode::UnknownTopicOrPartition,
@@ -110,19 +113,24 @@ impl Shard {
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
                 let mut error = refusal;
                 match found {
-                    Some(found) if error.is_ok() && found.has_partition(partition.index) => {
-                        if wanted.len() < PARTS_MAX {
-                            wanted.push(Wanted {
-                                topic_at,
-                                partition_at,
-                                key: PartitionKey { topic: topic_id(found), partition: partition.index },
-                                offset: partition.fetch_offset,
-                                max_bytes: usize::try_from(partition.max_bytes).unwrap_or(0),
-                                leader_epoch: partition.current_leader_epoch,
-                                high_watermark: -1,
-                                found: None,
-                            });
-                        }
+                    Some(found)
+                        if error.is_ok()
+                            && found.has_partition(partition.index)
+                            && wanted.len() < PARTS_MAX =>
+                    {
+                        wanted.push(Wanted {
+                            topic_at,
+                            partition_at,
+                            key: PartitionKey {
+                                topic: topic_id(found),
+                                partition: partition.index,
+                            },
+                            offset: partition.fetch_offset,
+                            max_bytes: usize::try_from(partition.max_bytes).unwrap_or(0),
+                            leader_epoch: partition.current_leader_epoch,
+                            high_watermark: -1,
+                            found: None,
+                        });
                     }
                     _ if error.is_ok() => error = ErrorCode::UnknownTopicOrPartition,
                     _ => {}
@@ -145,8 +153,16 @@ impl Shard {
             let turn = self.metrics.requests.get() as usize % wanted.len();
             wanted.rotate_left(turn);
         }
-        let failed = response.topics.iter().flat_map(|topic| &topic.partitions).any(|p| !p.error.is_ok());
-        let wait_ms = if failed { 0 } else { request.max_wait_ms.clamp(0, MAX_WAIT_MS) as u64 };
+        let failed = response
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .any(|p| !p.error.is_ok());
+        let wait_ms = if failed {
+            0
+        } else {
+            request.max_wait_ms.clamp(0, MAX_WAIT_MS) as u64
+        };
         let fetch_max = self.settings.fetch_max_bytes as usize;
         let pending = PendingFetch {
             origin,
@@ -169,7 +185,9 @@ impl Shard {
 
     /// Asks every owner again.
     fn read_all(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else { return };
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
         pending.phase = Phase::Reading;
         pending.round = pending.round.wrapping_add(1) & ROUND_MASK;
         pending.missing = pending.wanted.len();
@@ -181,7 +199,14 @@ impl Shard {
                 wanted.found = None;
                 let (offset, leader_epoch) = (wanted.offset, wanted.leader_epoch);
                 let max_bytes = wanted.max_bytes.min(pending.max_bytes);
-                (wanted.key, PartitionOp::Fetch { offset, max_bytes, leader_epoch })
+                (
+                    wanted.key,
+                    PartitionOp::Fetch {
+                        offset,
+                        max_bytes,
+                        leader_epoch,
+                    },
+                )
             })
             .collect();
         if asks.is_empty() {
@@ -189,18 +214,32 @@ impl Shard {
             return;
         }
         for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo { shard: self.own, pending: id, part: round << ROUND_SHIFT | part as u32 };
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: round << ROUND_SHIFT | part as u32,
+            };
             self.ask_partition(now, disk, reply, key, op);
         }
     }
 
-    pub(super) fn on_fetched(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, answer: PartitionAnswer) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&reply.pending) else { return };
+    pub(super) fn on_fetched(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: PartitionAnswer,
+    ) {
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&reply.pending) else {
+            return;
+        };
         if reply.part >> ROUND_SHIFT != pending.round {
             return;
         }
         let part = (reply.part as usize) & (PARTS_MAX - 1);
-        let Some(wanted) = pending.wanted.get_mut(part) else { return };
+        let Some(wanted) = pending.wanted.get_mut(part) else {
+            return;
+        };
         let found = match answer {
             PartitionAnswer::Watching { moved } => {
                 if moved && pending.phase == Phase::Waiting {
@@ -208,12 +247,23 @@ impl Shard {
                 }
                 return;
             }
-            PartitionAnswer::Fetched { error, plan, high_watermark, log_start_offset } => {
-                Found { error, parts: plan.parts, high_watermark, log_start_offset }
-            }
-            PartitionAnswer::Failed(error, _) => {
-                Found { error, parts: Vec::new(), high_watermark: -1, log_start_offset: -1 }
-            }
+            PartitionAnswer::Fetched {
+                error,
+                plan,
+                high_watermark,
+                log_start_offset,
+            } => Found {
+                error,
+                parts: plan.parts,
+                high_watermark,
+                log_start_offset,
+            },
+            PartitionAnswer::Failed(error, _) => Found {
+                error,
+                parts: Vec::new(),
+                high_watermark: -1,
+                log_start_offset: -1,
+            },
             _ => return,
         };
         if pending.phase != Phase::Reading || wanted.found.is_some() {
@@ -229,8 +279,14 @@ impl Shard {
 
     /// All owners have answered: enough to send, or wait.
     fn on_all_read(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else { return };
-        let failed = pending.wanted.iter().flat_map(|w| &w.found).any(|found| !found.error.is_ok());
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let failed = pending
+            .wanted
+            .iter()
+            .flat_map(|w| &w.found)
+            .any(|found| !found.error.is_ok());
         let bytes: usize = pending
             .wanted
             .iter()
@@ -258,7 +314,11 @@ impl Shard {
             self.timers.set(deadline_ms, Timer::FetchDeadline(id));
         }
         for (part, (key, high_watermark)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo { shard: self.own, pending: id, part: round << ROUND_SHIFT | part as u32 };
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: round << ROUND_SHIFT | part as u32,
+            };
             self.ask_partition(now, disk, reply, key, PartitionOp::Watch { high_watermark });
         }
     }
@@ -274,7 +334,9 @@ impl Shard {
     }
 
     pub(super) fn on_fetch_deadline(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else { return };
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
         pending.expired = true;
         if pending.phase == Phase::Waiting {
             self.unwatch_others(id);
@@ -284,7 +346,9 @@ impl Shard {
 
     /// Takes the watches of a fetch back.
     fn unwatch_others(&mut self, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else { return };
+        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
+            return;
+        };
         let keys: Vec<PartitionKey> = pending.wanted.iter().map(|wanted| wanted.key).collect();
         for key in keys {
             let owner = self.owner_of(&key);
@@ -298,7 +362,9 @@ impl Shard {
 
     /// Takes what fits, reserves memory for what must be read, and reads it.
     fn load(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else { return };
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
         pending.phase = Phase::Loading;
         pending.records = pending.wanted.iter().map(|_| Vec::new()).collect();
         let mut room = pending.max_bytes;
@@ -355,7 +421,9 @@ impl Shard {
 
     /// A cold range is here and verified (or is not).
     pub(super) fn on_cold_loaded(&mut self, id: u64, at: usize, batches: Result<Vec<Bytes>, ErrorCode>) {
-        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else { return };
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
         match batches {
             Ok(batches) => {
                 if let Some(records) = pending.records.get_mut(at) {
@@ -363,7 +431,11 @@ impl Shard {
                 }
             }
             Err(code) => {
-                if let Some(found) = pending.wanted.get_mut(at).and_then(|wanted| wanted.found.as_mut()) {
+                if let Some(found) = pending
+                    .wanted
+                    .get_mut(at)
+                    .and_then(|wanted| wanted.found.as_mut())
+                {
                     found.error = code;
                 }
             }
@@ -375,7 +447,9 @@ impl Shard {
     }
 
     fn finish_fetch(&mut self, id: u64) {
-        let Some(Pending::Fetch(mut pending)) = self.pending.remove(&id) else { return };
+        let Some(Pending::Fetch(mut pending)) = self.pending.remove(&id) else {
+            return;
+        };
         // The buffers leave with the answer, whose bytes are bounded by max_bytes; their charge ends
         // here since the socket holds one answer of a connection at a time.
         self.fetch_budget.release(pending.fetch_charge);
@@ -387,7 +461,9 @@ impl Shard {
                 .topics
                 .get_mut(wanted.topic_at)
                 .and_then(|topic| topic.partitions.get_mut(wanted.partition_at));
-            let (Some(place), Some(found)) = (place, &wanted.found) else { continue };
+            let (Some(place), Some(found)) = (place, &wanted.found) else {
+                continue;
+            };
             place.error = found.error;
             place.high_watermark = found.high_watermark;
             place.last_stable_offset = found.high_watermark;
@@ -395,21 +471,29 @@ impl Shard {
             let records = pending.records.get(at).map_or(&[][..], Vec::as_slice);
             place.records_len = records.iter().map(|part| part.bytes().len()).sum();
         }
-        let pieces =
-            match encode_fetch_response(pending.origin.version, pending.origin.correlation_id, &pending.response) {
-                Ok(pieces) => pieces,
-                Err(error) => {
-                    tracing::error!(%error, "a fetch answer could not be encoded");
-                    self.refuse(&pending.origin, &error);
-                    return;
-                }
-            };
+        let pieces = match encode_fetch_response(
+            pending.origin.version,
+            pending.origin.correlation_id,
+            &pending.response,
+        ) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                tracing::error!(%error, "a fetch answer could not be encoded");
+                self.refuse(&pending.origin, &error);
+                return;
+            }
+        };
         let mut parts = VecDeque::with_capacity(pieces.len());
         for piece in pieces {
             match piece {
                 ResponsePiece::Bytes(bytes) => parts.push_back(SendPart::Bytes(bytes)),
-                ResponsePiece::Records { topic_idx, partition_idx } => {
-                    let records = places.get(&(topic_idx, partition_idx)).and_then(|at| pending.records.get_mut(*at));
+                ResponsePiece::Records {
+                    topic_idx,
+                    partition_idx,
+                } => {
+                    let records = places
+                        .get(&(topic_idx, partition_idx))
+                        .and_then(|at| pending.records.get_mut(*at));
                     parts.extend(records.map(std::mem::take).unwrap_or_default());
                 }
             }
@@ -422,6 +506,8 @@ impl Shard {
 fn part_bytes(part: &ReadPart) -> usize {
     match part {
         ReadPart::Hot(batches) => batches.iter().map(|batch| batch.len()).sum(),
-        ReadPart::Cold(range) => usize::try_from(range.position.end - range.position.start).unwrap_or(usize::MAX),
+        ReadPart::Cold(range) => {
+            usize::try_from(range.position.end - range.position.start).unwrap_or(usize::MAX)
+        }
     }
 }

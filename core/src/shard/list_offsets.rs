@@ -73,7 +73,10 @@ impl Shard {
         let mut searches = Vec::new();
         for (topic_at, topic) in request.topics.iter().enumerate() {
             let found = image.topic(&topic.name.0);
-            let allowed = self.guard.check(context, &[(Resource::Topic(&topic.name.0), Operation::Describe)]).is_allowed();
+            let allowed = self
+                .guard
+                .check(context, &[(Resource::Topic(&topic.name.0), Operation::Describe)])
+                .is_allowed();
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
                 let mut answer = kp::list_offsets_response::ListOffsetsPartitionResponse::default()
@@ -87,7 +90,10 @@ impl Shard {
                         searches.push(Search {
                             topic_at,
                             partition_at,
-                            key: PartitionKey { topic: topic_id(found), partition: partition.partition_index },
+                            key: PartitionKey {
+                                topic: topic_id(found),
+                                partition: partition.partition_index,
+                            },
                             timestamp: partition.timestamp,
                             leader_epoch: partition.current_leader_epoch,
                             next: -1,
@@ -110,12 +116,27 @@ impl Shard {
             .iter()
             .map(|search| {
                 let (timestamp, leader_epoch) = (search.timestamp, search.leader_epoch);
-                (search.key, PartitionOp::ListOffset { timestamp, leader_epoch })
+                (
+                    search.key,
+                    PartitionOp::ListOffset {
+                        timestamp,
+                        leader_epoch,
+                    },
+                )
             })
             .collect();
-        let id = self.add_pending(Pending::ListOffsets(PendingListOffsets { origin, response, searches, missing }));
+        let id = self.add_pending(Pending::ListOffsets(PendingListOffsets {
+            origin,
+            response,
+            searches,
+            missing,
+        }));
         for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo { shard: self.own, pending: id, part: part as u32 };
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: part as u32,
+            };
             self.ask_partition(now, disk, reply, key, op);
         }
         if missing == 0 {
@@ -123,31 +144,52 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_offset_listed(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, answer: PartitionAnswer) {
+    pub(super) fn on_offset_listed(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: PartitionAnswer,
+    ) {
         let part = reply.part as usize;
         match answer {
-            PartitionAnswer::OffsetFound { offset, timestamp_ms, leader_epoch } => {
+            PartitionAnswer::OffsetFound {
+                offset,
+                timestamp_ms,
+                leader_epoch,
+            } => {
                 self.set_offset(reply.pending, part, Ok((offset, timestamp_ms, leader_epoch)));
             }
             PartitionAnswer::Failed(code, _) => self.set_offset(reply.pending, part, Err(code)),
             PartitionAnswer::ScanFrom { offset, leader_epoch } => {
-                let Some(search) = self.search(reply.pending, part) else { return };
+                let Some(search) = self.search(reply.pending, part) else {
+                    return;
+                };
                 search.leader_epoch = leader_epoch;
                 self.read_on(now, disk, reply, offset);
             }
-            PartitionAnswer::Fetched { error, plan, high_watermark, .. } => {
+            PartitionAnswer::Fetched {
+                error,
+                plan,
+                high_watermark,
+                ..
+            } => {
                 if !error.is_ok() {
                     self.set_offset(reply.pending, part, Err(error));
                     return;
                 }
-                let Some(search) = self.search(reply.pending, part) else { return };
+                let Some(search) = self.search(reply.pending, part) else {
+                    return;
+                };
                 if search.next >= high_watermark || plan.parts.is_empty() {
                     self.set_offset(reply.pending, part, Ok((-1, -1, -1)));
                     return;
                 }
                 self.load_scan(now, disk, reply, plan.parts);
             }
-            PartitionAnswer::Produced { .. } | PartitionAnswer::Watching { .. } | PartitionAnswer::EpochEnd { .. } => {}
+            PartitionAnswer::Produced { .. }
+            | PartitionAnswer::Watching { .. }
+            | PartitionAnswer::EpochEnd { .. } => {}
         }
     }
 
@@ -159,10 +201,22 @@ impl Shard {
     }
 
     fn read_on(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, offset: i64) {
-        let Some(search) = self.search(reply.pending, reply.part as usize) else { return };
+        let Some(search) = self.search(reply.pending, reply.part as usize) else {
+            return;
+        };
         search.next = offset;
         let key = search.key;
-        self.ask_partition(now, disk, reply, key, PartitionOp::Fetch { offset, max_bytes: SCAN_BYTES, leader_epoch: -1 });
+        self.ask_partition(
+            now,
+            disk,
+            reply,
+            key,
+            PartitionOp::Fetch {
+                offset,
+                max_bytes: SCAN_BYTES,
+                leader_epoch: -1,
+            },
+        );
     }
 
     fn load_scan(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, parts: Vec<ReadPart>) {
@@ -173,10 +227,16 @@ impl Shard {
         for read in parts {
             match read {
                 ReadPart::Hot(batches) => {
-                    pieces.push(Some(batches.iter().map(|batch| Bytes::copy_from_slice(batch)).collect()));
+                    pieces.push(Some(
+                        batches
+                            .iter()
+                            .map(|batch| Bytes::copy_from_slice(batch))
+                            .collect(),
+                    ));
                 }
                 ReadPart::Cold(range) => {
-                    let bytes = usize::try_from(range.position.end - range.position.start).unwrap_or(usize::MAX);
+                    let bytes =
+                        usize::try_from(range.position.end - range.position.start).unwrap_or(usize::MAX);
                     if !self.fetch_budget.reserve(bytes) {
                         break;
                     }
@@ -217,7 +277,9 @@ impl Shard {
                 return;
             }
         };
-        let Some(search) = self.search(id, part) else { return };
+        let Some(search) = self.search(id, part) else {
+            return;
+        };
         if let Some(place) = search.pieces.iter_mut().find(|piece| piece.is_none()) {
             *place = Some(batches);
         }
@@ -227,10 +289,16 @@ impl Shard {
     }
 
     fn scan(&mut self, now: Now, disk: &mut dyn Disk, id: u64, part: usize) {
-        let Some(search) = self.search(id, part) else { return };
+        let Some(search) = self.search(id, part) else {
+            return;
+        };
         let charge = std::mem::take(&mut search.fetch_charge);
         // Pieces of several reads arrive in any order, so batches are looked at by offset.
-        let mut batches: Vec<Bytes> = std::mem::take(&mut search.pieces).into_iter().flatten().flatten().collect();
+        let mut batches: Vec<Bytes> = std::mem::take(&mut search.pieces)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
         batches.sort_by_key(|batch| split_first(batch).map_or(i64::MAX, |(header, ..)| header.base_offset.0));
         let wanted = search.timestamp;
         let leader_epoch = search.leader_epoch;
@@ -238,10 +306,16 @@ impl Shard {
         let scanned = scan_batches(&batches, from, wanted);
         self.fetch_budget.release(charge);
         match scanned {
-            Scanned::Found { offset, timestamp_ms } => self.set_offset(id, part, Ok((offset, timestamp_ms, leader_epoch))),
+            Scanned::Found { offset, timestamp_ms } => {
+                self.set_offset(id, part, Ok((offset, timestamp_ms, leader_epoch)))
+            }
             Scanned::Failed(code) => self.set_offset(id, part, Err(code)),
             Scanned::ReadOn { next } if next > from => {
-                let reply = ReplyTo { shard: self.own, pending: id, part: part as u32 };
+                let reply = ReplyTo {
+                    shard: self.own,
+                    pending: id,
+                    part: part as u32,
+                };
                 self.read_on(now, disk, reply, next);
             }
             Scanned::ReadOn { .. } => self.set_offset(id, part, Ok((-1, -1, -1))),
@@ -249,9 +323,14 @@ impl Shard {
     }
 
     fn set_offset(&mut self, id: u64, part: usize, result: Result<(i64, i64, i32), ErrorCode>) {
-        let Some(Pending::ListOffsets(pending)) = self.pending.get_mut(&id) else { return };
-        let Some(search) = pending.searches.get_mut(part) else { return };
-        self.fetch_budget.release(std::mem::take(&mut search.fetch_charge));
+        let Some(Pending::ListOffsets(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let Some(search) = pending.searches.get_mut(part) else {
+            return;
+        };
+        self.fetch_budget
+            .release(std::mem::take(&mut search.fetch_charge));
         let place = pending
             .response
             .topics
@@ -293,7 +372,10 @@ impl Shard {
         let (mut parts, mut asks) = (Vec::new(), Vec::new());
         for (topic_at, topic) in request.topics.iter().enumerate() {
             let found = image.topic(&topic.topic.0);
-            let allowed = self.guard.check(context, &[(Resource::Topic(&topic.topic.0), Operation::Describe)]).is_allowed();
+            let allowed = self
+                .guard
+                .check(context, &[(Resource::Topic(&topic.topic.0), Operation::Describe)])
+                .is_allowed();
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (partition_at, partition) in topic.partitions.iter().enumerate() {
                 let mut answer = EpochEndOffset::default().with_partition(partition.partition);
@@ -302,7 +384,10 @@ impl Shard {
                 match found {
                     _ if !allowed => answer.error_code = ErrorCode::TopicAuthorizationFailed.code(),
                     Some(found) if found.has_partition(partition.partition) => {
-                        let key = PartitionKey { topic: topic_id(found), partition: partition.partition };
+                        let key = PartitionKey {
+                            topic: topic_id(found),
+                            partition: partition.partition,
+                        };
                         let (epoch, leader_epoch) = (partition.leader_epoch, partition.current_leader_epoch);
                         parts.push((topic_at, partition_at));
                         asks.push((key, PartitionOp::EpochEnd { epoch, leader_epoch }));
@@ -312,7 +397,9 @@ impl Shard {
                 partitions.push(answer);
             }
             response.topics.push(
-                OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions),
+                OffsetForLeaderTopicResult::default()
+                    .with_topic(topic.topic.clone())
+                    .with_partitions(partitions),
             );
         }
         let missing = parts.len();
@@ -320,21 +407,43 @@ impl Shard {
             self.answer(&origin, &ResponseBody::OffsetForLeaderEpoch(response));
             return;
         }
-        let id = self.add_pending(Pending::EpochEnd(PendingEpochEnd { origin, response, parts, missing }));
+        let id = self.add_pending(Pending::EpochEnd(PendingEpochEnd {
+            origin,
+            response,
+            parts,
+            missing,
+        }));
         for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo { shard: self.own, pending: id, part: part as u32 };
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: part as u32,
+            };
             self.ask_partition(now, disk, reply, key, op);
         }
     }
 
     pub(super) fn on_epoch_end(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
-        let Some(Pending::EpochEnd(pending)) = self.pending.get_mut(&reply.pending) else { return };
-        let place = pending.parts.get(reply.part as usize).and_then(|(topic, partition)| {
-            pending.response.topics.get_mut(*topic)?.partitions.get_mut(*partition)
-        });
+        let Some(Pending::EpochEnd(pending)) = self.pending.get_mut(&reply.pending) else {
+            return;
+        };
+        let place = pending
+            .parts
+            .get(reply.part as usize)
+            .and_then(|(topic, partition)| {
+                pending
+                    .response
+                    .topics
+                    .get_mut(*topic)?
+                    .partitions
+                    .get_mut(*partition)
+            });
         if let Some(place) = place {
             match answer {
-                PartitionAnswer::EpochEnd { leader_epoch, end_offset } => {
+                PartitionAnswer::EpochEnd {
+                    leader_epoch,
+                    end_offset,
+                } => {
                     place.leader_epoch = leader_epoch;
                     place.end_offset = end_offset;
                 }
@@ -346,7 +455,10 @@ impl Shard {
         if pending.missing == 0
             && let Some(Pending::EpochEnd(pending)) = self.pending.remove(&reply.pending)
         {
-            self.answer(&pending.origin, &ResponseBody::OffsetForLeaderEpoch(pending.response));
+            self.answer(
+                &pending.origin,
+                &ResponseBody::OffsetForLeaderEpoch(pending.response),
+            );
         }
     }
 }
@@ -356,9 +468,15 @@ impl Shard {
 fn scan_batches(batches: &[Bytes], from: i64, wanted: i64) -> Scanned {
     let mut next = from;
     for batch in batches {
-        let Ok((header, ..)) = split_first(batch) else { return Scanned::Failed(ErrorCode::CorruptMessage) };
+        let Ok((header, ..)) = split_first(batch) else {
+            return Scanned::Failed(ErrorCode::CorruptMessage);
+        };
         next = next.max(header.last_offset().0 + 1);
-        let target = if wanted == MAX_TIMESTAMP { header.max_timestamp } else { wanted };
+        let target = if wanted == MAX_TIMESTAMP {
+            header.max_timestamp
+        } else {
+            wanted
+        };
         if header.max_timestamp < target || header.is_control() {
             continue;
         }
@@ -382,7 +500,9 @@ fn first_record(batch: &Bytes, timestamp: i64, from: i64) -> Result<Option<(i64,
         // All records of the batch carry its one timestamp.
         return Ok(Some((header.base_offset.max(from), header.max_timestamp)));
     }
-    let records = batch.decompressed(SCAN_DECOMPRESSED_MAX).map_err(|error| error.to_string())?;
+    let records = batch
+        .decompressed(SCAN_DECOMPRESSED_MAX)
+        .map_err(|error| error.to_string())?;
     for record in batch.records(&records).map_err(|error| error.to_string())? {
         let record = record.map_err(|error| error.to_string())?;
         let offset = header.base_offset + i64::from(record.offset_delta);

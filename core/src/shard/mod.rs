@@ -31,8 +31,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidelog_net::{ErrorCode, Uuid};
 use tidelog_net::frame::FrameError;
+use tidelog_net::{ErrorCode, Uuid};
 use tidelog_segment_log::disk::{Completion, Disk, HotBytes};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::log::PartitionLog;
@@ -369,16 +369,24 @@ impl Shard {
 
     /// A connection of this shard.
     pub fn on_accepted(&mut self, _now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
-        let name = self.listeners.get(listener).map_or_else(|| Arc::from(""), |(name, ..)| Arc::clone(name));
+        let name = self
+            .listeners
+            .get(listener)
+            .map_or_else(|| Arc::from(""), |(name, ..)| Arc::clone(name));
         let context = ConnectionContext {
-            connection: ConnectionId { shard: self.own, slot: socket.slot, generation: socket.generation },
+            connection: ConnectionId {
+                shard: self.own,
+                slot: socket.slot,
+                generation: socket.generation,
+            },
             listener: name,
             peer: Some(peer),
             principal: Principal::anonymous(),
             client_software: ClientSoftware::default(),
         };
         self.metrics.connections_accepted.increment();
-        self.connections.insert(socket, Connection::new(Arc::new(context), listener));
+        self.connections
+            .insert(socket, Connection::new(Arc::new(context), listener));
     }
 
     /// The engine has released the socket.
@@ -412,13 +420,22 @@ impl Shard {
     }
 
     fn peer_of(&self, socket: SocketId) -> String {
-        let peer = self.connections.get(&socket).and_then(|connection| connection.context.peer);
+        let peer = self
+            .connections
+            .get(&socket)
+            .and_then(|connection| connection.context.peer);
         peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
     fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>) {
-        self.finish(origin, Some(Response { parts, charge_bytes: origin.charge_bytes }));
+        self.finish(
+            origin,
+            Some(Response {
+                parts,
+                charge_bytes: origin.charge_bytes,
+            }),
+        );
     }
 
     fn finish(&mut self, origin: &Origin, response: Option<Response>) {
@@ -452,7 +469,9 @@ impl Shard {
     // ---- messages ------------------------------------------------------------------------------
 
     fn send(&mut self, to: usize, request: ShardRequest) {
-        let Some(kept) = self.backlog.get_mut(to) else { return };
+        let Some(kept) = self.backlog.get_mut(to) else {
+            return;
+        };
         if kept.is_empty() {
             if let Err(RingFull(request)) = self.endpoint.request(to, request) {
                 kept.push_back(request);
@@ -515,7 +534,14 @@ impl Shard {
     }
 
     /// Sends an operation to a partition's owner, which may be this shard.
-    fn ask_partition(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
+    fn ask_partition(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        key: PartitionKey,
+        op: PartitionOp,
+    ) {
         let owner = self.owner_of(&key);
         if owner == usize::from(self.own) {
             self.operate(now, disk, reply, key, op);
@@ -528,7 +554,9 @@ impl Shard {
     fn owner_of(&self, key: &PartitionKey) -> usize {
         let shards = self.endpoint.shards() as u16;
         let topic = self.image.topic_by_id(Uuid::from_bytes(key.topic.0));
-        topic.map_or(usize::from(self.own), |topic| usize::from(topic.shard_of(key.partition, shards)))
+        topic.map_or(usize::from(self.own), |topic| {
+            usize::from(topic.shard_of(key.partition, shards))
+        })
     }
 
     fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
@@ -536,7 +564,10 @@ impl Shard {
             Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers),
             None => {
                 let text = "no such partition on its shard".to_owned();
-                self.answers.push((reply, PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text)));
+                self.answers.push((
+                    reply,
+                    PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text),
+                ));
             }
         }
     }
@@ -548,7 +579,8 @@ impl Shard {
                 if reply.shard == self.own {
                     self.on_partition_answer(now, disk, reply, answer);
                 } else {
-                    self.endpoint.answer(usize::from(reply.shard), ShardAnswer::Partition(reply, answer));
+                    self.endpoint
+                        .answer(usize::from(reply.shard), ShardAnswer::Partition(reply, answer));
                 }
             }
             for reply in std::mem::take(&mut self.wakes) {
@@ -561,7 +593,13 @@ impl Shard {
         }
     }
 
-    fn on_partition_answer(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, answer: PartitionAnswer) {
+    fn on_partition_answer(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: PartitionAnswer,
+    ) {
         match self.pending.get_mut(&reply.pending) {
             Some(Pending::Produce(_)) => self.on_produced(reply, answer),
             Some(Pending::Fetch(_)) => self.on_fetched(now, disk, reply, answer),
@@ -637,11 +675,15 @@ impl Shard {
     /// Ends a turn: staged appends are written, what is durable is answered, full rings retried.
     pub fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk) {
         self.deliver(now, disk);
-        self.partitions.end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
+        self.partitions
+            .end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
         if self.has_image && !self.stopping {
-            let group_zero = self.control.as_ref().and_then(|control| Some(control.log()?.checkpoint()));
+            let group_zero = self
+                .control
+                .as_ref()
+                .and_then(|control| Some(control.log()?.checkpoint()));
             self.partitions.maintain(disk, group_zero);
         }
         if let Some(control) = &mut self.control
@@ -687,14 +729,20 @@ impl Shard {
         self.serving = true;
         if let Some(ready) = self.ready.take() {
             // The receiver is gone only when the process is ending.
-            let _ = ready.send(ShardReady { topics: self.image.topic_count() });
+            let _ = ready.send(ShardReady {
+                topics: self.image.topic_count(),
+            });
         }
     }
 
     fn publish_metrics(&mut self) {
         self.metrics.connections.set(self.connections.len() as i64);
-        self.metrics.receive_budget_used_bytes.set(self.receive_budget.used_bytes() as i64);
-        self.metrics.fetch_budget_used_bytes.set(self.fetch_budget.used_bytes() as i64);
+        self.metrics
+            .receive_budget_used_bytes
+            .set(self.receive_budget.used_bytes() as i64);
+        self.metrics
+            .fetch_budget_used_bytes
+            .set(self.fetch_budget.used_bytes() as i64);
         self.metrics.partitions.set(self.partitions.len() as i64);
         // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {
@@ -707,7 +755,10 @@ impl Shard {
     /// Drain: no new requests, what is under way ends, logs are closed cleanly.
     pub fn on_stop(&mut self, now: Now, _disk: &mut dyn Disk) {
         self.stopping = true;
-        self.timers.set(now.monotonic_ms + self.settings.drain_timeout_ms, Timer::DrainDeadline);
+        self.timers.set(
+            now.monotonic_ms + self.settings.drain_timeout_ms,
+            Timer::DrainDeadline,
+        );
         let waiting: Vec<u64> = self
             .pending
             .iter()

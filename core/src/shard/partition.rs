@@ -13,11 +13,11 @@ use tidelog_net::error_code::ErrorCode;
 use tidelog_segment_log::batch::{BatchError, BatchHeader, set_log_append_time, validate_crc};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
-use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::log::{
     AppendError, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
 use tidelog_segment_log::producer_state::SequenceCheck;
+use tidelog_segment_log::recovery::RecoveryOptions;
 
 use super::{Now, ReplyTo};
 use crate::topic_config::{TimestampType, TopicConfig};
@@ -197,8 +197,15 @@ impl Partition {
     }
 
     /// Drives opening with what has completed. True when it has just ended.
-    pub(super) fn step_opening(&mut self, now: Now, disk: &mut dyn Disk, completions: Vec<Completion>) -> bool {
-        let State::Opening(opening) = &mut self.state else { return false };
+    pub(super) fn step_opening(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        completions: Vec<Completion>,
+    ) -> bool {
+        let State::Opening(opening) = &mut self.state else {
+            return false;
+        };
         match opening.step(now.wall_ms, disk, completions) {
             OpenProgress::Pending => false,
             OpenProgress::Ready(log, report) => {
@@ -229,28 +236,50 @@ impl Partition {
     }
 
     /// Takes an operation; its answer comes now or later through `answers`.
-    pub(super) fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, op: PartitionOp, answers: &mut Answers) {
+    pub(super) fn operate(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        op: PartitionOp,
+        answers: &mut Answers,
+    ) {
         let log = match &mut self.state {
             State::Open(log) if log.status() == LogStatus::Open => log,
             State::Failed(reason) => {
-                answers.push((reply, PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone())));
+                answers.push((
+                    reply,
+                    PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone()),
+                ));
                 return;
             }
             _ => {
                 let text = "the partition is being opened".to_owned();
-                answers.push((reply, PartitionAnswer::Failed(ErrorCode::NotLeaderOrFollower, text)));
+                answers.push((
+                    reply,
+                    PartitionAnswer::Failed(ErrorCode::NotLeaderOrFollower, text),
+                ));
                 return;
             }
         };
         match op {
             PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
                 Ok((last_offset, answer)) if acks != 0 => {
-                    self.waiting.push_back(WaitingProduce { reply, last_offset, durable: acks == -1, answer });
+                    self.waiting.push_back(WaitingProduce {
+                        reply,
+                        last_offset,
+                        durable: acks == -1,
+                        answer,
+                    });
                 }
                 Ok((_, answer)) => answers.push((reply, answer)),
                 Err((code, text)) => answers.push((reply, PartitionAnswer::Failed(code, text))),
             },
-            PartitionOp::Fetch { offset, max_bytes, leader_epoch } => {
+            PartitionOp::Fetch {
+                offset,
+                max_bytes,
+                leader_epoch,
+            } => {
                 answers.push((reply, fetch(disk, log, offset, max_bytes, leader_epoch)));
             }
             PartitionOp::Watch { high_watermark } => {
@@ -260,7 +289,10 @@ impl Partition {
                 }
                 answers.push((reply, PartitionAnswer::Watching { moved }));
             }
-            PartitionOp::ListOffset { timestamp, leader_epoch } => {
+            PartitionOp::ListOffset {
+                timestamp,
+                leader_epoch,
+            } => {
                 answers.push((reply, list_offset(log, timestamp, leader_epoch)));
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
@@ -269,7 +301,10 @@ impl Partition {
                     Err(code) => PartitionAnswer::Failed(code, String::new()),
                     Ok(()) => {
                         let (epoch, end) = log.epoch_end_offset(LeaderEpoch(epoch));
-                        PartitionAnswer::EpochEnd { leader_epoch: epoch.0, end_offset: end.0 }
+                        PartitionAnswer::EpochEnd {
+                            leader_epoch: epoch.0,
+                            end_offset: end.0,
+                        }
                     }
                 },
             )),
@@ -282,7 +317,10 @@ impl Partition {
         if log.status() == LogStatus::Fenced {
             for waiting in self.waiting.drain(..) {
                 let text = "the disk failed; the partition is being re-read".to_owned();
-                answers.push((waiting.reply, PartitionAnswer::Failed(ErrorCode::KafkaStorageError, text)));
+                answers.push((
+                    waiting.reply,
+                    PartitionAnswer::Failed(ErrorCode::KafkaStorageError, text),
+                ));
             }
             wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
             return;
@@ -311,7 +349,8 @@ impl Partition {
 
     /// Forgets the watches of fetches that ended.
     pub(super) fn unwatch(&mut self, shard: u16, pending: u64) {
-        self.watchers.retain(|(reply, _)| reply.shard != shard || reply.pending != pending);
+        self.watchers
+            .retain(|(reply, _)| reply.shard != shard || reply.pending != pending);
     }
 
     /// After a fence: opens again, from the device.
@@ -330,7 +369,10 @@ impl Partition {
     pub(super) fn abandon(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
         for waiting in self.waiting.drain(..) {
             let text = "the topic was deleted".to_owned();
-            answers.push((waiting.reply, PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text)));
+            answers.push((
+                waiting.reply,
+                PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text),
+            ));
         }
         wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
     }
@@ -352,21 +394,37 @@ fn produce(
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
     let header = BatchHeader::parse(&batch).map_err(corrupt)?;
     if header.total_len() != batch.len() {
-        return Err((ErrorCode::InvalidRecord, "exactly one record batch is taken per partition".to_owned()));
+        return Err((
+            ErrorCode::InvalidRecord,
+            "exactly one record batch is taken per partition".to_owned(),
+        ));
     }
     if batch.len() > config.max_message_bytes as usize {
-        let text = format!("the batch has {} bytes, max.message.bytes is {}", batch.len(), config.max_message_bytes);
+        let text = format!(
+            "the batch has {} bytes, max.message.bytes is {}",
+            batch.len(),
+            config.max_message_bytes
+        );
         return Err((ErrorCode::MessageTooLarge, text));
     }
     validate_crc(&batch).map_err(corrupt)?;
     if header.is_control() {
-        return Err((ErrorCode::InvalidRecord, "clients may not write control batches".to_owned()));
+        return Err((
+            ErrorCode::InvalidRecord,
+            "clients may not write control batches".to_owned(),
+        ));
     }
     if header.is_transactional() {
-        return Err((ErrorCode::InvalidTxnState, "transactions are not served yet".to_owned()));
+        return Err((
+            ErrorCode::InvalidTxnState,
+            "transactions are not served yet".to_owned(),
+        ));
     }
     if header.record_count < 1 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
-        return Err((ErrorCode::InvalidRecord, "the record count does not match the last offset delta".to_owned()));
+        return Err((
+            ErrorCode::InvalidRecord,
+            "the record count does not match the last offset delta".to_owned(),
+        ));
     }
     let mut batch = batch;
     let mut log_append_time_ms = -1;
@@ -380,8 +438,11 @@ fn produce(
         TimestampType::CreateTime => {
             let ahead = header.max_timestamp.saturating_sub(now.wall_ms);
             let behind = now.wall_ms.saturating_sub(header.base_timestamp);
-            if header.max_timestamp >= 0 && (ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms) {
-                let text = "the timestamp is outside message.timestamp.before.max.ms / after.max.ms".to_owned();
+            if header.max_timestamp >= 0
+                && (ahead > config.timestamp_after_max_ms || behind > config.timestamp_before_max_ms)
+            {
+                let text =
+                    "the timestamp is outside message.timestamp.before.max.ms / after.max.ms".to_owned();
                 return Err((ErrorCode::InvalidTimestamp, text));
             }
         }
@@ -394,26 +455,47 @@ fn produce(
     };
     if header.producer_id >= 0 {
         let last = header.last_sequence();
-        match log.producers().check(header.producer_id, header.producer_epoch, header.base_sequence, last) {
+        match log.producers().check(
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            last,
+        ) {
             SequenceCheck::Accept => {}
             // The retry is answered as the original: when that one is durable.
-            SequenceCheck::Duplicate { base_offset, last_offset, timestamp } => {
+            SequenceCheck::Duplicate {
+                base_offset,
+                last_offset,
+                timestamp,
+            } => {
                 let time = if log_append_time_ms >= 0 { timestamp } else { -1 };
                 return Ok((last_offset, produced(base_offset, time)));
             }
             SequenceCheck::DuplicateTooOld => {
-                return Err((ErrorCode::DuplicateSequenceNumber, "an older duplicate".to_owned()));
+                return Err((
+                    ErrorCode::DuplicateSequenceNumber,
+                    "an older duplicate".to_owned(),
+                ));
             }
             SequenceCheck::OutOfOrder => {
-                return Err((ErrorCode::OutOfOrderSequenceNumber, "the sequence number leaves a gap".to_owned()));
+                return Err((
+                    ErrorCode::OutOfOrderSequenceNumber,
+                    "the sequence number leaves a gap".to_owned(),
+                ));
             }
             SequenceCheck::OldEpoch => {
-                return Err((ErrorCode::InvalidProducerEpoch, "a newer epoch of this producer has written".to_owned()));
+                return Err((
+                    ErrorCode::InvalidProducerEpoch,
+                    "a newer epoch of this producer has written".to_owned(),
+                ));
             }
         }
     }
     match log.append(now.wall_ms, disk, &batch) {
-        Ok(appended) => Ok((appended.last_offset, produced(appended.base_offset, log_append_time_ms))),
+        Ok(appended) => Ok((
+            appended.last_offset,
+            produced(appended.base_offset, log_append_time_ms),
+        )),
         Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
             Err((ErrorCode::InvalidRecord, error.to_string()))
         }
@@ -433,7 +515,13 @@ fn check_epoch(log: &PartitionLog, claimed: i32) -> Result<(), ErrorCode> {
     }
 }
 
-fn fetch(disk: &mut dyn Disk, log: &mut PartitionLog, offset: i64, max_bytes: usize, epoch: i32) -> PartitionAnswer {
+fn fetch(
+    disk: &mut dyn Disk,
+    log: &mut PartitionLog,
+    offset: i64,
+    max_bytes: usize,
+    epoch: i32,
+) -> PartitionAnswer {
     let high_watermark = log.high_watermark();
     let log_start_offset = log.log_start_offset().0;
     let answer = |error, plan| PartitionAnswer::Fetched {
@@ -465,17 +553,31 @@ fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswe
         return PartitionAnswer::Failed(code, String::new());
     }
     let leader_epoch = log.leader_epoch().0;
-    let named = |offset: i64| PartitionAnswer::OffsetFound { offset, timestamp_ms: -1, leader_epoch };
+    let named = |offset: i64| PartitionAnswer::OffsetFound {
+        offset,
+        timestamp_ms: -1,
+        leader_epoch,
+    };
     match timestamp {
         -1 => named(log.high_watermark().0),
         -2 | -4 => named(log.log_start_offset().0),
-        -5 => PartitionAnswer::OffsetFound { offset: -1, timestamp_ms: -1, leader_epoch: -1 },
+        -5 => PartitionAnswer::OffsetFound {
+            offset: -1,
+            timestamp_ms: -1,
+            leader_epoch: -1,
+        },
         -3 => match log.max_timestamp() {
-            Some((_, offset)) => PartitionAnswer::ScanFrom { offset: offset.0, leader_epoch },
+            Some((_, offset)) => PartitionAnswer::ScanFrom {
+                offset: offset.0,
+                leader_epoch,
+            },
             None => named(-1),
         },
         time if time >= 0 => match log.batch_at_or_after_timestamp(time) {
-            Some(offset) => PartitionAnswer::ScanFrom { offset: offset.0, leader_epoch },
+            Some(offset) => PartitionAnswer::ScanFrom {
+                offset: offset.0,
+                leader_epoch,
+            },
             None => named(-1),
         },
         other => {

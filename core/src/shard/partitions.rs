@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 
+use tidelog_net::Uuid;
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
-use tidelog_net::Uuid;
 use tidelog_segment_log::log::{
     CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, remove_partition_directory,
 };
@@ -49,7 +49,10 @@ impl DirectorySeed {
     /// Where a partition's files are.
     pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
         let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.directory.path().join("partitions").join(format!("{topic}-{}", key.partition))
+        self.directory
+            .path()
+            .join("partitions")
+            .join(format!("{topic}-{}", key.partition))
     }
 }
 
@@ -59,7 +62,9 @@ pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig 
         segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
         durability: match settings.log_durability {
             LogDurability::Fsync => Durability::Fsync,
-            LogDurability::Interval => Durability::Interval { interval_ms: settings.log_durability_interval_ms },
+            LogDurability::Interval => Durability::Interval {
+                interval_ms: settings.log_durability_interval_ms,
+            },
             LogDurability::Os => Durability::Os,
         },
     }
@@ -150,15 +155,22 @@ impl Partitions {
         answers: &mut Answers,
         wakes: &mut Vec<ReplyTo>,
     ) {
-        let gone: Vec<PartitionKey> =
-            self.by_key.keys().filter(|key| !has_partition(image, key)).copied().collect();
+        let gone: Vec<PartitionKey> = self
+            .by_key
+            .keys()
+            .filter(|key| !has_partition(image, key))
+            .copied()
+            .collect();
         for key in gone {
             self.remove(disk, key, answers, wakes);
         }
         for topic in image.topics() {
             let config = TopicConfig::resolve(&topic.configs, &self.defaults);
             for partition in 0..topic.partitions {
-                let key = PartitionKey { topic: TopicId(topic.topic_id.into_bytes()), partition };
+                let key = PartitionKey {
+                    topic: TopicId(topic.topic_id.into_bytes()),
+                    partition,
+                };
                 if usize::from(topic.shard_of(partition, self.shards as u16)) != self.own {
                     continue;
                 }
@@ -199,8 +211,16 @@ impl Partitions {
         space
     }
 
-    fn remove(&mut self, disk: &mut dyn Disk, key: PartitionKey, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
-        let Some((space, mut partition)) = self.by_key.remove(&key) else { return };
+    fn remove(
+        &mut self,
+        disk: &mut dyn Disk,
+        key: PartitionKey,
+        answers: &mut Answers,
+        wakes: &mut Vec<ReplyTo>,
+    ) {
+        let Some((space, mut partition)) = self.by_key.remove(&key) else {
+            return;
+        };
         partition.abandon(answers, wakes);
         self.opening -= usize::from(partition.is_opening());
         self.spaces.remove(&space);
@@ -209,12 +229,18 @@ impl Partitions {
         drop(partition);
         let space = self.take_space();
         let mut machine = remove_partition_directory(space, self.seed.partition_path(&key));
-        if let Poll::Pending = machine.step(disk, Vec::new()) {
+        if machine.step(disk, Vec::new()).is_pending() {
             self.removing.insert(space, machine);
         }
     }
 
-    fn drive_opening(&mut self, now: Now, disk: &mut dyn Disk, key: PartitionKey, completions: Vec<Completion>) {
+    fn drive_opening(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        key: PartitionKey,
+        completions: Vec<Completion>,
+    ) {
         if let Some((_, partition)) = self.by_key.get_mut(&key)
             && partition.step_opening(now, disk, completions)
         {
@@ -235,7 +261,13 @@ impl Partitions {
         std::mem::take(&mut self.opened)
     }
 
-    pub(super) fn on_completion(&mut self, now: Now, disk: &mut dyn Disk, space: u32, completion: Completion) {
+    pub(super) fn on_completion(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        space: u32,
+        completion: Completion,
+    ) {
         if space == CHECKPOINT_SPACE {
             self.step_checkpoint(disk, vec![completion]);
             return;
@@ -250,7 +282,9 @@ impl Partitions {
             return;
         }
         // A space that is gone belonged to a deleted partition.
-        let Some(key) = self.spaces.get(&space).copied() else { return };
+        let Some(key) = self.spaces.get(&space).copied() else {
+            return;
+        };
         if let Some((_, partition)) = self.by_key.get_mut(&key) {
             self.active.insert(key);
             if partition.on_completion(now, disk, completion) {
@@ -285,7 +319,9 @@ impl Partitions {
     ) {
         let touched: Vec<PartitionKey> = self.active.drain().collect();
         for key in touched {
-            let Some((_, partition)) = self.by_key.get_mut(&key) else { continue };
+            let Some((_, partition)) = self.by_key.get_mut(&key) else {
+                continue;
+            };
             if let Some(log) = partition.log_mut() {
                 log.flush(now.wall_ms, disk);
             }
@@ -319,18 +355,33 @@ impl Partitions {
 
     fn begin_checkpoint(&mut self, disk: &mut dyn Disk, partitions: Vec<PartitionCheckpoint>) {
         let start_counter = self.seed.directory.start_counter();
-        let checkpoint = Checkpoint { start_counter, partitions };
+        let checkpoint = Checkpoint {
+            start_counter,
+            partitions,
+        };
         let path = self.seed.directory.path().to_path_buf();
-        self.checkpoint = Some(write_checkpoint(CHECKPOINT_SPACE, path, self.own as u32, &checkpoint));
+        self.checkpoint = Some(write_checkpoint(
+            CHECKPOINT_SPACE,
+            path,
+            self.own as u32,
+            &checkpoint,
+        ));
         self.step_checkpoint(disk, Vec::new());
     }
 
     fn step_checkpoint(&mut self, disk: &mut dyn Disk, completions: Vec<Completion>) {
-        let Some(machine) = &mut self.checkpoint else { return };
-        let Poll::Ready(result) = machine.step(disk, completions) else { return };
+        let Some(machine) = &mut self.checkpoint else {
+            return;
+        };
+        let Poll::Ready(result) = machine.step(disk, completions) else {
+            return;
+        };
         self.checkpoint = None;
         if let Err(error) = result {
-            fatal(FatalReason::Checkpoint, &format!("the checkpoint cannot be written: {error}"));
+            fatal(
+                FatalReason::Checkpoint,
+                &format!("the checkpoint cannot be written: {error}"),
+            );
         }
         for key in &self.covered {
             if let Some((_, partition)) = self.by_key.get_mut(key)
@@ -358,7 +409,12 @@ impl Partitions {
 
     /// Goes on closing all logs; true when each is durable and the last checkpoint is written.
     /// `group_zero`: as its log was closed, None while it is not.
-    pub(super) fn close_all(&mut self, now: Now, disk: &mut dyn Disk, group_zero: Option<PartitionCheckpoint>) -> bool {
+    pub(super) fn close_all(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        group_zero: Option<PartitionCheckpoint>,
+    ) -> bool {
         if self.cut_short {
             return true;
         }
@@ -386,5 +442,7 @@ impl Partitions {
 }
 
 fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {
-    image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some_and(|topic| topic.has_partition(key.partition))
+    image
+        .topic_by_id(Uuid::from_bytes(key.topic.0))
+        .is_some_and(|topic| topic.has_partition(key.partition))
 }

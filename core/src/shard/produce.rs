@@ -46,21 +46,28 @@ impl Shard {
         context: &RequestContext,
         request: ProduceRequest,
     ) {
-        let mut response = ProduceResponse { throttle_time_ms: 0, topics: Vec::with_capacity(request.topics.len()) };
+        let mut response = ProduceResponse {
+            throttle_time_ms: 0,
+            topics: Vec::with_capacity(request.topics.len()),
+        };
         let mut parts = Vec::new();
         let mut work = Vec::new();
         let image = std::sync::Arc::clone(&self.image);
         for (topic_at, topic) in request.topics.into_iter().enumerate() {
             let by_id = origin.version >= 13;
-            let found =
-                if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
+            let found = if by_id {
+                image.topic_by_id(topic.topic_id)
+            } else {
+                image.topic(&topic.name)
+            };
             let refusal = match found {
                 _ if !matches!(request.acks, -1..=1) => Some(ErrorCode::InvalidRequiredAcks),
                 None if by_id => Some(ErrorCode::UnknownTopicId),
                 None => Some(ErrorCode::UnknownTopicOrPartition),
                 Some(found) => {
                     let asked = [(Resource::Topic(&found.name), Operation::Write)];
-                    (!self.guard.check(context, &asked).is_allowed()).then_some(ErrorCode::TopicAuthorizationFailed)
+                    (!self.guard.check(context, &asked).is_allowed())
+                        .then_some(ErrorCode::TopicAuthorizationFailed)
                 }
             };
             let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -72,9 +79,18 @@ impl Shard {
                 let batch = partition.records.filter(|records| !records.is_empty());
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
-                        let key = PartitionKey { topic: topic_id(found), partition: partition.index };
+                        let key = PartitionKey {
+                            topic: topic_id(found),
+                            partition: partition.index,
+                        };
                         parts.push((topic_at, partition_at));
-                        work.push((key, PartitionOp::Produce { batch, acks: request.acks }));
+                        work.push((
+                            key,
+                            PartitionOp::Produce {
+                                batch,
+                                acks: request.acks,
+                            },
+                        ));
                         partitions.push(failed(partition.index, ErrorCode::RequestTimedOut, None));
                     }
                     (None, None, _) => {
@@ -87,29 +103,57 @@ impl Shard {
                     }
                 }
             }
-            response.topics.push(ProduceTopicResponse { name: topic.name, topic_id: topic.topic_id, partitions });
+            response.topics.push(ProduceTopicResponse {
+                name: topic.name,
+                topic_id: topic.topic_id,
+                partitions,
+            });
         }
         let missing = parts.len();
-        let pending = PendingProduce { origin, acks: request.acks, response, parts, missing };
+        let pending = PendingProduce {
+            origin,
+            acks: request.acks,
+            response,
+            parts,
+            missing,
+        };
         if missing == 0 {
             self.finish_produce(pending);
             return;
         }
         let pending = self.add_pending(Pending::Produce(pending));
         for (part, (key, op)) in work.into_iter().enumerate() {
-            let reply = ReplyTo { shard: self.own, pending, part: part as u32 };
+            let reply = ReplyTo {
+                shard: self.own,
+                pending,
+                part: part as u32,
+            };
             self.ask_partition(now, disk, reply, key, op);
         }
     }
 
     pub(super) fn on_produced(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
-        let Some(Pending::Produce(pending)) = self.pending.get_mut(&reply.pending) else { return };
-        let place = pending.parts.get(reply.part as usize).and_then(|(topic, partition)| {
-            pending.response.topics.get_mut(*topic)?.partitions.get_mut(*partition)
-        });
+        let Some(Pending::Produce(pending)) = self.pending.get_mut(&reply.pending) else {
+            return;
+        };
+        let place = pending
+            .parts
+            .get(reply.part as usize)
+            .and_then(|(topic, partition)| {
+                pending
+                    .response
+                    .topics
+                    .get_mut(*topic)?
+                    .partitions
+                    .get_mut(*partition)
+            });
         if let Some(place) = place {
             match answer {
-                PartitionAnswer::Produced { base_offset, log_append_time_ms, log_start_offset } => {
+                PartitionAnswer::Produced {
+                    base_offset,
+                    log_append_time_ms,
+                    log_start_offset,
+                } => {
                     place.error = ErrorCode::None;
                     place.base_offset = base_offset;
                     place.log_append_time_ms = log_append_time_ms;
@@ -118,7 +162,10 @@ impl Shard {
                 PartitionAnswer::Failed(code, text) => {
                     *place = failed(place.index, code, (!text.is_empty()).then_some(text.as_str()));
                     if code == ErrorCode::InvalidRecord {
-                        place.record_errors.push(RecordError { batch_index: 0, message: place.error_message.clone() });
+                        place.record_errors.push(RecordError {
+                            batch_index: 0,
+                            message: place.error_message.clone(),
+                        });
                     }
                 }
                 _ => {}

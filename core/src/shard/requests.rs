@@ -28,7 +28,14 @@ impl Shard {
         self.metrics.requests.increment();
         let place = connection.begin();
         let on = Arc::clone(&connection.context);
-        let mut origin = Origin { socket, place, version: 0, correlation_id: 0, charge_bytes, client_id: None };
+        let mut origin = Origin {
+            socket,
+            place,
+            version: 0,
+            correlation_id: 0,
+            charge_bytes,
+            client_id: None,
+        };
         match decode_request(frame, decode_budget_bytes(charge_bytes)) {
             Ok(Request { header, body }) => {
                 origin.version = header.version;
@@ -46,12 +53,14 @@ impl Shard {
                 };
                 self.dispatch(now, disk, origin, &context, body);
             }
-            Err(DecodeError::UnsupportedApi { correlation_id, key: API_VERSIONS_KEY, .. }) => {
-                match response::encode_unsupported_api_versions(correlation_id) {
-                    Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)])),
-                    Err(error) => self.refuse(&origin, &error),
-                }
-            }
+            Err(DecodeError::UnsupportedApi {
+                correlation_id,
+                key: API_VERSIONS_KEY,
+                ..
+            }) => match response::encode_unsupported_api_versions(correlation_id) {
+                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)])),
+                Err(error) => self.refuse(&origin, &error),
+            },
             Err(error) => {
                 self.metrics.frames_refused.increment();
                 self.refuse(&origin, &error);

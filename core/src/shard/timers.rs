@@ -18,7 +18,12 @@ pub struct TimerWheel<T> {
 impl<T> TimerWheel<T> {
     /// An empty wheel that begins at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now_ms, len: 0, next_ms: None }
+        Self {
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+            now_ms,
+            len: 0,
+            next_ms: None,
+        }
     }
 
     /// Sets a timer. One in the past fires at the next [`TimerWheel::fire`].

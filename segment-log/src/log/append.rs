@@ -124,7 +124,12 @@ impl PartitionLog {
     }
 
     /// Rolls if the entry needs a new segment, and refuses it if it would wait for too much.
-    pub(super) fn make_room(&mut self, now_ms: i64, disk: &mut dyn Disk, entry_bytes: u64) -> Result<(), AppendError> {
+    pub(super) fn make_room(
+        &mut self,
+        now_ms: i64,
+        disk: &mut dyn Disk,
+        entry_bytes: u64,
+    ) -> Result<(), AppendError> {
         let segment_bytes = self.config.segment_bytes.min(SEGMENT_BYTES_MAX);
         let Some(active) = self.segments.last() else {
             return Err(AppendError::Backlogged);

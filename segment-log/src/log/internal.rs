@@ -41,12 +41,18 @@ impl PartitionLog {
         kind: EntryKind,
         payload: &[u8],
     ) -> Result<EntryIndex, AppendError> {
-        assert!(kind == EntryKind::Metadata, "only metadata is appended from outside");
+        assert!(
+            kind == EntryKind::Metadata,
+            "only metadata is appended from outside"
+        );
         self.check_appendable()?;
         let payload_len = u32::try_from(payload.len())
             .ok()
             .filter(|len| *len <= ENTRY_PAYLOAD_BYTES_MAX)
-            .ok_or(AppendError::Length { batch_bytes: payload.len(), given_bytes: payload.len() })?;
+            .ok_or(AppendError::Length {
+                batch_bytes: payload.len(),
+                given_bytes: payload.len(),
+            })?;
         self.make_room(now_ms, disk, entry_len(payload_len) as u64)?;
         let index = self.state.next_index();
         self.stage_internal(kind, payload);
@@ -59,11 +65,21 @@ impl PartitionLog {
     }
 
     /// The work of reading back every entry of a kind that is written now, in order. Each is checked.
-    pub fn read_internal(&self, token_space: u32, kind: EntryKind) -> Machine<io::Result<Vec<InternalEntry>>> {
+    pub fn read_internal(
+        &self,
+        token_space: u32,
+        kind: EntryKind,
+    ) -> Machine<io::Result<Vec<InternalEntry>>> {
         let segments: Vec<(FileHandle, Incarnation, u64)> = self
             .segments
             .iter()
-            .filter_map(|segment| Some((segment.file.clone()?, segment.incarnation(), segment.written.position)))
+            .filter_map(|segment| {
+                Some((
+                    segment.file.clone()?,
+                    segment.incarnation(),
+                    segment.written.position,
+                ))
+            })
             .collect();
         Machine::new(TokenCounter::new(token_space), move |io| async move {
             let mut entries = Vec::new();
@@ -80,9 +96,14 @@ impl PartitionLog {
                     let head = io.read(&file, position, head_len, ReadSource::Cached).await?;
                     let header = EntryHeader::decode(&head, &incarnation).map_err(corrupt)?;
                     if header.kind == kind {
-                        let bytes = io.read(&file, position, header.entry_len(), ReadSource::Cached).await?;
+                        let bytes = io
+                            .read(&file, position, header.entry_len(), ReadSource::Cached)
+                            .await?;
                         let (header, payload) = decode_entry(&bytes, &incarnation).map_err(corrupt)?;
-                        entries.push(InternalEntry { index: header.index, payload: payload.to_vec() });
+                        entries.push(InternalEntry {
+                            index: header.index,
+                            payload: payload.to_vec(),
+                        });
                     }
                     position += header.entry_len() as u64;
                 }
@@ -102,8 +123,15 @@ mod tests {
     fn open(directory: &std::path::Path, disk: &mut StdDisk, created: bool) -> Box<PartitionLog> {
         let spec = OpenSpec {
             directory: directory.join("group-0"),
-            key: PartitionKey { topic: TopicId([0; 16]), partition: 0 },
-            config: LogConfig { segment_bytes: 16 << 10, segment_ms: i64::MAX, durability: Durability::Fsync },
+            key: PartitionKey {
+                topic: TopicId([0; 16]),
+                partition: 0,
+            },
+            config: LogConfig {
+                segment_bytes: 16 << 10,
+                segment_ms: i64::MAX,
+                durability: Durability::Fsync,
+            },
             token_space: 7,
             checkpoint: None,
             clean: false,
@@ -140,7 +168,9 @@ mod tests {
             payload
         };
         for n in 0..100 {
-            let index = log.append_internal(0, &mut disk, EntryKind::Metadata, &payload(n)).expect("append");
+            let index = log
+                .append_internal(0, &mut disk, EntryKind::Metadata, &payload(n))
+                .expect("append");
             complete(&mut log, &mut disk);
             assert!(log.durable_index() >= index, "group commit has run");
         }
@@ -148,7 +178,10 @@ mod tests {
         drop(log);
         let mut disk = StdDisk::new();
         let log = open(directory.path(), &mut disk, false);
-        let entries = log.read_internal(8, EntryKind::Metadata).drive(&mut disk).expect("read back");
+        let entries = log
+            .read_internal(8, EntryKind::Metadata)
+            .drive(&mut disk)
+            .expect("read back");
         assert_eq!(entries.len(), 100);
         assert!(entries.is_sorted_by_key(|entry| entry.index));
         for (n, entry) in entries.iter().enumerate() {

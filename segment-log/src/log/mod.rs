@@ -15,8 +15,8 @@
 //! - an offset is never given out twice under one leader epoch.
 
 mod append;
-mod internal;
 mod commit;
+mod internal;
 pub(crate) mod machine;
 mod open;
 mod read;
@@ -39,8 +39,8 @@ use crate::producer_state::ProducerStates;
 use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
-pub use internal::InternalEntry;
 pub use commit::CloseProgress;
+pub use internal::InternalEntry;
 pub use machine::Machine;
 pub use open::{OpenError, OpenProgress, OpenSpec, Opening, drive_open};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
