@@ -163,8 +163,9 @@ mod tests {
         let mut disk = StdDisk::new();
         let mut log = open(directory.path(), &mut disk, true);
         let payload = |n: u64| {
-            let mut payload = vec![0; 900 + n as usize % 7];
-            payload[8..16].copy_from_slice(&n.to_le_bytes());
+            let mut payload = vec![0; 8];
+            payload.extend_from_slice(&n.to_le_bytes());
+            payload.resize(900 + n as usize % 7, 0);
             payload
         };
         for n in 0..100 {
