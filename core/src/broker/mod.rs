@@ -356,6 +356,7 @@ fn start_shards(
             )
         })
         .collect();
+    let quiet_shards = Arc::new(AtomicUsize::new(0));
     let (ready_sender, ready) = mpsc::channel();
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
     let pin = settings.runtime_pin == RuntimePin::Always;
@@ -377,6 +378,7 @@ fn start_shards(
                 clean: directory.was_clean(),
                 start_counter: directory.start_counter(),
             }),
+            quiet_shards: Arc::clone(&quiet_shards),
             ready: ready_sender.clone(),
             metrics: Arc::clone(metrics),
         };

@@ -2,7 +2,7 @@
 //!
 //! Runs on the shard's own thread. The drain task takes turns: reap the ring, take what other
 //! shards sent, fire timers, let the sans-I/O [`Shard`] act, carry out its effects, submit. It
-//! parks only after the doorbell protocol and one more look into the kernel.
+//! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring or glommio; nothing here blocks but parking; a
 //! buffer given to the kernel stays where it is until its completion was reaped.
@@ -14,11 +14,11 @@ mod sockets;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
 
@@ -33,12 +33,12 @@ pub use ring::probe;
 /// glommio's own ring and its registered buffers, at their least: the data ring does the work.
 const GLOMMIO_RING_DEPTH: usize = 256;
 const GLOMMIO_IO_MEMORY: usize = 64 << 10;
-/// The safety net for tasks that do not look at poll points.
-const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_micros(500);
 /// Messages of a kind taken from one peer per turn.
 const MESSAGES_PER_TURN: usize = 256;
 /// Frames taken from one connection per turn, so that no pipelining peer keeps the shard.
 const FRAMES_PER_TURN: usize = 64;
+/// The longest sleep without a deadline.
+const IDLE_WAIT_MS: u64 = 1_000;
 /// Wait after an accept failed for want of descriptors.
 const ACCEPT_BACKOFF_MS: u64 = 100;
 
@@ -85,7 +85,6 @@ pub fn spawn(
             .name(&name)
             .ring_depth(GLOMMIO_RING_DEPTH)
             .io_memory(GLOMMIO_IO_MEMORY)
-            .preempt_timer(PREEMPT_TIMER)
             .make()
             .map_err(|error| io::Error::other(error.to_string()));
         let executor = match executor {
@@ -109,23 +108,16 @@ async fn drain(start: Start) -> io::Result<bool> {
             return Ok(false);
         }
     };
-    let eventfd = rustix::io::dup(reactor.shard.endpoint().eventfd())?;
-    // SAFETY: the descriptor was just duplicated and is owned by nobody else.
-    let wake = unsafe { glommio::io::BufferedFile::from_raw_fd(eventfd.into_raw_fd()) };
     let _ = started.send(Ok(()));
+    // This task is the executor's only one and does not yield: an executor that finds its preemption timer
+    // fired before it ran a task counts none as runnable, and sleeps over the ones that are.
     while !reactor.finished() {
         let progressed = reactor.turn()?;
-        if progressed {
-            glommio::yield_if_needed().await;
-        } else if reactor.park()? {
-            wake.read_at(0, 8)
-                .await
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            reactor.unpark();
+        if !progressed {
+            reactor.park()?;
         }
     }
     reactor.shard.on_stopped();
-    let _ = wake.close().await;
     Ok(reactor.shard.is_complete())
 }
 
@@ -142,14 +134,15 @@ struct Reactor {
     /// Connections that may go on reading once their budget or their turn allows.
     read_later: Vec<SocketId>,
     reaped: Vec<Reaped>,
-    timeouts: Vec<Option<Box<types::Timespec>>>,
-    armed_ms: Option<u64>,
+    wake_armed: bool,
+    /// What a wake-up reads: a counter nobody looks at.
+    wake_count: Box<[u8; 8]>,
     stop_seen: bool,
 }
 
 impl Reactor {
     fn new(start: Start) -> io::Result<Self> {
-        let ring = Rc::new(RefCell::new(RawRing::new(start.endpoint.eventfd())?));
+        let ring = Rc::new(RefCell::new(RawRing::new()?));
         let disk = RingDisk::new(Rc::clone(&ring));
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
@@ -164,8 +157,8 @@ impl Reactor {
             epoch: Instant::now(),
             read_later: Vec::new(),
             reaped: Vec::new(),
-            timeouts: Vec::new(),
-            armed_ms: None,
+            wake_armed: false,
+            wake_count: Box::new([0; 8]),
             stop_seen: false,
         })
     }
@@ -345,12 +338,7 @@ impl Reactor {
             Kind::Receive => self.on_receive(now, id, reaped)?,
             Kind::Send => self.on_send(now, id, reaped)?,
             Kind::Disk => self.disk.on_reaped(reaped),
-            Kind::Timeout => {
-                if let Some(slot) = self.timeouts.get_mut(reaped.tag.slot as usize) {
-                    *slot = None;
-                }
-                self.armed_ms = None;
-            }
+            Kind::Wake => self.wake_armed = false,
             Kind::Cancel => {}
         }
         Ok(())
@@ -555,60 +543,42 @@ impl Reactor {
         Ok(())
     }
 
-    /// Prepares to sleep. False: something came in meanwhile.
-    fn park(&mut self) -> io::Result<bool> {
-        if self.disk.has_arrived() || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen {
-            return Ok(false);
+    /// Sleeps until a completion, a message of another shard or the next deadline.
+    ///
+    /// Only when nothing else of this executor can run: this is the thread's one sleep.
+    fn park(&mut self) -> io::Result<()> {
+        self.arm_wake()?;
+        let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;
+        if self.disk.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {
+            return Ok(());
         }
-        if !self.shard.endpoint().bell().park() {
-            return Ok(false);
-        }
-        self.arm_timeout()?;
-        self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
-        if self.reaped.is_empty() && self.shared.stopping.load(Ordering::Acquire) == self.stop_seen {
-            return Ok(true);
-        }
-        self.unpark();
-        Ok(false)
-    }
-
-    fn unpark(&mut self) {
+        let wait_ms = self.shard.next_deadline_ms().map_or(IDLE_WAIT_MS, |at_ms| {
+            at_ms.saturating_sub(self.now().monotonic_ms).min(IDLE_WAIT_MS)
+        });
+        let slept = self
+            .ring
+            .borrow_mut()
+            .sleep_and_reap(Duration::from_millis(wait_ms), &mut self.reaped);
         self.shard.endpoint().bell().unpark();
+        slept
     }
 
-    /// Makes the kernel wake this shard at its next deadline. An earlier timeout that is still
-    /// armed only wakes it once too often.
-    fn arm_timeout(&mut self) -> io::Result<()> {
-        let Some(at_ms) = self.shard.next_deadline_ms() else {
-            return Ok(());
-        };
-        if self.armed_ms.is_some_and(|armed| armed <= at_ms) {
+    /// Keeps a read of this shard's eventfd in the ring: other threads end the sleep by writing to it.
+    fn arm_wake(&mut self) -> io::Result<()> {
+        if self.wake_armed {
             return Ok(());
         }
-        let wait_ms = at_ms.saturating_sub(self.now().monotonic_ms);
-        let spec = types::Timespec::new()
-            .sec(wait_ms / 1000)
-            .nsec((wait_ms % 1000) as u32 * 1_000_000 + 100_000);
-        let slot = match self.timeouts.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.timeouts.push(None);
-                self.timeouts.len() - 1
-            }
-        };
-        let boxed = Box::new(spec);
-        let entry = opcode::Timeout::new(&raw const *boxed).build();
+        let fd = types::Fd(self.shard.endpoint().eventfd().as_raw_fd());
+        let entry = opcode::Read::new(fd, self.wake_count.as_mut_ptr(), self.wake_count.len() as u32).build();
         let tag = Tag {
-            kind: Kind::Timeout,
+            kind: Kind::Wake,
             generation: 0,
-            slot: slot as u32,
+            slot: 0,
         };
-        // SAFETY: the timespec is on the heap and stays in `timeouts` until its completion.
+        // SAFETY: the buffer is on the heap, and the ring is dropped before it (fields are dropped in
+        // order); it is read by nobody.
         unsafe { self.ring.borrow_mut().push(entry, tag)? };
-        if let Some(place) = self.timeouts.get_mut(slot) {
-            *place = Some(boxed);
-        }
-        self.armed_ms = Some(at_ms);
+        self.wake_armed = true;
         Ok(())
     }
 }

@@ -2,20 +2,22 @@
 //!
 //! Set up with SINGLE_ISSUER, DEFER_TASKRUN and TASKRUN_FLAG: completions appear only when this
 //! thread enters the kernel, and the flag tells without a system call when entering is worthwhile.
+//! A shard with nothing to do sleeps in this ring too: one system call, and no second ring that has to
+//! be told of completions.
 //!
 //! `user_data` is `kind (8 bits) | generation (24 bits) | slot (32 bits)`: a completion that
 //! outlives its slot's owner never reaches the next one.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
-use io_uring::{IoUring, squeue};
+use io_uring::{IoUring, squeue, types};
 
 /// Entries of the data ring's submission queue.
 pub(super) const RING_ENTRIES: u32 = 1024;
 const RING_ENTRIES_MIN: u32 = 128;
 /// How long ENOMEM at set-up is retried: a killed process's memlock charge is released late.
-const SETUP_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+const SETUP_RETRY: Duration = Duration::from_secs(5);
 
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(super) enum Kind {
     Receive = 2,
     Send = 3,
     Disk = 4,
-    Timeout = 5,
+    Wake = 5,
     Cancel = 6,
 }
 
@@ -49,7 +51,7 @@ impl Tag {
             2 => Kind::Receive,
             3 => Kind::Send,
             4 => Kind::Disk,
-            5 => Kind::Timeout,
+            5 => Kind::Wake,
             6 => Kind::Cancel,
             _ => return None,
         };
@@ -85,11 +87,11 @@ pub(super) struct RawRing {
 }
 
 impl RawRing {
-    /// Makes the ring on the calling thread; its completions make `eventfd` readable.
+    /// Makes the ring on the calling thread.
     ///
     /// # Errors
     /// What the kernel said: EPERM (seccomp or sysctl), ENOMEM (memlock), EMFILE, EINVAL (features).
-    pub(super) fn new(eventfd: &OwnedFd) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let started = std::time::Instant::now();
         let mut entries = RING_ENTRIES;
         let ring = loop {
@@ -98,7 +100,7 @@ impl RawRing {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     if started.elapsed() < SETUP_RETRY {
                         // The condition is in the kernel and cannot be awaited: poll it.
-                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        std::thread::sleep(Duration::from_millis(20));
                     } else if entries > RING_ENTRIES_MIN {
                         entries /= 2;
                     } else {
@@ -108,7 +110,6 @@ impl RawRing {
                 Err(error) => return Err(error),
             }
         };
-        ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         Ok(Self { ring, unsubmitted: 0 })
     }
 
@@ -140,33 +141,51 @@ impl RawRing {
     }
 
     /// Hands queued operations to the kernel.
-    pub(super) fn submit(&mut self) -> io::Result<()> {
-        match self.ring.submit() {
-            Ok(_) => {
-                self.unsubmitted = 0;
-                Ok(())
-            }
-            // The completion queue must be reaped first; the entries stay queued.
-            Err(error) if matches!(error.raw_os_error(), Some(16 | 11 | 4)) => Ok(()),
-            Err(error) => Err(error),
-        }
+    fn submit(&mut self) -> io::Result<()> {
+        let entered = self.ring.submit();
+        self.after_enter(entered)
     }
 
     /// Submits, lets the kernel run deferred work, and moves all completions into `out`.
     pub(super) fn enter_and_reap(&mut self, out: &mut Vec<Reaped>) -> io::Result<()> {
         const GET_EVENTS: u32 = 1;
         let to_submit = self.ring.submission().len() as u32;
-        // SAFETY: no argument is passed (null, 0), and the queue was filled through `push`.
-        let entered = unsafe {
-            self.ring
-                .submitter()
-                .enter::<libc_sigset>(to_submit, 0, GET_EVENTS, None)
-        };
+        // SAFETY: no argument is passed, and the queue was filled through `push`.
+        let entered = unsafe { self.ring.submitter().enter::<u64>(to_submit, 0, GET_EVENTS, None) };
+        self.after_enter(entered)?;
+        self.reap(out);
+        Ok(())
+    }
+
+    /// Submits and sleeps in the kernel until something completes or `wait` has passed; then as
+    /// [`RawRing::enter_and_reap`].
+    pub(super) fn sleep_and_reap(&mut self, wait: Duration, out: &mut Vec<Reaped>) -> io::Result<()> {
+        let wait = types::Timespec::from(wait);
+        let entered = self
+            .ring
+            .submitter()
+            .submit_with_args(1, &types::SubmitArgs::new().timespec(&wait));
+        self.after_enter(entered)?;
+        self.reap(out);
+        Ok(())
+    }
+
+    fn after_enter(&mut self, entered: io::Result<usize>) -> io::Result<()> {
+        const EINTR: i32 = 4;
+        const EAGAIN: i32 = 11;
+        const EBUSY: i32 = 16;
+        const ETIME: i32 = 62;
         match entered {
-            Ok(_) => self.unsubmitted = 0,
-            Err(error) if matches!(error.raw_os_error(), Some(16 | 11 | 4)) => {}
+            Ok(_) => {}
+            // Entries not taken stay queued; a full completion queue is reaped by our caller.
+            Err(error) if matches!(error.raw_os_error(), Some(EINTR | EAGAIN | EBUSY | ETIME)) => {}
             Err(error) => return Err(error),
         }
+        self.unsubmitted = self.ring.submission().len();
+        Ok(())
+    }
+
+    fn reap(&mut self, out: &mut Vec<Reaped>) {
         for entry in self.ring.completion() {
             if let Some(tag) = Tag::decode(entry.user_data()) {
                 out.push(Reaped {
@@ -175,13 +194,8 @@ impl RawRing {
                 });
             }
         }
-        Ok(())
     }
 }
-
-/// `enter` is generic over its optional argument; none is ever passed.
-#[allow(non_camel_case_types)]
-type libc_sigset = u64;
 
 fn build(entries: u32) -> io::Result<IoUring> {
     IoUring::builder()

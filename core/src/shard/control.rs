@@ -105,7 +105,8 @@ struct Current {
     answer: ControlAnswer,
     records: Vec<MetadataRecord>,
     index: EntryIndex,
-    applied: bool,
+    /// The version of the image that its records made; 0 until they are applied.
+    version: u64,
     missing: usize,
 }
 
@@ -314,10 +315,9 @@ impl Shard {
         let Some(current) = &mut control.current else {
             return;
         };
-        if current.applied || current.index > durable {
+        if current.version > 0 || current.index > durable {
             return;
         }
-        current.applied = true;
         for record in std::mem::take(&mut current.records) {
             if let Err(error) = control.machine.apply(&record) {
                 fatal(
@@ -336,20 +336,25 @@ impl Shard {
         let shards = self.endpoint.shards();
         if let Some(current) = &mut control.current {
             current.missing = shards;
+            current.version = image.version();
         }
         for shard in 1..shards {
             self.send(shard, ShardRequest::Image(Arc::clone(&image)));
         }
+        let version = image.version();
         self.apply_image(now, disk, image);
-        self.own_image_pending = true;
+        self.own_image_pending = Some(version);
     }
 
-    /// A shard serves what the newest image asks of it.
-    pub(super) fn on_image_applied(&mut self, now: Now, disk: &mut dyn Disk) {
+    /// A shard serves what the image of this version asks of it.
+    pub(super) fn on_image_applied(&mut self, now: Now, disk: &mut dyn Disk, version: u64) {
         let Some(control) = &mut self.control else { return };
         let Some(current) = &mut control.current else {
             return;
         };
+        if current.version != version {
+            return;
+        }
         current.missing = current.missing.saturating_sub(1);
         if current.missing > 0 {
             return;
@@ -412,7 +417,7 @@ impl Shard {
                 answer,
                 records,
                 index,
-                applied: false,
+                version: 0,
                 missing: 0,
             });
             log.flush(now.wall_ms, disk);

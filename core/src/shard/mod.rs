@@ -29,6 +29,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tidelog_net::frame::FrameError;
@@ -171,8 +172,8 @@ pub enum ShardAnswer {
     Partition(ReplyTo, PartitionAnswer),
     /// Group 0's answer.
     Control(ReplyTo, ControlAnswer),
-    /// The receiver serves the image it was sent.
-    ImageApplied,
+    /// The receiver serves the image of this version.
+    ImageApplied(u64),
 }
 
 /// What a shard is made from.
@@ -189,6 +190,8 @@ pub struct ShardSeed {
     pub control: Option<ControlSeed>,
     /// Told once, when this shard serves what it owns.
     pub ready: std::sync::mpsc::Sender<ShardReady>,
+    /// How many shards have ended all requests of their connections while stopping.
+    pub quiet_shards: Arc<AtomicUsize>,
     /// Where metrics snapshots are left for the control thread.
     pub metrics: Arc<std::sync::Mutex<ShardMetrics>>,
 }
@@ -257,13 +260,16 @@ pub struct Shard {
     answers: Answers,
     wakes: Vec<ReplyTo>,
     /// Images to be answered once everything they ask of this shard is open.
-    images_owed: Vec<usize>,
+    images_owed: Vec<(usize, u64)>,
     /// On shard 0: its own image is not served yet.
-    own_image_pending: bool,
+    own_image_pending: Option<u64>,
     has_image: bool,
     ready: Option<std::sync::mpsc::Sender<ShardReady>>,
     serving: bool,
     stopping: bool,
+    /// Told the others that no request of this shard's connections is left.
+    quiet: bool,
+    quiet_shards: Arc<AtomicUsize>,
     stopped: bool,
     metrics: ShardCells,
     metrics_out: Arc<std::sync::Mutex<ShardMetrics>>,
@@ -302,11 +308,13 @@ impl Shard {
             answers: Vec::new(),
             wakes: Vec::new(),
             images_owed: Vec::new(),
-            own_image_pending: false,
+            own_image_pending: None,
             has_image: false,
             ready: Some(seed.ready),
             serving: false,
             stopping: false,
+            quiet: false,
+            quiet_shards: seed.quiet_shards,
             stopped: false,
             metrics: ShardCells::new(own),
             metrics_out: seed.metrics,
@@ -513,8 +521,8 @@ impl Shard {
             }
             ShardRequest::Control(reply, op) => self.on_control(now, disk, reply, op),
             ShardRequest::Image(image) => {
+                self.images_owed.push((from, image.version()));
                 self.apply_image(now, disk, image);
-                self.images_owed.push(from);
             }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
@@ -529,7 +537,7 @@ impl Shard {
             ShardAnswer::Done => {}
             ShardAnswer::Partition(reply, answer) => self.on_partition_answer(now, disk, reply, answer),
             ShardAnswer::Control(reply, answer) => self.on_control_answer(now, disk, reply, answer),
-            ShardAnswer::ImageApplied => self.on_image_applied(now, disk),
+            ShardAnswer::ImageApplied(version) => self.on_image_applied(now, disk, version),
         }
     }
 
@@ -716,11 +724,11 @@ impl Shard {
 
     /// What the newest image asks of this shard is open, and its terms are on the disk.
     fn on_all_open(&mut self, now: Now, disk: &mut dyn Disk) {
-        for from in std::mem::take(&mut self.images_owed) {
-            self.endpoint.answer(from, ShardAnswer::ImageApplied);
+        for (from, version) in std::mem::take(&mut self.images_owed) {
+            self.endpoint.answer(from, ShardAnswer::ImageApplied(version));
         }
-        if std::mem::take(&mut self.own_image_pending) {
-            self.on_image_applied(now, disk);
+        if let Some(version) = self.own_image_pending.take() {
+            self.on_image_applied(now, disk, version);
         }
         self.say_ready();
     }
@@ -771,8 +779,13 @@ impl Shard {
     }
 
     fn go_on_stopping(&mut self, now: Now, disk: &mut dyn Disk) {
-        let requests_done = self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty);
-        if requests_done || self.partitions.is_cut_short() {
+        if !self.quiet && self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty) {
+            self.quiet = true;
+            self.quiet_shards.fetch_add(1, Ordering::AcqRel);
+        }
+        // Until then this shard's partitions are still needed by the requests of other shards.
+        let all_quiet = self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards();
+        if all_quiet || self.partitions.is_cut_short() {
             let group_zero = match &mut self.control {
                 None => None,
                 Some(control) => {
