@@ -17,6 +17,8 @@ use crate::shard::{Response, SendPart, SocketId};
 
 /// What an idle connection holds.
 pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
+/// A frame up to this size is received into one buffer from the start.
+const WHOLE_FRAME_BYTES_MAX: usize = 1 << 20;
 /// The kernel takes at most this many pieces per call (UIO_MAXIOV).
 const IOVECS_MAX: usize = 1024;
 /// Runs of parts smaller than this are copied into one.
@@ -179,10 +181,6 @@ impl Socket {
     /// The budget has room for the frame whose size [`Socket::next_frame`] told.
     pub(super) fn budget_granted(&mut self, size: usize) {
         self.expected = Some(size);
-        let whole = 4 + size;
-        if whole > self.read.len() {
-            self.read.reserve(whole - self.read.len());
-        }
     }
 
     /// The charged size of a frame that did not arrive whole.
@@ -195,8 +193,9 @@ impl Socket {
         if self.receiving || self.closing {
             return Ok(());
         }
-        if self.read.capacity() == self.read.len() {
-            self.read.reserve(IDLE_BUFFER_BYTES);
+        let room = self.room_wanted();
+        if self.read.capacity() - self.read.len() < room {
+            self.read.reserve(room);
         }
         let spare = self.read.spare_capacity_mut();
         let entry = opcode::Recv::new(
@@ -215,6 +214,20 @@ impl Socket {
         unsafe { ring.push(entry, tag)? };
         self.receiving = true;
         Ok(())
+    }
+
+    /// How much the next receive should be able to take: the rest of the frame in one piece, but beyond
+    /// [`WHOLE_FRAME_BYTES_MAX`] only as much again as has come, so that a frame that was announced and
+    /// never sent takes no memory.
+    fn room_wanted(&self) -> usize {
+        let missing = self
+            .expected
+            .map_or(0, |size| (4 + size).saturating_sub(self.read.len()));
+        match missing {
+            0 if self.read.capacity() == self.read.len() => IDLE_BUFFER_BYTES,
+            0 => 0,
+            missing => missing.min(WHOLE_FRAME_BYTES_MAX.max(self.read.len())),
+        }
     }
 
     /// A receive ended with `received` bytes.

@@ -1,9 +1,11 @@
 //! `tidelog serve`: hands the flags to the broker and its exit code back.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
 use tidelog_core::ServeOptions;
+use tracing_subscriber::EnvFilter;
 
 use crate::failure::{FAILED, Failure};
 use crate::settings::parse_key_value;
@@ -54,8 +56,23 @@ pub struct ServeArgs {
     pub set: Vec<String>,
 }
 
+/// What is logged unless TIDELOG_LOG says otherwise.
+const LOG_FILTER: &str = "info";
+
+/// Logs to standard error, in colour only on a terminal. `TIDELOG_LOG` takes a filter such as `debug`.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("TIDELOG_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_env_filter(filter)
+        .init();
+}
+
 /// Runs the broker until it is told to stop.
 pub fn run(args: ServeArgs) -> Result<u8, Failure> {
+    log_to_stderr();
     let code = tidelog_core::serve(ServeOptions {
         config: args.config,
         profile: args.profile,
