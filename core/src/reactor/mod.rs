@@ -61,6 +61,8 @@ pub struct Start {
     pub listeners: Vec<(usize, TcpListener)>,
     /// Shared with the other shards.
     pub shared: Arc<Shared>,
+    /// How much of what this shard wrote last counts as resident in the page cache, bytes.
+    pub hot_window_bytes: u64,
     /// The core to run on alone, if any.
     pub pin: Option<usize>,
     /// Receives one message when the thread has its ring, or the reason why not.
@@ -112,7 +114,13 @@ async fn drain(start: Start) -> io::Result<bool> {
     // This task is the executor's only one and does not yield: an executor that finds its preemption timer
     // fired before it ran a task counts none as runnable, and sleeps over the ones that are.
     while !reactor.finished() {
+        let started_at = Instant::now();
         let progressed = reactor.turn()?;
+        reactor
+            .shard
+            .metrics()
+            .loop_turn_time
+            .observe(started_at.elapsed());
         if !progressed {
             reactor.park()?;
         }
@@ -143,7 +151,7 @@ struct Reactor {
 impl Reactor {
     fn new(start: Start) -> io::Result<Self> {
         let ring = Rc::new(RefCell::new(RawRing::new()?));
-        let disk = RingDisk::new(Rc::clone(&ring));
+        let disk = RingDisk::new(Rc::clone(&ring), start.hot_window_bytes);
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
             shard: (start.shard)(start.endpoint),
@@ -419,6 +427,7 @@ impl Reactor {
 
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
         if !self.shard.reserve_receive(IDLE_BUFFER_BYTES) {
+            self.shard.metrics().connections_refused.increment();
             tracing::warn!(%peer, "connection refused: the receive budget of this shard is used up");
             self.uncount();
             return;
@@ -435,6 +444,7 @@ impl Reactor {
         match reaped.into_result() {
             Ok(received) if received > 0 && !socket.is_closing() => {
                 socket.received(received as usize);
+                self.shard.metrics().received_bytes.add(u64::from(received));
                 self.read_frames(now, id)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -501,6 +511,7 @@ impl Reactor {
         let failed = match reaped.into_result() {
             Ok(sent) => {
                 socket.sent(sent as usize, &mut finished);
+                self.shard.metrics().sent_bytes.add(u64::from(sent));
                 false
             }
             Err(_) => {

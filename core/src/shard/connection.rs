@@ -27,16 +27,19 @@ pub struct Connection {
     pub listener: usize,
     first: u64,
     places: VecDeque<Place>,
+    /// When its last request came, on the shard's monotonic clock.
+    pub active_ms: u64,
     /// Nothing more is read; it is closed when its answers are out.
     pub closing: bool,
 }
 
 impl Connection {
     /// A connection without requests.
-    pub fn new(context: Arc<ConnectionContext>, listener: usize) -> Self {
+    pub fn new(context: Arc<ConnectionContext>, listener: usize, now_ms: u64) -> Self {
         Self {
             context,
             listener,
+            active_ms: now_ms,
             first: 0,
             places: VecDeque::new(),
             closing: false,
@@ -122,7 +125,7 @@ mod tests {
                 version: "".into(),
             },
         };
-        let mut connection = Connection::new(Arc::new(context), 0);
+        let mut connection = Connection::new(Arc::new(context), 0, 0);
         let places: Vec<u64> = (0..4).map(|_| connection.begin()).collect();
         let mut out = Vec::new();
         connection.complete(places[2], Some(response(2)));

@@ -24,6 +24,7 @@ use tidelog_segment_log::log::{
 
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
+use crate::limits::PRODUCER_ID_BLOCK;
 use crate::metadata::{
     self, AlterConfigOp, AlterConfigsRequest, CreatePartitionsRequest, CreateTopicRequest,
     DeleteTopicRequest, KafkaError, MetadataMachine, MetadataRecord, TopicRules,
@@ -34,8 +35,6 @@ use crate::topic_config::{TopicDefaults, list_for_create};
 pub(super) const TOKEN_SPACE: u32 = 3;
 /// Of the machine that reads its entries back.
 pub(super) const READ_SPACE: u32 = 4;
-/// Producer ids reserved by one record.
-const PRODUCER_ID_BLOCK: i64 = 1000;
 const SEGMENT_BYTES: u64 = 64 << 20;
 const RESOURCE_TOPIC: i8 = 2;
 

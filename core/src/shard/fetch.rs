@@ -72,6 +72,13 @@ const ROUND_SHIFT: u32 = 20;
 const PARTS_MAX: usize = 1 << ROUND_SHIFT;
 const ROUND_MASK: u32 = (1 << (32 - ROUND_SHIFT)) - 1;
 
+impl PendingFetch {
+    /// Whether it waits for records.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+}
+
 impl Shard {
     pub(super) fn fetch(
         &mut self,
@@ -469,7 +476,15 @@ impl Shard {
             place.last_stable_offset = found.high_watermark;
             place.log_start_offset = found.log_start_offset;
             let records = pending.records.get(at).map_or(&[][..], Vec::as_slice);
-            place.records_len = records.iter().map(|part| part.bytes().len()).sum();
+            for part in records {
+                let bytes = part.bytes().len();
+                place.records_len += bytes;
+                match part {
+                    SendPart::Log(..) => self.metrics.fetch_hot_bytes.add(bytes as u64),
+                    SendPart::Bytes(_) => self.metrics.fetch_cold_bytes.add(bytes as u64),
+                }
+            }
+            self.metrics.fetched_bytes.add(place.records_len as u64);
         }
         let pieces = match encode_fetch_response(
             pending.origin.version,
