@@ -276,16 +276,12 @@ impl Reactor {
         for effect in effects {
             match effect {
                 Effect::Respond(id, response) => {
-                    let charge = response.charge_bytes;
-                    let ring = Rc::clone(&self.ring);
                     match self.sockets.get(id) {
                         Some(socket) if !socket.is_closing() => {
                             socket.queue(response);
-                            if socket.send(id.slot, &mut ring.borrow_mut()).is_err() {
-                                self.close(id)?;
-                            }
+                            self.send(id)?;
                         }
-                        _ => self.shard.on_sent(charge),
+                        _ => self.shard.on_sent(response.charge),
                     }
                     self.read_frames(now, id)?;
                 }
@@ -502,35 +498,39 @@ impl Reactor {
         Ok(())
     }
 
-    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        let ring = Rc::clone(&self.ring);
+    /// Starts sending what is queued, if nothing is being sent.
+    fn send(&mut self, id: SocketId) -> io::Result<()> {
         let Some(socket) = self.sockets.get(id) else {
             return Ok(());
         };
-        let mut finished = Vec::new();
-        let failed = match reaped.into_result() {
-            Ok(sent) => {
-                socket.sent(sent as usize, &mut finished);
-                self.shard.metrics().sent_bytes.add(u64::from(sent));
-                false
-            }
-            Err(_) => {
-                socket.send_failed();
-                true
-            }
+        let shard = &mut self.shard;
+        let mut ring = self.ring.borrow_mut();
+        let sent = socket.send(id.slot, &mut ring, |bytes| shard.reserve_send(bytes));
+        drop(ring);
+        if sent.is_err() { self.close(id) } else { Ok(()) }
+    }
+
+    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let Some(socket) = self.sockets.get(id) else {
+            return Ok(());
         };
-        let close = failed
-            || socket.is_closing()
-            || socket.wants_close()
-            || socket.send(id.slot, &mut ring.borrow_mut()).is_err();
+        self.shard.release_send(socket.send_reserved_bytes());
+        let Ok(sent) = reaped.into_result() else {
+            socket.send_failed();
+            return self.close(id);
+        };
+        let mut finished = Vec::new();
+        socket.sent(sent as usize, &mut finished);
+        let close = socket.is_closing() || socket.wants_close();
+        self.shard.metrics().sent_bytes.add(u64::from(sent));
         for charge in finished {
             self.shard.on_sent(charge);
         }
         if close {
-            self.close(id)
-        } else {
-            self.read_frames(now, id)
+            return self.close(id);
         }
+        self.send(id)?;
+        self.read_frames(now, id)
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.

@@ -21,6 +21,12 @@ use crate::topic_config::{ConfigEntry, TopicDefaults, describe_broker, describe_
 
 /// "Not asked for" in the authorized-operations fields.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+/// Every operation of a topic, as bits of Kafka's operation codes: read 3, write 4, create 5, delete 6,
+/// alter 7, describe 8, describe configs 10, alter configs 11.
+const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+/// Every operation of a cluster: create 5, alter 7, describe 8, cluster action 9, describe configs 10, alter
+/// configs 11, idempotent write 12.
+const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
 
@@ -279,7 +285,15 @@ impl Shard {
         body.cluster_id = Some(text(self.cluster_id.clone()));
         body.controller_id = node;
         body.topics = topics;
-        body.cluster_authorized_operations = OPERATIONS_UNKNOWN;
+        if request.include_topic_authorized_operations {
+            for topic in body.topics.iter_mut().filter(|topic| topic.error_code == 0) {
+                topic.topic_authorized_operations = TOPIC_OPERATIONS;
+            }
+        }
+        body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
+            true => CLUSTER_OPERATIONS,
+            false => OPERATIONS_UNKNOWN,
+        };
         body
     }
 
@@ -435,7 +449,10 @@ impl Shard {
         body.endpoint_type = 1;
         body.cluster_id = text(self.cluster_id.clone());
         body.controller_id = node;
-        body.cluster_authorized_operations = OPERATIONS_UNKNOWN;
+        body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
+            true => CLUSTER_OPERATIONS,
+            false => OPERATIONS_UNKNOWN,
+        };
         if origin.version >= 1 && request.endpoint_type != 1 {
             body.error_code = ErrorCode::MismatchedEndpointType.code();
             body.error_message = Some(text("this listener serves brokers, not controllers"));

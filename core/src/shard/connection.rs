@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Response;
+use super::{Charge, Response};
 use crate::request_context::ConnectionContext;
 
 /// Requests of one connection that may be under way; beyond it the socket is not read.
@@ -25,6 +25,8 @@ pub struct Connection {
     pub context: Arc<ConnectionContext>,
     /// Index of the listener it came in on.
     pub listener: usize,
+    /// Its fetches that wait, by their pending ids.
+    pub fetches: Vec<u64>,
     first: u64,
     places: VecDeque<Place>,
     /// When its last request came, on the shard's monotonic clock.
@@ -40,6 +42,7 @@ impl Connection {
             context,
             listener,
             active_ms: now_ms,
+            fetches: Vec::new(),
             first: 0,
             places: VecDeque::new(),
             closing: false,
@@ -85,15 +88,15 @@ impl Connection {
         }
     }
 
-    /// The receive budget held by answers that were never sent.
-    pub fn abandoned_charge(&self) -> usize {
+    /// What is held by answers that were never sent.
+    pub fn abandoned_charges(&self) -> Vec<Charge> {
         self.places
             .iter()
-            .map(|place| match place {
-                Place::Ready(response) => response.charge_bytes,
-                _ => 0,
+            .filter_map(|place| match place {
+                Place::Ready(response) => Some(response.charge),
+                _ => None,
             })
-            .sum()
+            .collect()
     }
 }
 
@@ -102,10 +105,14 @@ mod tests {
     use super::*;
     use crate::request_context::{ClientSoftware, ConnectionId, Principal};
 
-    fn response(charge_bytes: usize) -> Response {
+    fn response(receive_bytes: usize) -> Response {
+        let charge = Charge {
+            receive_bytes,
+            fetch_bytes: 0,
+        };
         Response {
             parts: VecDeque::new(),
-            charge_bytes,
+            charge,
         }
     }
 
@@ -132,10 +139,13 @@ mod tests {
         connection.complete(places[1], None);
         connection.take_ready(&mut out);
         assert!(out.is_empty(), "the first is still waiting");
-        assert_eq!(connection.abandoned_charge(), 2);
+        assert_eq!(connection.abandoned_charges(), [response(2).charge]);
         connection.complete(places[0], Some(response(0)));
         connection.take_ready(&mut out);
-        assert_eq!(out.iter().map(|r| r.charge_bytes).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(
+            out.iter().map(|r| r.charge.receive_bytes).collect::<Vec<_>>(),
+            [0, 2]
+        );
         connection.complete(places[3], Some(response(3)));
         connection.take_ready(&mut out);
         assert_eq!(out.len(), 3);

@@ -15,12 +15,16 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, Timer, topic_id};
+use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, SocketId, Timer, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
 /// Waits longer than this are cut, so that no fetch outlives its connection's welcome by far.
 const MAX_WAIT_MS: i32 = 5 * 60 * 1000;
+
+/// Batches of the hot tail in one answer: each is a piece of its own, which takes memory too. A client with
+/// more to read asks again.
+const BATCHES_PER_ANSWER_MAX: usize = 8_192;
 
 /// One partition that can be read.
 struct Wanted {
@@ -186,7 +190,11 @@ impl Shard {
             loading: 0,
             fetch_charge: 0,
         };
+        let socket = pending.origin.socket;
         let id = self.add_pending(Pending::Fetch(pending));
+        if let Some(connection) = self.connections.get_mut(&socket) {
+            connection.fetches.push(id);
+        }
         self.read_all(now, disk, id);
     }
 
@@ -351,6 +359,26 @@ impl Shard {
         }
     }
 
+    /// The connection of a fetch is gone: it waits for nothing any more.
+    pub(super) fn abandon_fetch(&mut self, id: u64) {
+        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
+            return;
+        };
+        // What is being read or loaded ends by itself, and finds no connection then.
+        if pending.phase == Phase::Waiting {
+            self.unwatch_others(id);
+            if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
+                self.finish(&pending.origin, None);
+            }
+        }
+    }
+
+    fn forget_fetch(&mut self, socket: SocketId, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&socket) {
+            connection.fetches.retain(|fetch| *fetch != id);
+        }
+    }
+
     /// Takes the watches of a fetch back.
     fn unwatch_others(&mut self, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
@@ -376,6 +404,7 @@ impl Shard {
         pending.records = pending.wanted.iter().map(|_| Vec::new()).collect();
         let mut room = pending.max_bytes;
         let mut first = true;
+        let mut batches_left = BATCHES_PER_ANSWER_MAX;
         let mut cold = Vec::new();
         for (at, wanted) in pending.wanted.iter_mut().enumerate() {
             let Some(found) = &mut wanted.found else { continue };
@@ -384,7 +413,8 @@ impl Shard {
                 match part {
                     ReadPart::Hot(batches) => {
                         for batch in batches {
-                            if batch.len() > room && !first {
+                            batches_left = batches_left.saturating_sub(1);
+                            if (batch.len() > room || batches_left == 0) && !first {
                                 room = 0;
                                 break;
                             }
@@ -457,9 +487,7 @@ impl Shard {
         let Some(Pending::Fetch(mut pending)) = self.pending.remove(&id) else {
             return;
         };
-        // The buffers leave with the answer, whose bytes are bounded by max_bytes; their charge ends
-        // here since the socket holds one answer of a connection at a time.
-        self.fetch_budget.release(pending.fetch_charge);
+        self.forget_fetch(pending.origin.socket, id);
         let mut places = std::collections::HashMap::new();
         for (at, wanted) in pending.wanted.iter().enumerate() {
             places.insert((wanted.topic_at, wanted.partition_at), at);
@@ -513,7 +541,7 @@ impl Shard {
                 }
             }
         }
-        self.respond(&pending.origin, parts);
+        self.respond(&pending.origin, parts, pending.fetch_charge);
     }
 }
 

@@ -112,8 +112,17 @@ impl SendPart {
 pub struct Response {
     /// The frame, size prefix included.
     pub parts: VecDeque<SendPart>,
-    /// Bytes of the receive budget (the request's frame) given back when it is out.
-    pub charge_bytes: usize,
+    /// Given back when it is out.
+    pub charge: Charge,
+}
+
+/// What a request and its answer hold of a shard's budgets, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Of the receive budget: the request's frame.
+    pub receive_bytes: usize,
+    /// Of the fetch budget: buffers of the answer.
+    pub fetch_bytes: usize,
 }
 
 /// What the engine is to do.
@@ -388,8 +397,19 @@ impl Shard {
     }
 
     /// An answer is out (or will never be): its charge comes back.
-    pub fn on_sent(&mut self, charge_bytes: usize) {
-        self.receive_budget.release(charge_bytes);
+    pub fn on_sent(&mut self, charge: Charge) {
+        self.receive_budget.release(charge.receive_bytes);
+        self.fetch_budget.release(charge.fetch_bytes);
+    }
+
+    /// Reserves memory for copies that a send makes. Refused: send without copying.
+    pub fn reserve_send(&mut self, bytes: usize) -> bool {
+        self.fetch_budget.reserve(bytes)
+    }
+
+    /// Gives back what [`Shard::reserve_send`] reserved.
+    pub fn release_send(&mut self, bytes: usize) {
+        self.fetch_budget.release(bytes);
     }
 
     // ---- connections ---------------------------------------------------------------------------
@@ -422,8 +442,12 @@ impl Shard {
     pub fn on_closed(&mut self, socket: SocketId) {
         if let Some(connection) = self.connections.remove(&socket) {
             self.metrics.connections_closed.increment();
-            let charge = connection.abandoned_charge();
-            self.receive_budget.release(charge);
+            for charge in connection.abandoned_charges() {
+                self.on_sent(charge);
+            }
+            for pending in connection.fetches {
+                self.abandon_fetch(pending);
+            }
         }
     }
 
@@ -458,14 +482,12 @@ impl Shard {
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
-    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>) {
-        self.finish(
-            origin,
-            Some(Response {
-                parts,
-                charge_bytes: origin.charge_bytes,
-            }),
-        );
+    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+        let charge = Charge {
+            receive_bytes: origin.charge_bytes,
+            fetch_bytes,
+        };
+        self.finish(origin, Some(Response { parts, charge }));
     }
 
     fn finish(&mut self, origin: &Origin, response: Option<Response>) {
@@ -476,7 +498,11 @@ impl Shard {
         };
         time.observe(origin.arrived_at.elapsed());
         let Some(connection) = self.connections.get_mut(&origin.socket) else {
-            self.receive_budget.release(origin.charge_bytes);
+            let unanswered = Charge {
+                receive_bytes: origin.charge_bytes,
+                fetch_bytes: 0,
+            };
+            self.on_sent(response.map_or(unanswered, |response| response.charge));
             return;
         };
         if response.is_none() {

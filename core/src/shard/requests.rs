@@ -10,7 +10,7 @@ use tidelog_net::response::{self, ResponseBody};
 use tidelog_net::{DecodeError, Request, RequestBody, decode_request};
 use tidelog_segment_log::disk::Disk;
 
-use super::{Effect, Now, Origin, RequestKind, SendPart, Shard, SocketId};
+use super::{Now, Origin, RequestKind, SendPart, Shard, SocketId};
 use crate::fatal::{Breadcrumb, set_breadcrumb};
 use crate::request_context::RequestContext;
 
@@ -70,7 +70,7 @@ impl Shard {
                 key: API_VERSIONS_KEY,
                 ..
             }) => match response::encode_unsupported_api_versions(correlation_id) {
-                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)])),
+                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
                 Err(error) => self.refuse(&origin, &error),
             },
             Err(error) => {
@@ -100,7 +100,7 @@ impl Shard {
     /// Encodes an answer and gives it its turn.
     pub(super) fn answer(&mut self, origin: &Origin, body: &ResponseBody) {
         match response::encode_response(origin.version, origin.correlation_id, body) {
-            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)])),
+            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
             Err(error) => {
                 tracing::error!(%error, "an answer could not be encoded");
                 self.refuse(origin, &error);
@@ -126,7 +126,10 @@ impl Shard {
 
     /// Closes a connection whose acks=0 request failed: there is no other way to tell.
     pub(super) fn close_for_error(&mut self, origin: &Origin) {
+        self.metrics.request_errors.increment();
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.closing = true;
+        }
         self.finish(origin, None);
-        self.effects.push(Effect::CloseAfterSend(origin.socket));
     }
 }
