@@ -23,6 +23,8 @@ mod partition;
 mod partitions;
 mod produce;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::collections::{HashMap, VecDeque};

@@ -347,6 +347,11 @@ impl Partition {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        self.watchers.len()
+    }
+
     /// Forgets the watches of fetches that ended.
     pub(super) fn unwatch(&mut self, shard: u16, pending: u64) {
         self.watchers

@@ -129,6 +129,12 @@ impl Partitions {
         Some(partition)
     }
 
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        let partitions = self.by_key.values();
+        partitions.map(|(_, partition)| partition.watcher_count()).sum()
+    }
+
     pub(super) fn unwatch(&mut self, key: &PartitionKey, shard: u16, pending: u64) {
         if let Some((_, partition)) = self.by_key.get_mut(key) {
             partition.unwatch(shard, pending);
