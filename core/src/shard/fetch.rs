@@ -243,8 +243,13 @@ impl Shard {
         let found = match answer {
             PartitionAnswer::Watching { moved } => {
                 if moved && pending.phase == Phase::Waiting {
-                    self.read_all(now, disk, reply.pending);
+                    self.read_again(now, disk, reply.pending);
                 }
+                return;
+            }
+            // A watch that could not be set, since the partition is gone or opens again: the read says why.
+            PartitionAnswer::Failed(..) if pending.phase == Phase::Waiting => {
+                self.read_again(now, disk, reply.pending);
                 return;
             }
             PartitionAnswer::Fetched {
@@ -328,9 +333,14 @@ impl Shard {
             && pending.phase == Phase::Waiting
             && reply.part >> ROUND_SHIFT == pending.round
         {
-            self.unwatch_others(reply.pending);
-            self.read_all(now, disk, reply.pending);
+            self.read_again(now, disk, reply.pending);
         }
+    }
+
+    /// Ends a wait: no watch of it is left behind.
+    fn read_again(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        self.unwatch(id);
+        self.read_all(now, disk, id);
     }
 
     pub(super) fn on_fetch_deadline(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
@@ -339,13 +349,12 @@ impl Shard {
         };
         pending.expired = true;
         if pending.phase == Phase::Waiting {
-            self.unwatch_others(id);
-            self.read_all(now, disk, id);
+            self.read_again(now, disk, id);
         }
     }
 
     /// Takes the watches of a fetch back.
-    fn unwatch_others(&mut self, id: u64) {
+    fn unwatch(&mut self, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
             return;
         };
