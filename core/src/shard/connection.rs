@@ -17,6 +17,8 @@ enum Place {
     Waiting,
     Ready(Response),
     Nothing,
+    /// Nothing behind it is sent; the connection closes when what is before it is out.
+    Close,
 }
 
 /// See the file's head.
@@ -27,8 +29,8 @@ pub struct Connection {
     pub listener: usize,
     first: u64,
     places: VecDeque<Place>,
-    /// Nothing more is read; it is closed when its answers are out.
-    pub closing: bool,
+    /// Nothing more is read.
+    closing: bool,
 }
 
 impl Connection {
@@ -48,11 +50,6 @@ impl Connection {
         !self.closing && self.places.len() < REQUESTS_IN_FLIGHT_MAX
     }
 
-    /// Whether no request is under way.
-    pub fn is_idle(&self) -> bool {
-        self.places.is_empty()
-    }
-
     /// Takes the next place in the order.
     pub fn begin(&mut self) -> u64 {
         self.places.push_back(Place::Waiting);
@@ -61,25 +58,40 @@ impl Connection {
 
     /// Fills a place: `None` means that no answer is sent.
     pub fn complete(&mut self, place: u64, response: Option<Response>) {
+        self.fill(place, response.map_or(Place::Nothing, Place::Ready));
+    }
+
+    /// Ends the connection at a place: nothing more is read, nothing behind it is answered.
+    pub fn close_at(&mut self, place: u64) {
+        self.closing = true;
+        self.fill(place, Place::Close);
+    }
+
+    fn fill(&mut self, place: u64, with: Place) {
         let at = place
             .checked_sub(self.first)
             .and_then(|at| usize::try_from(at).ok());
         if let Some(slot) = at.and_then(|at| self.places.get_mut(at)) {
-            *slot = response.map_or(Place::Nothing, Place::Ready);
+            *slot = with;
         }
     }
 
-    /// Takes the answers whose turn has come.
-    pub fn take_ready(&mut self, out: &mut Vec<Response>) {
+    /// Takes the answers whose turn has come. True: the connection is to be closed behind them.
+    pub fn take_ready(&mut self, out: &mut Vec<Response>) -> bool {
         while let Some(place) = self.places.front_mut() {
             match std::mem::replace(place, Place::Waiting) {
-                Place::Waiting => return,
+                Place::Waiting => return false,
                 Place::Nothing => {}
                 Place::Ready(response) => out.push(response),
+                Place::Close => {
+                    *place = Place::Close;
+                    return true;
+                }
             }
             self.places.pop_front();
             self.first += 1;
         }
+        false
     }
 
     /// The receive budget held by answers that were never sent.
@@ -136,7 +148,8 @@ mod tests {
         connection.complete(places[3], Some(response(3)));
         connection.take_ready(&mut out);
         assert_eq!(out.len(), 3);
-        assert!(connection.is_idle());
+        assert!(connection.places.is_empty());
+        let connection_first = connection.first;
         for _ in 0..REQUESTS_IN_FLIGHT_MAX {
             assert!(connection.has_room());
             connection.begin();
@@ -145,5 +158,12 @@ mod tests {
             !connection.has_room(),
             "a bound on what one connection has under way"
         );
+        let at = |n: u64| connection_first + n;
+        connection.close_at(at(1));
+        connection.complete(at(2), Some(response(4)));
+        assert!(!connection.take_ready(&mut out), "what is before it comes first");
+        connection.complete(at(0), Some(response(5)));
+        assert!(connection.take_ready(&mut out) && out.len() == 4);
+        assert_eq!(connection.abandoned_charge(), 4, "what is behind it is never sent");
     }
 }

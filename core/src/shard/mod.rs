@@ -457,17 +457,32 @@ impl Shard {
             self.receive_budget.release(origin.charge_bytes);
         }
         connection.complete(origin.place, response);
+        self.send_ready(origin.socket);
+    }
+
+    /// Ends a connection at this request: what came before it is still answered.
+    fn close_at(&mut self, origin: &Origin) {
+        self.receive_budget.release(origin.charge_bytes);
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.close_at(origin.place);
+            self.send_ready(origin.socket);
+        }
+    }
+
+    fn send_ready(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(&socket) else {
+            return;
+        };
         let mut ready = Vec::new();
-        connection.take_ready(&mut ready);
-        let closing = connection.closing && connection.is_idle();
+        let close = connection.take_ready(&mut ready);
         if ready.is_empty() {
-            self.effects.push(Effect::ReadAgain(origin.socket));
+            self.effects.push(Effect::ReadAgain(socket));
         }
         for response in ready {
-            self.effects.push(Effect::Respond(origin.socket, response));
+            self.effects.push(Effect::Respond(socket, response));
         }
-        if closing {
-            self.effects.push(Effect::CloseAfterSend(origin.socket));
+        if close {
+            self.effects.push(Effect::CloseAfterSend(socket));
         }
     }
 

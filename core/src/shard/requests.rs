@@ -10,7 +10,7 @@ use tidelog_net::response::{self, ResponseBody};
 use tidelog_net::{DecodeError, Request, RequestBody, decode_request};
 use tidelog_segment_log::disk::Disk;
 
-use super::{Effect, Now, Origin, SendPart, Shard, SocketId};
+use super::{Now, Origin, SendPart, Shard, SocketId};
 use crate::request_context::RequestContext;
 
 /// ApiVersions, whose unknown versions are answered and not refused.
@@ -100,10 +100,7 @@ impl Shard {
     pub(super) fn refuse(&mut self, origin: &Origin, error: &dyn std::fmt::Display) {
         let peer = self.peer_of(origin.socket);
         tracing::warn!(%peer, "closed: {error}");
-        if let Some(connection) = self.connections.get_mut(&origin.socket) {
-            connection.closing = true;
-        }
-        self.finish(origin, None);
+        self.close_at(origin);
     }
 
     /// Ends a request that wants no answer.
@@ -113,7 +110,6 @@ impl Shard {
 
     /// Closes a connection whose acks=0 request failed: there is no other way to tell.
     pub(super) fn close_for_error(&mut self, origin: &Origin) {
-        self.finish(origin, None);
-        self.effects.push(Effect::CloseAfterSend(origin.socket));
+        self.close_at(origin);
     }
 }
