@@ -8,6 +8,7 @@ use tidelog_net::hot::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordError,
 };
 use tidelog_net::response::ResponseBody;
+use tidelog_segment_log::batch::{BatchHeader, Compression};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
@@ -15,6 +16,14 @@ use super::partition::{PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
+
+/// Clients that speak an older version cannot read zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+
+fn is_zstd(batch: &[u8]) -> bool {
+    let codec = BatchHeader::parse(batch).and_then(|header| header.compression());
+    codec == Ok(Compression::Zstd)
+}
 
 pub(super) struct PendingProduce {
     origin: Origin,
@@ -77,6 +86,9 @@ impl Shard {
                     (!known).then_some(ErrorCode::UnknownTopicOrPartition)
                 });
                 let batch = partition.records.filter(|records| !records.is_empty());
+                let too_new = origin.version < ZSTD_FROM && batch.as_ref().is_some_and(|batch| is_zstd(batch));
+                let refusal =
+                    refusal.or_else(|| too_new.then_some(ErrorCode::UnsupportedCompressionType));
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
                         let key = PartitionKey {
