@@ -31,6 +31,10 @@ pub struct Connection {
     places: VecDeque<Place>,
     /// Nothing more is read.
     closing: bool,
+    /// Fetches so far.
+    fetches: usize,
+    /// Pending fetches of this connection, which end with it.
+    pub pending_fetches: Vec<u64>,
 }
 
 impl Connection {
@@ -42,12 +46,20 @@ impl Connection {
             first: 0,
             places: VecDeque::new(),
             closing: false,
+            fetches: 0,
+            pending_fetches: Vec::new(),
         }
     }
 
     /// Whether another request may be started.
     pub fn has_room(&self) -> bool {
         !self.closing && self.places.len() < REQUESTS_IN_FLIGHT_MAX
+    }
+
+    /// Counts fetches: which of its partitions one begins with.
+    pub fn next_fetch_turn(&mut self) -> usize {
+        self.fetches = self.fetches.wrapping_add(1);
+        self.fetches
     }
 
     /// Takes the next place in the order.

@@ -14,6 +14,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
+use super::connection::Connection;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, Timer, topic_id};
 use crate::guard::{Operation, Resource};
@@ -148,9 +149,13 @@ impl Shard {
                 partitions,
             });
         }
-        // Who is served first changes from request to request, so that no partition starves.
+        // Who is served first changes from fetch to fetch of a connection, so that no partition starves.
+        let turn = self
+            .connections
+            .get_mut(&origin.socket)
+            .map_or(0, Connection::next_fetch_turn);
         if !wanted.is_empty() {
-            let turn = self.metrics.requests.get() as usize % wanted.len();
+            let turn = turn % wanted.len();
             wanted.rotate_left(turn);
         }
         let failed = response
@@ -158,7 +163,7 @@ impl Shard {
             .iter()
             .flat_map(|topic| &topic.partitions)
             .any(|p| !p.error.is_ok());
-        let wait_ms = if failed {
+        let wait_ms = if failed || wanted.is_empty() {
             0
         } else {
             request.max_wait_ms.clamp(0, MAX_WAIT_MS) as u64
@@ -179,8 +184,30 @@ impl Shard {
             loading: 0,
             fetch_charge: 0,
         };
+        let socket = pending.origin.socket;
         let id = self.add_pending(Pending::Fetch(pending));
+        if let Some(connection) = self.connections.get_mut(&socket) {
+            connection.pending_fetches.push(id);
+        }
         self.read_all(now, disk, id);
+    }
+
+    /// Ends a fetch whose connection is gone, with its watches; one that is being read from the disk
+    /// ends by itself.
+    pub(super) fn abandon_fetch(&mut self, id: u64) {
+        let phase = match self.pending.get(&id) {
+            Some(Pending::Fetch(pending)) => &pending.phase,
+            _ => return,
+        };
+        if *phase == Phase::Loading {
+            return;
+        }
+        if *phase == Phase::Waiting {
+            self.unwatch(id);
+        }
+        if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
+            self.finish(&pending.origin, None);
+        }
     }
 
     /// Asks every owner again.
@@ -192,13 +219,16 @@ impl Shard {
         pending.round = pending.round.wrapping_add(1) & ROUND_MASK;
         pending.missing = pending.wanted.len();
         let round = pending.round;
+        // A cold range is read as a whole and may end a batch later than asked: one that could never be
+        // read into this shard's fetch memory would never be served.
+        let bytes_max = pending.max_bytes.min(self.fetch_budget.limit_bytes() / 2);
         let asks: Vec<(PartitionKey, PartitionOp)> = pending
             .wanted
             .iter_mut()
             .map(|wanted| {
                 wanted.found = None;
                 let (offset, leader_epoch) = (wanted.offset, wanted.leader_epoch);
-                let max_bytes = wanted.max_bytes.min(pending.max_bytes);
+                let max_bytes = wanted.max_bytes.min(bytes_max);
                 (
                     wanted.key,
                     PartitionOp::Fetch {
@@ -459,6 +489,9 @@ impl Shard {
         let Some(Pending::Fetch(mut pending)) = self.pending.remove(&id) else {
             return;
         };
+        if let Some(connection) = self.connections.get_mut(&pending.origin.socket) {
+            connection.pending_fetches.retain(|pending| *pending != id);
+        }
         // The buffers leave with the answer, whose bytes are bounded by max_bytes; their charge ends
         // here since the socket holds one answer of a connection at a time.
         self.fetch_budget.release(pending.fetch_charge);

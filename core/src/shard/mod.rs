@@ -404,6 +404,9 @@ impl Shard {
         if let Some(connection) = self.connections.remove(&socket) {
             let charge = connection.abandoned_charge();
             self.receive_budget.release(charge);
+            for fetch in connection.pending_fetches {
+                self.abandon_fetch(fetch);
+            }
         }
     }
 
