@@ -159,3 +159,31 @@ impl Disk for Blocking<'_> {
         self.0.lock_directory(path)
     }
 }
+
+fn drive(sim: &mut SimDisk, op: DiskOp) -> tidelog_segment_log::disk::DiskOutput {
+    sim.submit(Token(u64::MAX), op);
+    while sim.advance() {}
+    let mut completions = Vec::new();
+    sim.take_completions(&mut completions);
+    completions.remove(0).result.expect("it ends well")
+}
+
+/// Names in a directory. Only while nothing is under way.
+pub(super) fn names(sim: &mut SimDisk, path: &Path) -> Vec<String> {
+    use tidelog_segment_log::disk::DiskOutput;
+    match drive(sim, DiskOp::List { path: path.to_path_buf() }) {
+        DiskOutput::Names(names) => names,
+        other => panic!("not names: {other:?}"),
+    }
+}
+
+/// Syncs the files of a directory and drops their cached pages.
+pub(super) fn drop_cache(sim: &mut SimDisk, path: &Path) {
+    use tidelog_segment_log::disk::DiskOutput;
+    for name in names(sim, path) {
+        let DiskOutput::File(file) = drive(sim, DiskOp::Open { path: path.join(name) }) else {
+            panic!("not a file")
+        };
+        drive(sim, DiskOp::DropCache { file });
+    }
+}

@@ -248,6 +248,12 @@ impl Cluster {
         progressed | self.carry_out_effects(shard)
     }
 
+    /// A turn; whether the shard owns no partition any more.
+    pub(super) fn turn_until_deleted(&mut self, shard: usize) -> bool {
+        self.turn(shard);
+        self.nodes[shard].shard.partitions.len() == 0
+    }
+
     /// As the reactor: only with a reason to, and only while the shard takes frames.
     fn read_frames(&mut self, at: usize) -> bool {
         let now = self.now();

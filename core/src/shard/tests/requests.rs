@@ -185,6 +185,13 @@ pub(super) fn alter_request(topic: &str, configs: &[(&str, &str)]) -> kp::Increm
 }
 
 impl Cluster {
+    /// The shard that owns a partition.
+    pub(super) fn owner(&mut self, topic: &str, partition: i32) -> usize {
+        let shards = self.shards() as u16;
+        let image = &self.shard(0).image;
+        usize::from(image.topic(topic).expect("a topic").shard_of(partition, shards))
+    }
+
     pub(super) fn create(&mut self, client: Client, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Uuid {
         let body = self.ask(client, 7, create_request(name, partitions, configs));
         let ResponseBody::CreateTopics(body) = body else {
@@ -243,7 +250,7 @@ impl Cluster {
     }
 
     pub(super) fn init_producer_id(&mut self, client: Client) -> i64 {
-        let request = kp::InitProducerIdRequest::default();
+        let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
         let ResponseBody::InitProducerId(body) = self.ask(client, 4, request) else {
             panic!("not an answer")
         };
