@@ -25,6 +25,9 @@ use crate::topic_config::{TimestampType, TopicConfig};
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
 const WATCHERS_MAX: usize = 65_536;
 
+/// Asks for the record with the largest timestamp.
+pub(super) const MAX_TIMESTAMP: i64 = -3;
+
 /// What a shard asks of a partition.
 #[derive(Debug)]
 pub enum PartitionOp {
@@ -123,7 +126,8 @@ pub enum PartitionAnswer {
 /// An answer on its way to the shard that asked.
 pub(super) type Answers = Vec<(ReplyTo, PartitionAnswer)>;
 
-struct WaitingProduce {
+/// An answer that waits for a commit.
+struct Waiting {
     reply: ReplyTo,
     last_offset: Offset,
     durable: bool,
@@ -142,7 +146,7 @@ pub(super) struct Partition {
     topic: String,
     config: TopicConfig,
     state: State,
-    waiting: VecDeque<WaitingProduce>,
+    waiting: VecDeque<Waiting>,
     watchers: Vec<(ReplyTo, i64)>,
     last_high_watermark: Offset,
 }
@@ -265,7 +269,7 @@ impl Partition {
         match op {
             PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
                 Ok((last_offset, answer)) if acks != 0 => {
-                    self.waiting.push_back(WaitingProduce {
+                    self.waiting.push_back(Waiting {
                         reply,
                         last_offset,
                         durable: acks == -1,
@@ -293,7 +297,22 @@ impl Partition {
                 timestamp,
                 leader_epoch,
             } => {
-                answers.push((reply, list_offset(log, timestamp, leader_epoch)));
+                let answer = list_offset(log, timestamp, leader_epoch);
+                match answer {
+                    // The batch with the largest timestamp is not to be seen yet, and the one that had
+                    // it before is not known: the answer comes with that batch's commit.
+                    PartitionAnswer::ScanFrom { offset, .. }
+                        if timestamp == MAX_TIMESTAMP && offset >= log.high_watermark().0 =>
+                    {
+                        self.waiting.push_back(Waiting {
+                            reply,
+                            last_offset: Offset(offset),
+                            durable: true,
+                            answer,
+                        });
+                    }
+                    answer => answers.push((reply, answer)),
+                }
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
                 reply,
@@ -575,7 +594,7 @@ fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswe
             timestamp_ms: -1,
             leader_epoch: -1,
         },
-        -3 => match log.max_timestamp() {
+        MAX_TIMESTAMP => match log.max_timestamp() {
             Some((_, offset)) => PartitionAnswer::ScanFrom {
                 offset: offset.0,
                 leader_epoch,
