@@ -3,5 +3,7 @@
 mod device;
 mod fetch;
 mod harness;
+mod offsets;
 mod produce;
 mod requests;
+mod topics;
