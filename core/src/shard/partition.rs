@@ -145,6 +145,7 @@ pub(super) struct Partition {
     key: PartitionKey,
     topic: String,
     config: TopicConfig,
+    log_config: LogConfig,
     state: State,
     waiting: VecDeque<Waiting>,
     watchers: Vec<(ReplyTo, i64)>,
@@ -162,11 +163,13 @@ pub(super) struct PartitionSpec {
 impl Partition {
     pub(super) fn new(spec: PartitionSpec) -> Self {
         let key = spec.open.key;
+        let log_config = spec.open.config;
         let opening = Opening::with_options(spec.open, spec.options);
         Self {
             key,
             topic: spec.topic,
             config: spec.config,
+            log_config,
             state: State::Opening(Box::new(opening)),
             waiting: VecDeque::new(),
             watchers: Vec::new(),
@@ -177,6 +180,7 @@ impl Partition {
     /// Takes a new configuration, in force from the next append on.
     pub(super) fn set_config(&mut self, config: TopicConfig, log: LogConfig) {
         self.config = config;
+        self.log_config = log;
         if let Some(open) = self.log_mut() {
             open.set_config(log);
         }
@@ -212,7 +216,9 @@ impl Partition {
         };
         match opening.step(now.wall_ms, disk, completions) {
             OpenProgress::Pending => false,
-            OpenProgress::Ready(log, report) => {
+            OpenProgress::Ready(mut log, report) => {
+                // It may have changed since the opening began.
+                log.set_config(self.log_config);
                 if !report.set_aside.is_empty() || !report.quarantined.is_empty() {
                     tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
                 }
