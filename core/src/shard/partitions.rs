@@ -14,9 +14,10 @@ use tidelog_net::Uuid;
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
 use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, remove_partition_directory,
+    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, PartitionLog,
+    remove_partition_directory,
 };
 
 use super::partition::{Answers, Partition, PartitionSpec};
@@ -88,8 +89,8 @@ pub(super) struct Partitions {
     checkpoint: Option<Machine<io::Result<()>>>,
     checkpoint_due_ms: u64,
     checkpoint_wanted: bool,
-    /// Whose terms the checkpoint under way carries.
-    covered: Vec<PartitionKey>,
+    /// The terms that the checkpoint under way carries.
+    covered: Vec<(PartitionKey, LeaderEpoch)>,
     closed: Option<Vec<PartitionCheckpoint>>,
     cut_short: bool,
 }
@@ -346,16 +347,12 @@ impl Partitions {
             return;
         }
         self.checkpoint_wanted = false;
-        let (covered, mut partitions): (Vec<_>, Vec<_>) = self
-            .by_key
+        let logs = self.by_key.values().filter_map(|(_, partition)| partition.log());
+        let partitions: Vec<_> = logs.map(PartitionLog::checkpoint).chain(group_zero).collect();
+        self.covered = partitions
             .iter()
-            .filter_map(|(key, (_, partition))| Some((*key, partition.log()?.checkpoint())))
-            .unzip();
-        self.covered = covered;
-        if let Some(group_zero) = group_zero {
-            self.covered.push(group_zero.key);
-            partitions.push(group_zero);
-        }
+            .map(|partition| (partition.key, partition.term))
+            .collect();
         self.begin_checkpoint(disk, partitions);
     }
 
@@ -389,10 +386,12 @@ impl Partitions {
                 &format!("the checkpoint cannot be written: {error}"),
             );
         }
-        for key in &self.covered {
+        for (key, term) in &self.covered {
+            // One that was opened again meanwhile has a term that this checkpoint does not carry.
             if let Some((_, partition)) = self.by_key.get_mut(key)
                 && let Some(log) = partition.log_mut()
                 && log.needs_term_checkpoint()
+                && log.leader_epoch() == *term
             {
                 log.confirm_term();
             }
@@ -401,7 +400,7 @@ impl Partitions {
 
     /// Whether a finished checkpoint has carried this partition.
     pub(super) fn is_covered(&self, key: &PartitionKey) -> bool {
-        self.checkpoint.is_none() && self.covered.contains(key)
+        self.checkpoint.is_none() && self.covered.iter().any(|(covered, _)| covered == key)
     }
 
     /// The drain's deadline has passed: stop without waiting.
