@@ -169,7 +169,12 @@ impl Shard {
             origin,
             metadata: Some((request, Arc::new(context.clone()))),
         };
-        self.ask_control(now, disk, pending, ControlOp::AutoCreate(missing.into_iter().collect()));
+        self.ask_control(
+            now,
+            disk,
+            pending,
+            ControlOp::AutoCreate(missing.into_iter().collect()),
+        );
     }
 
     fn may_create(&self, request: &MetadataRequest) -> bool {

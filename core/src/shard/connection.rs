@@ -176,6 +176,10 @@ mod tests {
         assert!(!connection.take_ready(&mut out), "what is before it comes first");
         connection.complete(at(0), Some(response(5)));
         assert!(connection.take_ready(&mut out) && out.len() == 4);
-        assert_eq!(connection.abandoned_charge(), 4, "what is behind it is never sent");
+        assert_eq!(
+            connection.abandoned_charge(),
+            4,
+            "what is behind it is never sent"
+        );
     }
 }

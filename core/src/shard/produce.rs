@@ -86,9 +86,9 @@ impl Shard {
                     (!known).then_some(ErrorCode::UnknownTopicOrPartition)
                 });
                 let batch = partition.records.filter(|records| !records.is_empty());
-                let too_new = origin.version < ZSTD_FROM && batch.as_ref().is_some_and(|batch| is_zstd(batch));
-                let refusal =
-                    refusal.or_else(|| too_new.then_some(ErrorCode::UnsupportedCompressionType));
+                let too_new =
+                    origin.version < ZSTD_FROM && batch.as_ref().is_some_and(|batch| is_zstd(batch));
+                let refusal = refusal.or_else(|| too_new.then_some(ErrorCode::UnsupportedCompressionType));
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
                         let key = PartitionKey {
