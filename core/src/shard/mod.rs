@@ -27,7 +27,7 @@ mod requests;
 mod tests;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -249,6 +249,8 @@ pub struct Shard {
     leader_epochs: HashMap<PartitionKey, i32>,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
+    /// Not read because of the backlog; told to read again when it is short.
+    held_back: HashSet<SocketId>,
     connections: HashMap<SocketId, Connection>,
     pending: HashMap<u64, Pending>,
     next_pending: u64,
@@ -297,6 +299,7 @@ impl Shard {
             leader_epochs: HashMap::new(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
             endpoint,
+            held_back: HashSet::new(),
             connections: HashMap::new(),
             pending: HashMap::new(),
             next_pending: 0,
@@ -410,11 +413,20 @@ impl Shard {
         }
     }
 
-    /// Whether this connection may have another request started.
-    pub fn wants_frame(&self, socket: SocketId) -> bool {
-        !self.stopping
-            && self.backlog.iter().all(|kept| kept.len() < BACKLOG_MAX)
-            && self.connections.get(&socket).is_some_and(Connection::has_room)
+    /// Whether this connection may have another request started. Where not, an [`Effect`] says when it may.
+    pub fn wants_frame(&mut self, socket: SocketId) -> bool {
+        if self.stopping || !self.connections.get(&socket).is_some_and(Connection::has_room) {
+            return false;
+        }
+        if self.is_backlogged() {
+            self.held_back.insert(socket);
+            return false;
+        }
+        true
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
     }
 
     /// The client announced a frame that this shard could never hold.
@@ -517,6 +529,9 @@ impl Shard {
                     break;
                 }
             }
+        }
+        if !self.held_back.is_empty() && !self.is_backlogged() {
+            self.effects.extend(self.held_back.drain().map(Effect::ReadAgain));
         }
     }
 
