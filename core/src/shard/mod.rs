@@ -722,7 +722,8 @@ impl Shard {
             .end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
-        if self.has_image && !self.stopping {
+        // What was created while stopping is answered as well, which takes a checkpoint.
+        if self.has_image && !(self.stopping && self.all_quiet()) {
             let group_zero = self
                 .control
                 .as_ref()
@@ -813,14 +814,18 @@ impl Shard {
         }
     }
 
+    /// Whether no shard has a request of its connections left.
+    fn all_quiet(&self) -> bool {
+        self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards()
+    }
+
     fn go_on_stopping(&mut self, now: Now, disk: &mut dyn Disk) {
         if !self.quiet && self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty) {
             self.quiet = true;
             self.quiet_shards.fetch_add(1, Ordering::AcqRel);
         }
         // Until then this shard's partitions are still needed by the requests of other shards.
-        let all_quiet = self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards();
-        if all_quiet || self.partitions.is_cut_short() {
+        if self.all_quiet() || self.partitions.is_cut_short() {
             let group_zero = match &mut self.control {
                 None => None,
                 Some(control) => {
