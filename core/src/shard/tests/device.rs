@@ -8,7 +8,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use tidelog_segment_log::disk::sim::SimDisk;
-use tidelog_segment_log::disk::{Completion, DirectoryLock, Disk, DiskOp, FileHandle, HotBytes, Token, WriteNow};
+use tidelog_segment_log::disk::{
+    Completion, DirectoryLock, Disk, DiskOp, FileHandle, HotBytes, Token, WriteNow,
+};
 
 /// Which operations are kept from the device for now.
 pub(super) type Hold = fn(&DiskOp) -> bool;
@@ -171,7 +173,12 @@ fn drive(sim: &mut SimDisk, op: DiskOp) -> tidelog_segment_log::disk::DiskOutput
 /// Names in a directory. Only while nothing is under way.
 pub(super) fn names(sim: &mut SimDisk, path: &Path) -> Vec<String> {
     use tidelog_segment_log::disk::DiskOutput;
-    match drive(sim, DiskOp::List { path: path.to_path_buf() }) {
+    match drive(
+        sim,
+        DiskOp::List {
+            path: path.to_path_buf(),
+        },
+    ) {
         DiskOutput::Names(names) => names,
         other => panic!("not names: {other:?}"),
     }
@@ -181,7 +188,12 @@ pub(super) fn names(sim: &mut SimDisk, path: &Path) -> Vec<String> {
 pub(super) fn drop_cache(sim: &mut SimDisk, path: &Path) {
     use tidelog_segment_log::disk::DiskOutput;
     for name in names(sim, path) {
-        let DiskOutput::File(file) = drive(sim, DiskOp::Open { path: path.join(name) }) else {
+        let DiskOutput::File(file) = drive(
+            sim,
+            DiskOp::Open {
+                path: path.join(name),
+            },
+        ) else {
             panic!("not a file")
         };
         drive(sim, DiskOp::DropCache { file });

@@ -24,7 +24,11 @@ fn a_parked_fetch_is_woken_by_a_commit_and_never_by_an_append() {
         let reader = cluster.connect(shards - 1);
         cluster.create(client, "t", 3, &[]);
         for partition in 0..3 {
-            cluster.send(reader, 12, fetch_request(&[("t", partition, 0), ("t", (partition + 1) % 3, 0)], 500, 1));
+            cluster.send(
+                reader,
+                12,
+                fetch_request(&[("t", partition, 0), ("t", (partition + 1) % 3, 0)], 500, 1),
+            );
             cluster.run();
             assert!(cluster.received(reader).is_none(), "parked");
             assert_eq!(watchers(&mut cluster), 2);
@@ -61,7 +65,11 @@ fn a_deadline_answers_empty_and_takes_the_watches_back() {
         let (_, body) = cluster.received(client).expect("the deadline");
         let answer = partitions(body);
         assert_eq!(answer.len(), 3);
-        assert!(answer.iter().all(|p| p.records.is_empty() && p.partition.error.is_ok()));
+        assert!(
+            answer
+                .iter()
+                .all(|p| p.records.is_empty() && p.partition.error.is_ok())
+        );
         assert_eq!(watchers(&mut cluster), 0);
     }
 }
@@ -73,14 +81,21 @@ fn min_bytes_are_waited_for() {
         let client = cluster.connect(0);
         let reader = cluster.connect(shards - 1);
         cluster.create(client, "t", 3, &[]);
-        cluster.send(reader, 12, fetch_request(&[("t", 0, 0), ("t", 1, 0), ("t", 2, 0)], 60_000, 2500));
+        cluster.send(
+            reader,
+            12,
+            fetch_request(&[("t", 0, 0), ("t", 1, 0), ("t", 2, 0)], 60_000, 2500),
+        );
         for partition in 0..2 {
             cluster.put(client, "t", partition, large(1000));
             assert!(cluster.received(reader).is_none(), "too little");
         }
         cluster.put(client, "t", 2, large(1000));
         let (_, body) = cluster.received(reader).expect("enough");
-        assert_eq!(partitions(body).iter().filter(|p| !p.records.is_empty()).count(), 3);
+        assert_eq!(
+            partitions(body).iter().filter(|p| !p.records.is_empty()).count(),
+            3
+        );
         assert_eq!(watchers(&mut cluster), 0);
     }
 }
@@ -97,7 +112,9 @@ fn a_watch_that_is_overtaken_leaves_none_behind() {
     for offset in 0..3 {
         cluster.hold(partition_syncs);
         cluster.ask(client, 9, produce_request("t", 1, &[(busy, batch(&["a"]))]));
-        let wants: Vec<_> = (0..3).map(|p| ("t", p, if p == busy { offset } else { 0 })).collect();
+        let wants: Vec<_> = (0..3)
+            .map(|p| ("t", p, if p == busy { offset } else { 0 }))
+            .collect();
         cluster.send(reader, 12, fetch_request(&wants, 60_000, 1));
         // The read goes out and comes back empty, the watch goes out.
         for shard in [0, 1, 2, 0] {
@@ -232,10 +249,17 @@ fn offsets_outside_the_log_are_refused_and_those_above_the_high_watermark_wait()
             for offset in [-1, 3, i64::MAX, i64::MIN] {
                 let got = cluster.get(client, "t", partition, offset).partition;
                 assert_eq!(got.error, ErrorCode::OffsetOutOfRange, "{offset}");
-                assert_eq!((got.log_start_offset, got.high_watermark, got.last_stable_offset), (0, 2, 2));
+                assert_eq!(
+                    (got.log_start_offset, got.high_watermark, got.last_stable_offset),
+                    (0, 2, 2)
+                );
             }
             cluster.hold(partition_syncs);
-            cluster.ask(client, 9, produce_request("t", 1, &[(partition, batch(&["c", "d"]))]));
+            cluster.ask(
+                client,
+                9,
+                produce_request("t", 1, &[(partition, batch(&["c", "d"]))]),
+            );
             for offset in [2, 3, 4] {
                 cluster.send(client, 12, fetch_request(&[("t", partition, offset)], 100, 1));
                 cluster.advance_ms(99);
@@ -248,7 +272,11 @@ fn offsets_outside_the_log_are_refused_and_those_above_the_high_watermark_wait()
             assert_eq!(got.error, ErrorCode::OffsetOutOfRange);
             cluster.release();
             cluster.run();
-            assert_eq!(values(&cluster.get(client, "t", partition, 3)).len(), 2, "the whole batch");
+            assert_eq!(
+                values(&cluster.get(client, "t", partition, 3)).len(),
+                2,
+                "the whole batch"
+            );
         }
     }
 }
@@ -276,7 +304,10 @@ fn unknown_partitions_and_sessions_are_answered_at_once() {
         let answer = partitions(cluster.ask(client, 13, by_id(unknown)));
         assert_eq!(answer[0].partition.error, ErrorCode::UnknownTopicId);
         cluster.put(client, "t", 0, batch(&["a"]));
-        assert_eq!(values(&partitions(cluster.ask(client, 13, by_id(id)))[0]).len(), 1);
+        assert_eq!(
+            values(&partitions(cluster.ask(client, 13, by_id(id)))[0]).len(),
+            1
+        );
         let request = FetchRequest {
             session_id: 5,
             ..fetch_request(&[("t", 0, 1)], 60_000, 1)
@@ -322,13 +353,19 @@ fn cold_batches_are_read_and_a_damaged_one_is_an_error() {
             let name = "00000000000000000001-0000000000.log";
             let names = super::device::names(&mut device.sim, &path);
             let name = names.first().cloned().unwrap_or_else(|| name.to_owned());
-            device.sim.flip_bit(&path.join(name), 8192 + 64 + 100, 0).expect("flipped");
+            device
+                .sim
+                .flip_bit(&path.join(name), 8192 + 64 + 100, 0)
+                .expect("flipped");
             super::device::drop_cache(&mut device.sim, &path);
         }
         let answer = partitions(cluster.ask(client, 12, fetch_request(&[("t", 0, 0), ("t", 1, 0)], 0, 1)));
         assert_eq!(values(&answer[0]).len(), 20);
         assert_eq!(answer[1].partition.error, ErrorCode::CorruptMessage);
-        assert!(answer[1].records.is_empty(), "nothing that does not verify is sent");
+        assert!(
+            answer[1].records.is_empty(),
+            "nothing that does not verify is sent"
+        );
     }
 }
 
@@ -394,7 +431,10 @@ fn a_parked_fetch_ends_with_its_connection() {
             }
             cluster.run();
             assert_eq!(watchers(&mut cluster), 0);
-            assert!(cluster.shard(0).pending.is_empty(), "nothing waits for five minutes");
+            assert!(
+                cluster.shard(0).pending.is_empty(),
+                "nothing waits for five minutes"
+            );
             assert_eq!(cluster.shard(0).receive_budget.used_bytes(), 0);
         }
     }

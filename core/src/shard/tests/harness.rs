@@ -121,7 +121,8 @@ impl Cluster {
                 cluster_id: "test-cluster".into(),
                 rack: None,
             };
-            DataDirectory::open(&mut Blocking(&mut device.sim), Path::new(ROOT), identity).expect("a directory")
+            DataDirectory::open(&mut Blocking(&mut device.sim), Path::new(ROOT), identity)
+                .expect("a directory")
         };
         let directory = Arc::new(directory);
         let quiet = Arc::new(AtomicUsize::new(0));
@@ -209,7 +210,11 @@ impl Cluster {
         self.run();
         let until = self.monotonic_ms + ms;
         while self.monotonic_ms < until {
-            let next = self.nodes.iter().filter_map(|node| node.shard.next_deadline_ms()).min();
+            let next = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.shard.next_deadline_ms())
+                .min();
             self.monotonic_ms = next.map_or(until, |at| at.clamp(self.monotonic_ms + 1, until));
             self.run();
         }
@@ -217,7 +222,9 @@ impl Cluster {
 
     pub(super) fn turn(&mut self, shard: usize) -> bool {
         let now = self.now();
-        let Node { shard: state, port, .. } = &mut self.nodes[shard];
+        let Node {
+            shard: state, port, ..
+        } = &mut self.nodes[shard];
         let mut progressed = false;
         let mut completions = Vec::new();
         port.take_completions(&mut completions);
@@ -243,7 +250,9 @@ impl Cluster {
                 progressed |= self.read_frames(at);
             }
         }
-        let Node { shard: state, port, .. } = &mut self.nodes[shard];
+        let Node {
+            shard: state, port, ..
+        } = &mut self.nodes[shard];
         state.end_of_turn(now, port);
         progressed | self.carry_out_effects(shard)
     }
@@ -332,7 +341,12 @@ impl Cluster {
             return;
         }
         while let Some(response) = socket.queued.pop_front() {
-            let whole: Vec<u8> = response.parts.iter().flat_map(|part| part.bytes()).copied().collect();
+            let whole: Vec<u8> = response
+                .parts
+                .iter()
+                .flat_map(|part| part.bytes())
+                .copied()
+                .collect();
             let size = u32::from_be_bytes(whole[..4].try_into().expect("a size prefix"));
             assert_eq!(size as usize, whole.len() - 4, "the frame is as long as it says");
             socket.received.push_back(Bytes::from(whole).slice(4..));
@@ -444,6 +458,15 @@ impl Cluster {
         }
     }
 
+    /// Bytes of answers that wait for the client to read.
+    pub(super) fn queued_bytes(&self, client: Client) -> usize {
+        let parts = self.sockets[client.0]
+            .queued
+            .iter()
+            .flat_map(|response| &response.parts);
+        parts.map(|part| part.bytes().len()).sum()
+    }
+
     // ---- ends ----------------------------------------------------------------------------------
 
     /// SIGTERM on all shards; nothing is run yet.
@@ -460,6 +483,11 @@ impl Cluster {
 
     /// An orderly stop, then a start of the same process image with the same settings.
     pub(super) fn restart(&mut self) {
+        self.stop_in_order();
+        self.begin_again();
+    }
+
+    fn stop_in_order(&mut self) {
         self.begin_stop();
         self.run();
         assert!(self.is_drained(), "drained without waiting");
@@ -468,10 +496,25 @@ impl Cluster {
         let directory = self.directory.take().expect("a directory");
         {
             let mut device = self.device.borrow_mut();
-            directory.mark_clean(&mut Blocking(&mut device.sim)).expect("marked");
+            directory
+                .mark_clean(&mut Blocking(&mut device.sim))
+                .expect("marked");
         }
         drop(directory);
-        self.begin_again();
+    }
+
+    /// An orderly stop, a start that is stopped after some turns, and another start.
+    pub(super) fn restart_and_stop_after(&mut self, turns: usize) {
+        self.stop_in_order();
+        self.sockets.clear();
+        self.nodes.clear();
+        self.device.borrow_mut().forget(self.shards);
+        self.start();
+        for _ in 0..turns {
+            self.turns();
+            self.device.borrow_mut().advance();
+        }
+        self.restart();
     }
 
     /// The power goes, then the broker starts again.
@@ -498,7 +541,10 @@ impl Cluster {
         self.device.borrow_mut().forget(self.shards);
         self.start();
         self.run();
-        assert!(self.nodes.iter().all(|node| node.shard.is_ready()), "serves again");
+        assert!(
+            self.nodes.iter().all(|node| node.shard.is_ready()),
+            "serves again"
+        );
     }
 
     fn close_all(&mut self) {
@@ -512,11 +558,19 @@ impl Cluster {
     pub(super) fn assert_nothing_is_held(&mut self) {
         for Node { shard, .. } in &mut self.nodes {
             let own = shard.own;
-            assert_eq!(shard.receive_budget.used_bytes(), 0, "receive budget of shard {own}");
+            assert_eq!(
+                shard.receive_budget.used_bytes(),
+                0,
+                "receive budget of shard {own}"
+            );
             assert_eq!(shard.fetch_budget.used_bytes(), 0, "fetch budget of shard {own}");
             assert_eq!(shard.pending.len(), 0, "requests of shard {own}");
             assert_eq!(shard.connections.len(), 0, "connections of shard {own}");
-            assert_eq!(shard.backlog.iter().map(VecDeque::len).sum::<usize>(), 0, "backlog of shard {own}");
+            assert_eq!(
+                shard.backlog.iter().map(VecDeque::len).sum::<usize>(),
+                0,
+                "backlog of shard {own}"
+            );
             assert_eq!(shard.partitions.watcher_count(), 0, "watchers of shard {own}");
         }
     }

@@ -96,7 +96,11 @@ fn the_largest_timestamp_is_found_while_a_newer_one_is_being_written() {
             cluster.put(client, "t", partition, at(EPOCH_MS));
             cluster.hold(partition_syncs);
             let writer = cluster.connect(0);
-            cluster.send(writer, 9, produce_request("t", -1, &[(partition, at(EPOCH_MS + 1))]));
+            cluster.send(
+                writer,
+                9,
+                produce_request("t", -1, &[(partition, at(EPOCH_MS + 1))]),
+            );
             cluster.run();
             cluster.send(client, 9, list_request("t", partition, -3));
             cluster.run();
@@ -129,7 +133,12 @@ fn nothing_above_the_high_watermark_is_found_by_time() {
     }
 }
 
-fn epoch_end(cluster: &mut Cluster, client: super::harness::Client, partition: i32, epoch: i32) -> (i16, i32, i64) {
+fn epoch_end(
+    cluster: &mut Cluster,
+    client: super::harness::Client,
+    partition: i32,
+    epoch: i32,
+) -> (i16, i32, i64) {
     use kp::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
     let partition = OffsetForLeaderPartition::default()
         .with_partition(partition)
@@ -188,7 +197,10 @@ fn an_unclean_start_raises_the_leader_epoch_and_old_ones_are_fenced() {
                 assert_eq!(body.topics[0].partitions[0].error_code, code);
             }
             assert_eq!(cluster.put(client, "t", index, batch(&["c"])), 2);
-            assert_eq!(epoch_end(&mut cluster, client, index, before[0]), (0, before[0], 2));
+            assert_eq!(
+                epoch_end(&mut cluster, client, index, before[0]),
+                (0, before[0], 2)
+            );
             assert_eq!(epoch_end(&mut cluster, client, index, epoch), (0, epoch, 3));
             assert_eq!(epoch_end(&mut cluster, client, index, epoch + 1), (0, -1, -1));
         }

@@ -48,7 +48,10 @@ fn acks_all_waits_for_the_disk_and_acks_one_does_not() {
             let body = cluster.ask(one, 9, produce_request("t", 1, &[(partition, batch(&["b"]))]));
             assert_eq!(produced(body)[0].base_offset, 2, "written is enough for acks=1");
             let got = cluster.get(reader, "t", partition, 1);
-            assert_eq!((got.partition.error, got.partition.high_watermark), (ErrorCode::None, 1));
+            assert_eq!(
+                (got.partition.error, got.partition.high_watermark),
+                (ErrorCode::None, 1)
+            );
             assert!(values(&got).is_empty(), "what is not durable is not shown");
             assert_eq!(cluster.list(reader, "t", partition, -1).0, 1);
             cluster.release();
@@ -69,7 +72,11 @@ fn acks_zero_gets_no_answer_and_an_error_closes_after_what_came_before() {
         for partition in 0..3 {
             cluster.send(client, 9, produce_request("t", 0, &[(partition, batch(&["a"]))]));
             let body = cluster.ask(client, 9, produce_request("t", -1, &[(partition, batch(&["b"]))]));
-            assert_eq!(produced(body)[0].base_offset, 1, "the only answer is that of the second");
+            assert_eq!(
+                produced(body)[0].base_offset,
+                1,
+                "the only answer is that of the second"
+            );
         }
         // An answer that is still owed goes out before the close.
         cluster.hold(partition_syncs);
@@ -129,20 +136,60 @@ fn batches_are_checked_and_refused_by_kafkas_codes() {
         let two = bytes::Bytes::from([&good[..], &good[..]].concat());
         let last = good.len() - 1;
         for (what, wrong, code) in [
-            ("a flipped bit", patched(last, &[0x55], false), ErrorCode::CorruptMessage),
-            ("an old format", patched(16, &[1], false), ErrorCode::InvalidRecord),
-            ("a short length", patched(8, &[0, 0, 0, 1], false), ErrorCode::CorruptMessage),
+            (
+                "a flipped bit",
+                patched(last, &[0x55], false),
+                ErrorCode::CorruptMessage,
+            ),
+            (
+                "an old format",
+                patched(16, &[1], false),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "a short length",
+                patched(8, &[0, 0, 0, 1], false),
+                ErrorCode::CorruptMessage,
+            ),
             ("a cut batch", good.slice(..last), ErrorCode::InvalidRecord),
             ("two batches", two, ErrorCode::InvalidRecord),
-            ("a control batch", patched(21, &[0, 0x20], true), ErrorCode::InvalidRecord),
-            ("no such codec", patched(21, &[0, 7], true), ErrorCode::InvalidRecord),
-            ("a wrong count", patched(57, &[0, 0, 0, 2], true), ErrorCode::InvalidRecord),
-            ("a count below zero", patched(57, &[0xff; 4], true), ErrorCode::InvalidRecord),
-            ("the largest count", patched(23, &[0x7f, 0xff, 0xff, 0xff], true), ErrorCode::InvalidRecord),
-            ("a transaction", patched(21, &[0, 0x10], true), ErrorCode::InvalidTxnState),
+            (
+                "a control batch",
+                patched(21, &[0, 0x20], true),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "no such codec",
+                patched(21, &[0, 7], true),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "a wrong count",
+                patched(57, &[0, 0, 0, 2], true),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "a count below zero",
+                patched(57, &[0xff; 4], true),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "the largest count",
+                patched(23, &[0x7f, 0xff, 0xff, 0xff], true),
+                ErrorCode::InvalidRecord,
+            ),
+            (
+                "a transaction",
+                patched(21, &[0, 0x10], true),
+                ErrorCode::InvalidTxnState,
+            ),
             ("too many bytes", large(2000), ErrorCode::MessageTooLarge),
             ("no bytes", bytes::Bytes::new(), ErrorCode::InvalidRecord),
-            ("few bytes", bytes::Bytes::from_static(&[0; 7]), ErrorCode::CorruptMessage),
+            (
+                "few bytes",
+                bytes::Bytes::from_static(&[0; 7]),
+                ErrorCode::CorruptMessage,
+            ),
         ] {
             for partition in 0..3 {
                 let answer = cluster.produce(client, "t", partition, wrong.clone());
@@ -155,10 +202,18 @@ fn batches_are_checked_and_refused_by_kafkas_codes() {
             ("u", 0, 1, ErrorCode::UnknownTopicOrPartition),
             ("t", 0, 2, ErrorCode::InvalidRequiredAcks),
         ] {
-            let body = cluster.ask(client, 9, produce_request(topic, acks, &[(partition, good.clone())]));
+            let body = cluster.ask(
+                client,
+                9,
+                produce_request(topic, acks, &[(partition, good.clone())]),
+            );
             assert_eq!(produced(body)[0].error, code);
         }
-        assert_eq!(cluster.put(client, "t", 1, good.clone()), 0, "nothing refused was appended");
+        assert_eq!(
+            cluster.put(client, "t", 1, good.clone()),
+            0,
+            "nothing refused was appended"
+        );
     }
 }
 
@@ -192,16 +247,29 @@ fn timestamps_outside_their_bounds_are_refused_and_log_append_time_is_the_broker
                 (i64::MAX, ErrorCode::InvalidTimestamp),
                 (-1, ErrorCode::None),
             ] {
-                assert_eq!(cluster.produce(client, "t", partition, at(time)).error, code, "{time}");
+                assert_eq!(
+                    cluster.produce(client, "t", partition, at(time)).error,
+                    code,
+                    "{time}"
+                );
             }
         }
-        assert_eq!(cluster.alter(client, "t", &[("message.timestamp.type", "LogAppendTime")]), 0);
+        assert_eq!(
+            cluster.alter(client, "t", &[("message.timestamp.type", "LogAppendTime")]),
+            0
+        );
         cluster.advance_ms(77);
         for partition in 0..3 {
             let answer = cluster.produce(client, "t", partition, at(now - 5_000_000));
-            assert_eq!((answer.error, answer.log_append_time_ms), (ErrorCode::None, now + 77));
+            assert_eq!(
+                (answer.error, answer.log_append_time_ms),
+                (ErrorCode::None, now + 77)
+            );
             let got = cluster.get(client, "t", partition, 2);
-            let stored = Batches::new(got.records.clone()).next().expect("one").expect("whole");
+            let stored = Batches::new(got.records.clone())
+                .next()
+                .expect("one")
+                .expect("whole");
             stored.verify_crc().expect("made anew");
             assert!(stored.header.is_log_append_time());
             assert_eq!(stored.header.max_timestamp, now + 77);
@@ -222,13 +290,23 @@ fn repeats_get_their_original_offset_and_gaps_are_refused() {
                 assert_eq!(cluster.put(client, "t", partition, at(2 * n)), i64::from(2 * n));
             }
             for n in 2..7 {
-                assert_eq!(cluster.put(client, "t", partition, at(2 * n)), i64::from(2 * n), "a repeat");
+                assert_eq!(
+                    cluster.put(client, "t", partition, at(2 * n)),
+                    i64::from(2 * n),
+                    "a repeat"
+                );
             }
             let error = |cluster: &mut Cluster, batch| cluster.produce(client, "t", partition, batch).error;
             assert_eq!(error(&mut cluster, at(0)), ErrorCode::DuplicateSequenceNumber);
             assert_eq!(error(&mut cluster, at(16)), ErrorCode::OutOfOrderSequenceNumber);
-            assert_eq!(error(&mut cluster, sequenced(id, 1, 5, &["x"])), ErrorCode::OutOfOrderSequenceNumber);
-            assert_eq!(cluster.put(client, "t", partition, sequenced(id, 1, 0, &["x"])), 14);
+            assert_eq!(
+                error(&mut cluster, sequenced(id, 1, 5, &["x"])),
+                ErrorCode::OutOfOrderSequenceNumber
+            );
+            assert_eq!(
+                cluster.put(client, "t", partition, sequenced(id, 1, 0, &["x"])),
+                14
+            );
             assert_eq!(error(&mut cluster, at(14)), ErrorCode::InvalidProducerEpoch);
         }
     }
@@ -244,17 +322,31 @@ fn a_repeat_is_not_answered_before_its_original_is_durable() {
         for partition in 0..3 {
             cluster.hold(partition_syncs);
             let lost = cluster.connect(0);
-            cluster.send(lost, 9, produce_request("t", -1, &[(partition, sequenced(id, 0, 0, &["a"]))]));
+            cluster.send(
+                lost,
+                9,
+                produce_request("t", -1, &[(partition, sequenced(id, 0, 0, &["a"]))]),
+            );
             cluster.run();
             cluster.close(lost);
             let again = cluster.connect(shards - 1);
-            cluster.send(again, 9, produce_request("t", -1, &[(partition, sequenced(id, 0, 0, &["a"]))]));
+            cluster.send(
+                again,
+                9,
+                produce_request("t", -1, &[(partition, sequenced(id, 0, 0, &["a"]))]),
+            );
             cluster.run();
             assert!(cluster.received(again).is_none());
             cluster.release();
             cluster.run();
             let (_, body) = cluster.received(again).expect("durable now");
-            assert_eq!((produced(body)[0].error, cluster.list(client, "t", partition, -1).0), (ErrorCode::None, 1));
+            assert_eq!(
+                (
+                    produced(body)[0].error,
+                    cluster.list(client, "t", partition, -1).0
+                ),
+                (ErrorCode::None, 1)
+            );
         }
     }
 }
@@ -275,7 +367,10 @@ fn producer_state_and_ids_survive_restarts() {
                 for partition in 0..3 {
                     let sequence = (start - n) as i32;
                     let base = cluster.put(client, "t", partition, sequenced(*id, 0, sequence, &["a"]));
-                    assert_eq!(cluster.put(client, "t", partition, sequenced(*id, 0, sequence, &["a"])), base);
+                    assert_eq!(
+                        cluster.put(client, "t", partition, sequenced(*id, 0, sequence, &["a"])),
+                        base
+                    );
                 }
             }
             match start {
@@ -289,7 +384,10 @@ fn producer_state_and_ids_survive_restarts() {
                 let repeat = sequenced(first, 0, start as i32, &["a"]);
                 let base = cluster.put(client, "t", partition, repeat);
                 let end = cluster.list(client, "t", partition, -1).0;
-                assert!(base < end && end == ((start + 1) * (start + 2) / 2) as i64, "a repeat after the start");
+                assert!(
+                    base < end && end == ((start + 1) * (start + 2) / 2) as i64,
+                    "a repeat after the start"
+                );
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use tidelog_net::hot::{
-    FetchPartition, FetchRequest, FetchTopic, FetchedPartition, FetchedResponse, MetadataRequest, MetadataTopic,
-    ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceTopic,
+    FetchPartition, FetchRequest, FetchTopic, FetchedPartition, FetchedResponse, MetadataRequest,
+    MetadataTopic, ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceTopic,
 };
 use tidelog_net::messages as kp;
 use tidelog_net::records::{BatchBuilder, Batches, Compression};
@@ -17,7 +17,11 @@ pub(super) fn text(text: &str) -> StrBytes {
 
 /// A batch of these values, each with the same timestamp.
 pub(super) fn batch(values: &[&str]) -> Bytes {
-    batch_of(Compression::None, None, &values.iter().map(|v| (EPOCH_MS, *v)).collect::<Vec<_>>())
+    batch_of(
+        Compression::None,
+        None,
+        &values.iter().map(|v| (EPOCH_MS, *v)).collect::<Vec<_>>(),
+    )
 }
 
 /// A batch of an idempotent producer.
@@ -69,7 +73,10 @@ pub(super) fn produced(body: ResponseBody) -> Vec<ProducePartitionResponse> {
     let ResponseBody::Produce(body) = body else {
         panic!("not a produce answer: {body:?}")
     };
-    body.topics.into_iter().flat_map(|topic| topic.partitions).collect()
+    body.topics
+        .into_iter()
+        .flat_map(|topic| topic.partitions)
+        .collect()
 }
 
 /// One wish of a fetch: topic, partition, offset.
@@ -99,7 +106,11 @@ pub(super) fn fetched(body: ResponseBody) -> FetchedResponse {
 }
 
 pub(super) fn partitions(body: ResponseBody) -> Vec<FetchedPartition> {
-    fetched(body).topics.into_iter().flat_map(|topic| topic.partitions).collect()
+    fetched(body)
+        .topics
+        .into_iter()
+        .flat_map(|topic| topic.partitions)
+        .collect()
 }
 
 /// Offset and value of every record, checksums checked.
@@ -130,7 +141,11 @@ pub(super) fn metadata_request(names: &[&str], create: bool) -> MetadataRequest 
     }
 }
 
-pub(super) fn create_request(name: &str, partitions: i32, configs: &[(&str, &str)]) -> kp::CreateTopicsRequest {
+pub(super) fn create_request(
+    name: &str,
+    partitions: i32,
+    configs: &[(&str, &str)],
+) -> kp::CreateTopicsRequest {
     use kp::create_topics_request::{CreatableTopic, CreatableTopicConfig};
     let configs = configs.iter().map(|(key, value)| {
         CreatableTopicConfig::default()
@@ -192,7 +207,13 @@ impl Cluster {
         usize::from(image.topic(topic).expect("a topic").shard_of(partition, shards))
     }
 
-    pub(super) fn create(&mut self, client: Client, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Uuid {
+    pub(super) fn create(
+        &mut self,
+        client: Client,
+        name: &str,
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Uuid {
         let body = self.ask(client, 7, create_request(name, partitions, configs));
         let ResponseBody::CreateTopics(body) = body else {
             panic!("not a create answer: {body:?}")
@@ -209,7 +230,8 @@ impl Cluster {
     }
 
     pub(super) fn alter(&mut self, client: Client, topic: &str, configs: &[(&str, &str)]) -> i16 {
-        let ResponseBody::IncrementalAlterConfigs(body) = self.ask(client, 1, alter_request(topic, configs)) else {
+        let ResponseBody::IncrementalAlterConfigs(body) = self.ask(client, 1, alter_request(topic, configs))
+        else {
             panic!("not an alter answer")
         };
         body.responses[0].error_code
@@ -235,14 +257,43 @@ impl Cluster {
     }
 
     /// Fetches one partition without waiting.
-    pub(super) fn get(&mut self, client: Client, topic: &str, partition: i32, offset: i64) -> FetchedPartition {
+    pub(super) fn get(
+        &mut self,
+        client: Client,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> FetchedPartition {
         let body = self.ask(client, 12, fetch_request(&[(topic, partition, offset)], 0, 1));
         partitions(body).remove(0)
     }
 
+    /// Every record of a partition up to its high watermark.
+    pub(super) fn get_all(&mut self, client: Client, topic: &str, partition: i32) -> Vec<(i64, String)> {
+        let mut all = Vec::new();
+        let mut offset = 0;
+        loop {
+            let got = self.get(client, topic, partition, offset);
+            assert_eq!(got.partition.error, ErrorCode::None);
+            if offset >= got.partition.high_watermark {
+                return all;
+            }
+            let records = values(&got);
+            offset = records.last().expect("the mark says that there is more").0 + 1;
+            all.extend(records);
+        }
+    }
+
     /// Offset, timestamp and error of a ListOffsets for one partition.
-    pub(super) fn list(&mut self, client: Client, topic: &str, partition: i32, timestamp: i64) -> (i64, i64, i16) {
-        let ResponseBody::ListOffsets(body) = self.ask(client, 9, list_request(topic, partition, timestamp)) else {
+    pub(super) fn list(
+        &mut self,
+        client: Client,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> (i64, i64, i16) {
+        let ResponseBody::ListOffsets(body) = self.ask(client, 9, list_request(topic, partition, timestamp))
+        else {
             panic!("not a list answer")
         };
         let answer = &body.topics[0].partitions[0];

@@ -27,10 +27,17 @@ fn metadata_creates_topics_only_where_both_sides_want_it() {
             assert_eq!(codes(&body), [wanted, 17, 17, 17, wanted, wanted]);
             assert_eq!(body.cluster_id.as_deref(), Some("test-cluster"));
             assert_eq!((body.controller_id.0, body.brokers.len()), (1, 1));
-            assert_eq!((body.brokers[0].host.as_str(), body.brokers[0].port), ("broker.test", 9092));
+            assert_eq!(
+                (body.brokers[0].host.as_str(), body.brokers[0].port),
+                ("broker.test", 9092)
+            );
             if allowed {
                 assert!(!body.topics[0].topic_id.is_nil());
-                assert_eq!(cluster.put(client, "a", 0, batch(&["x"])), 0, "ready when answered");
+                assert_eq!(
+                    cluster.put(client, "a", 0, batch(&["x"])),
+                    0,
+                    "ready when answered"
+                );
             }
             // A name that collides is never created: retrying would not help.
             let body = cluster.metadata(client, &["x.y"], allowed);
@@ -59,7 +66,11 @@ fn metadata_lists_all_none_or_by_id() {
     };
     for version in 0..=13 {
         let all = ask(&mut cluster, version, None);
-        assert_eq!((all.topics.len(), all.topics[0].partitions.len()), (1, 5), "{version}");
+        assert_eq!(
+            (all.topics.len(), all.topics[0].partitions.len()),
+            (1, 5),
+            "{version}"
+        );
         if version >= 1 {
             assert!(ask(&mut cluster, version, Some(Vec::new())).topics.is_empty());
         }
@@ -82,18 +93,34 @@ fn a_deleted_topic_ends_what_waits_for_it_and_is_made_again_at_once() {
             let reader = cluster.connect(round % shards);
             let writer = cluster.connect((round + 1) % shards);
             for partition in 0..3 {
-                assert_eq!(cluster.put(admin, "t", partition, batch(&["a"])), 0, "empty after it was made again");
+                assert_eq!(
+                    cluster.put(admin, "t", partition, batch(&["a"])),
+                    0,
+                    "empty after it was made again"
+                );
             }
-            cluster.send(reader, 12, fetch_request(&[("t", 0, 1), ("t", 1, 1), ("t", 2, 1)], 60_000, 1));
+            cluster.send(
+                reader,
+                12,
+                fetch_request(&[("t", 0, 1), ("t", 1, 1), ("t", 2, 1)], 60_000, 1),
+            );
             cluster.hold(partition_syncs);
             let all: Vec<_> = (0..3).map(|partition| (partition, batch(&["b"]))).collect();
             cluster.send(writer, 9, produce_request("t", -1, &all));
             cluster.run();
             cluster.delete(admin, "t");
             let (_, body) = cluster.received(reader).expect("the fetch ends");
-            assert!(partitions(body).iter().any(|p| p.partition.error == ErrorCode::UnknownTopicOrPartition));
+            assert!(
+                partitions(body)
+                    .iter()
+                    .any(|p| p.partition.error == ErrorCode::UnknownTopicOrPartition)
+            );
             let (_, body) = cluster.received(writer).expect("the produce ends");
-            assert!(produced(body).iter().all(|p| p.error == ErrorCode::UnknownTopicOrPartition));
+            assert!(
+                produced(body)
+                    .iter()
+                    .all(|p| p.error == ErrorCode::UnknownTopicOrPartition)
+            );
             assert_eq!(codes(&cluster.metadata(admin, &["t"], false)), [3]);
             let by_id = ProduceRequest {
                 acks: -1,
@@ -107,7 +134,10 @@ fn a_deleted_topic_ends_what_waits_for_it_and_is_made_again_at_once() {
                 }],
                 ..Default::default()
             };
-            assert_eq!(produced(cluster.ask(admin, 13, by_id))[0].error, ErrorCode::UnknownTopicId);
+            assert_eq!(
+                produced(cluster.ask(admin, 13, by_id))[0].error,
+                ErrorCode::UnknownTopicId
+            );
             cluster.release();
             cluster.run();
             let mut device = cluster.device.borrow_mut();
@@ -145,7 +175,11 @@ fn partitions_are_added_and_used_at_once() {
         for partition in 2..7 {
             assert_eq!(cluster.put(client, "t", partition, batch(&["b"])), 0);
         }
-        assert_eq!(cluster.put(client, "t", 0, batch(&["c"])), 1, "the old ones are as they were");
+        assert_eq!(
+            cluster.put(client, "t", 0, batch(&["c"])),
+            1,
+            "the old ones are as they were"
+        );
     }
 }
 
@@ -156,7 +190,8 @@ fn creations_are_refused_by_kafkas_codes() {
         let client = cluster.connect(0);
         cluster.create(client, "a.b", 1, &[]);
         let create = |cluster: &mut Cluster, name: &str, partitions, configs: &[(&str, &str)]| {
-            let ResponseBody::CreateTopics(body) = cluster.ask(client, 7, create_request(name, partitions, configs))
+            let ResponseBody::CreateTopics(body) =
+                cluster.ask(client, 7, create_request(name, partitions, configs))
             else {
                 panic!("not an answer")
             };
@@ -172,7 +207,11 @@ fn creations_are_refused_by_kafkas_codes() {
             ("c", i32::MAX, 37),
             ("c", -1, 0),
         ] {
-            assert_eq!(create(&mut cluster, name, partitions, &[]), code, "{name} {partitions}");
+            assert_eq!(
+                create(&mut cluster, name, partitions, &[]),
+                code,
+                "{name} {partitions}"
+            );
         }
         assert_eq!(create(&mut cluster, "d", 1, &[("no.such.config", "1")]), 40);
         assert_eq!(create(&mut cluster, "d", 1, &[("segment.bytes", "x")]), 40);
@@ -182,11 +221,21 @@ fn creations_are_refused_by_kafkas_codes() {
             panic!("not an answer")
         };
         assert_eq!((body.topics[0].error_code, body.topics[0].num_partitions), (0, 3));
-        assert_eq!(codes(&cluster.metadata(client, &["e"], false)), [3], "validated only");
+        assert_eq!(
+            codes(&cluster.metadata(client, &["e"], false)),
+            [3],
+            "validated only"
+        );
     }
 }
 
-fn describe(cluster: &mut Cluster, client: Client, kind: i8, name: &str, key: &str) -> (i16, Option<String>, i8) {
+fn describe(
+    cluster: &mut Cluster,
+    client: Client,
+    kind: i8,
+    name: &str,
+    key: &str,
+) -> (i16, Option<String>, i8) {
     use kp::describe_configs_request::DescribeConfigsResource;
     let resource = DescribeConfigsResource::default()
         .with_resource_type(kind)
@@ -202,7 +251,9 @@ fn describe(cluster: &mut Cluster, client: Client, kind: i8, name: &str, key: &s
     let entry = result.configs.first();
     (
         result.error_code,
-        entry.and_then(|entry| entry.value.as_ref()).map(|value| value.to_string()),
+        entry
+            .and_then(|entry| entry.value.as_ref())
+            .map(|value| value.to_string()),
         entry.map_or(-1, |entry| entry.config_source),
     )
 }
@@ -226,13 +277,24 @@ fn altered_configs_are_in_force_and_shown() {
         assert_eq!(cluster.alter(client, "t", &[("nonsense", "1")]), 40);
         assert_eq!(cluster.alter(client, "u", &[("max.message.bytes", "1")]), 3);
         assert_eq!(describe(&mut cluster, client, 2, "u", "max.message.bytes").0, 3);
-        assert_eq!(describe(&mut cluster, client, 4, "1", "node.id").1.as_deref(), Some("1"));
+        assert_eq!(
+            describe(&mut cluster, client, 4, "1", "node.id").1.as_deref(),
+            Some("1")
+        );
         assert_eq!(describe(&mut cluster, client, 4, "", "node.id").0, 0);
         assert_eq!(describe(&mut cluster, client, 4, "2", "node.id").0, 42);
         cluster.restart();
         let client = cluster.connect(0);
-        assert_eq!(describe(&mut cluster, client, 2, "t", "max.message.bytes").1.as_deref(), Some("500"));
-        assert_eq!(cluster.produce(client, "t", 0, large(600)).error, ErrorCode::MessageTooLarge);
+        assert_eq!(
+            describe(&mut cluster, client, 2, "t", "max.message.bytes")
+                .1
+                .as_deref(),
+            Some("500")
+        );
+        assert_eq!(
+            cluster.produce(client, "t", 0, large(600)).error,
+            ErrorCode::MessageTooLarge
+        );
     }
 }
 
@@ -252,7 +314,11 @@ fn segments_roll_at_their_configured_size_and_are_read_across() {
                 topic: tidelog_segment_log::ids::TopicId(topic.into_bytes()),
                 partition,
             };
-            let log = cluster.shard(owner).partitions.get_mut(&key).and_then(|p| p.log_mut());
+            let log = cluster
+                .shard(owner)
+                .partitions
+                .get_mut(&key)
+                .and_then(|p| p.log_mut());
             assert!(log.expect("open").segment_count() >= 4);
             let mut offset = 0;
             while offset < 40 {
@@ -316,6 +382,9 @@ fn odd_requests_are_answered_or_closed_and_never_more() {
         let client = cluster.connect(0);
         cluster.send_raw(client, frame.slice(4..4 + len));
         cluster.run();
-        assert!(cluster.is_closed(client) && cluster.received_raw(client).is_none(), "{len}");
+        assert!(
+            cluster.is_closed(client) && cluster.received_raw(client).is_none(),
+            "{len}"
+        );
     }
 }
