@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Response;
+use super::{Charge, Response};
 use crate::request_context::ConnectionContext;
 
 /// Requests of one connection that may be under way; beyond it the socket is not read.
@@ -27,27 +27,30 @@ pub struct Connection {
     pub context: Arc<ConnectionContext>,
     /// Index of the listener it came in on.
     pub listener: usize,
+    /// Its fetches that wait, by their pending ids.
+    pub fetches: Vec<u64>,
     first: u64,
     places: VecDeque<Place>,
+    /// When its last request came, on the shard's monotonic clock.
+    pub active_ms: u64,
     /// Nothing more is read.
     closing: bool,
-    /// Fetches so far.
-    fetches: usize,
-    /// Pending fetches of this connection, which end with it.
-    pub pending_fetches: Vec<u64>,
+    /// Counts fetches.
+    fetch_turn: usize,
 }
 
 impl Connection {
     /// A connection without requests.
-    pub fn new(context: Arc<ConnectionContext>, listener: usize) -> Self {
+    pub fn new(context: Arc<ConnectionContext>, listener: usize, now_ms: u64) -> Self {
         Self {
             context,
             listener,
+            active_ms: now_ms,
+            fetches: Vec::new(),
             first: 0,
             places: VecDeque::new(),
             closing: false,
-            fetches: 0,
-            pending_fetches: Vec::new(),
+            fetch_turn: 0,
         }
     }
 
@@ -56,10 +59,15 @@ impl Connection {
         !self.closing && self.places.len() < REQUESTS_IN_FLIGHT_MAX
     }
 
+    /// Whether no request is under way that will be answered.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.places.front(), None | Some(Place::Close))
+    }
+
     /// Counts fetches: which of its partitions one begins with.
     pub fn next_fetch_turn(&mut self) -> usize {
-        self.fetches = self.fetches.wrapping_add(1);
-        self.fetches
+        self.fetch_turn = self.fetch_turn.wrapping_add(1);
+        self.fetch_turn
     }
 
     /// Takes the next place in the order.
@@ -106,15 +114,15 @@ impl Connection {
         false
     }
 
-    /// The receive budget held by answers that were never sent.
-    pub fn abandoned_charge(&self) -> usize {
+    /// What is held by answers that were never sent.
+    pub fn abandoned_charges(&self) -> Vec<Charge> {
         self.places
             .iter()
-            .map(|place| match place {
-                Place::Ready(response) => response.charge_bytes,
-                _ => 0,
+            .filter_map(|place| match place {
+                Place::Ready(response) => Some(response.charge),
+                _ => None,
             })
-            .sum()
+            .collect()
     }
 }
 
@@ -123,10 +131,14 @@ mod tests {
     use super::*;
     use crate::request_context::{ClientSoftware, ConnectionId, Principal};
 
-    fn response(charge_bytes: usize) -> Response {
+    fn response(receive_bytes: usize) -> Response {
+        let charge = Charge {
+            receive_bytes,
+            fetch_bytes: 0,
+        };
         Response {
             parts: VecDeque::new(),
-            charge_bytes,
+            charge,
         }
     }
 
@@ -146,17 +158,20 @@ mod tests {
                 version: "".into(),
             },
         };
-        let mut connection = Connection::new(Arc::new(context), 0);
+        let mut connection = Connection::new(Arc::new(context), 0, 0);
         let places: Vec<u64> = (0..4).map(|_| connection.begin()).collect();
         let mut out = Vec::new();
         connection.complete(places[2], Some(response(2)));
         connection.complete(places[1], None);
         connection.take_ready(&mut out);
         assert!(out.is_empty(), "the first is still waiting");
-        assert_eq!(connection.abandoned_charge(), 2);
+        assert_eq!(connection.abandoned_charges(), [response(2).charge]);
         connection.complete(places[0], Some(response(0)));
         connection.take_ready(&mut out);
-        assert_eq!(out.iter().map(|r| r.charge_bytes).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(
+            out.iter().map(|r| r.charge.receive_bytes).collect::<Vec<_>>(),
+            [0, 2]
+        );
         connection.complete(places[3], Some(response(3)));
         connection.take_ready(&mut out);
         assert_eq!(out.len(), 3);
@@ -176,10 +191,8 @@ mod tests {
         assert!(!connection.take_ready(&mut out), "what is before it comes first");
         connection.complete(at(0), Some(response(5)));
         assert!(connection.take_ready(&mut out) && out.len() == 4);
-        assert_eq!(
-            connection.abandoned_charge(),
-            4,
-            "what is behind it is never sent"
-        );
+        let never_sent = [response(4).charge];
+        assert_eq!(connection.abandoned_charges(), never_sent);
+        assert!(connection.is_idle());
     }
 }

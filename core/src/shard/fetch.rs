@@ -16,12 +16,16 @@ use tidelog_segment_log::log::ReadPart;
 
 use super::connection::Connection;
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, Timer, topic_id};
+use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, SocketId, Timer, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
 /// Waits longer than this are cut, so that no fetch outlives its connection's welcome by far.
 const MAX_WAIT_MS: i32 = 5 * 60 * 1000;
+
+/// Batches of the hot tail in one answer: each is a piece of its own, which takes memory too. A client with
+/// more to read asks again.
+const BATCHES_PER_ANSWER_MAX: usize = 8_192;
 
 /// One partition that can be read.
 struct Wanted {
@@ -72,6 +76,13 @@ pub(super) struct PendingFetch {
 const ROUND_SHIFT: u32 = 20;
 const PARTS_MAX: usize = 1 << ROUND_SHIFT;
 const ROUND_MASK: u32 = (1 << (32 - ROUND_SHIFT)) - 1;
+
+impl PendingFetch {
+    /// Whether it waits for records.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+}
 
 impl Shard {
     pub(super) fn fetch(
@@ -187,7 +198,7 @@ impl Shard {
         let socket = pending.origin.socket;
         let id = self.add_pending(Pending::Fetch(pending));
         if let Some(connection) = self.connections.get_mut(&socket) {
-            connection.pending_fetches.push(id);
+            connection.fetches.push(id);
         }
         self.read_all(now, disk, id);
     }
@@ -383,6 +394,12 @@ impl Shard {
         }
     }
 
+    fn forget_fetch(&mut self, socket: SocketId, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&socket) {
+            connection.fetches.retain(|fetch| *fetch != id);
+        }
+    }
+
     /// Takes the watches of a fetch back.
     fn unwatch(&mut self, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
@@ -408,6 +425,7 @@ impl Shard {
         pending.records = pending.wanted.iter().map(|_| Vec::new()).collect();
         let mut room = pending.max_bytes;
         let mut first = true;
+        let mut batches_left = BATCHES_PER_ANSWER_MAX;
         let mut cold = Vec::new();
         for (at, wanted) in pending.wanted.iter_mut().enumerate() {
             let Some(found) = &mut wanted.found else { continue };
@@ -416,7 +434,8 @@ impl Shard {
                 match part {
                     ReadPart::Hot(batches) => {
                         for batch in batches {
-                            if batch.len() > room && !first {
+                            batches_left = batches_left.saturating_sub(1);
+                            if (batch.len() > room || batches_left == 0) && !first {
                                 room = 0;
                                 break;
                             }
@@ -489,12 +508,7 @@ impl Shard {
         let Some(Pending::Fetch(mut pending)) = self.pending.remove(&id) else {
             return;
         };
-        if let Some(connection) = self.connections.get_mut(&pending.origin.socket) {
-            connection.pending_fetches.retain(|pending| *pending != id);
-        }
-        // The buffers leave with the answer, whose bytes are bounded by max_bytes; their charge ends
-        // here since the socket holds one answer of a connection at a time.
-        self.fetch_budget.release(pending.fetch_charge);
+        self.forget_fetch(pending.origin.socket, id);
         let mut places = std::collections::HashMap::new();
         for (at, wanted) in pending.wanted.iter().enumerate() {
             places.insert((wanted.topic_at, wanted.partition_at), at);
@@ -511,7 +525,15 @@ impl Shard {
             place.last_stable_offset = found.high_watermark;
             place.log_start_offset = found.log_start_offset;
             let records = pending.records.get(at).map_or(&[][..], Vec::as_slice);
-            place.records_len = records.iter().map(|part| part.bytes().len()).sum();
+            for part in records {
+                let bytes = part.bytes().len();
+                place.records_len += bytes;
+                match part {
+                    SendPart::Log(..) => self.metrics.fetch_hot_bytes.add(bytes as u64),
+                    SendPart::Bytes(_) => self.metrics.fetch_cold_bytes.add(bytes as u64),
+                }
+            }
+            self.metrics.fetched_bytes.add(place.records_len as u64);
         }
         let pieces = match encode_fetch_response(
             pending.origin.version,
@@ -540,7 +562,7 @@ impl Shard {
                 }
             }
         }
-        self.respond(&pending.origin, parts);
+        self.respond(&pending.origin, parts, pending.fetch_charge);
     }
 }
 

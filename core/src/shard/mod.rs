@@ -32,6 +32,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidelog_net::frame::FrameError;
@@ -58,6 +59,8 @@ pub use partitions::DirectorySeed;
 
 /// Requests kept for a full ring before sockets are no longer read.
 const BACKLOG_MAX: usize = 1024;
+/// How often connections are looked at for idleness, milliseconds.
+const IDLE_LOOK_MS: u64 = 1_000;
 /// How often partitions are ticked (age rolls, interval durability), milliseconds.
 const TICK_MS: u64 = 50;
 
@@ -111,8 +114,17 @@ impl SendPart {
 pub struct Response {
     /// The frame, size prefix included.
     pub parts: VecDeque<SendPart>,
-    /// Bytes of the receive budget (the request's frame) given back when it is out.
-    pub charge_bytes: usize,
+    /// Given back when it is out.
+    pub charge: Charge,
+}
+
+/// What a request and its answer hold of a shard's budgets, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Of the receive budget: the request's frame.
+    pub receive_bytes: usize,
+    /// Of the fetch budget: buffers of the answer.
+    pub fetch_bytes: usize,
 }
 
 /// What the engine is to do.
@@ -227,7 +239,16 @@ pub(crate) struct Origin {
     version: i16,
     correlation_id: i32,
     charge_bytes: usize,
-    client_id: Option<Arc<str>>,
+    arrived_at: Instant,
+    kind: RequestKind,
+}
+
+/// Which histogram a request's time goes to.
+#[derive(Clone, Copy, Debug)]
+enum RequestKind {
+    Produce,
+    Fetch,
+    Other,
 }
 
 enum Timer {
@@ -268,6 +289,7 @@ pub struct Shard {
     /// On shard 0: its own image is not served yet.
     own_image_pending: Option<u64>,
     has_image: bool,
+    idle_look_ms: u64,
     ready: Option<std::sync::mpsc::Sender<ShardReady>>,
     serving: bool,
     stopping: bool,
@@ -315,6 +337,7 @@ impl Shard {
             images_owed: Vec::new(),
             own_image_pending: None,
             has_image: false,
+            idle_look_ms: 0,
             ready: Some(seed.ready),
             serving: false,
             stopping: false,
@@ -329,6 +352,11 @@ impl Shard {
     /// The rings of this shard.
     pub fn endpoint(&mut self) -> &mut Endpoint<ShardRequest, ShardAnswer> {
         &mut self.endpoint
+    }
+
+    /// This shard's cells.
+    pub fn metrics(&self) -> &ShardCells {
+        &self.metrics
     }
 
     /// Whether connections may be accepted.
@@ -374,14 +402,25 @@ impl Shard {
     }
 
     /// An answer is out (or will never be): its charge comes back.
-    pub fn on_sent(&mut self, charge_bytes: usize) {
-        self.receive_budget.release(charge_bytes);
+    pub fn on_sent(&mut self, charge: Charge) {
+        self.receive_budget.release(charge.receive_bytes);
+        self.fetch_budget.release(charge.fetch_bytes);
+    }
+
+    /// Reserves memory for copies that a send makes. Refused: send without copying.
+    pub fn reserve_send(&mut self, bytes: usize) -> bool {
+        self.fetch_budget.reserve(bytes)
+    }
+
+    /// Gives back what [`Shard::reserve_send`] reserved.
+    pub fn release_send(&mut self, bytes: usize) {
+        self.fetch_budget.release(bytes);
     }
 
     // ---- connections ---------------------------------------------------------------------------
 
     /// A connection of this shard.
-    pub fn on_accepted(&mut self, _now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
+    pub fn on_accepted(&mut self, now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
         let name = self
             .listeners
             .get(listener)
@@ -398,17 +437,22 @@ impl Shard {
             client_software: ClientSoftware::default(),
         };
         self.metrics.connections_accepted.increment();
-        self.connections
-            .insert(socket, Connection::new(Arc::new(context), listener));
+        self.connections.insert(
+            socket,
+            Connection::new(Arc::new(context), listener, now.monotonic_ms),
+        );
     }
 
     /// The engine has released the socket.
     pub fn on_closed(&mut self, socket: SocketId) {
         if let Some(connection) = self.connections.remove(&socket) {
-            let charge = connection.abandoned_charge();
-            self.receive_budget.release(charge);
-            for fetch in connection.pending_fetches {
-                self.abandon_fetch(fetch);
+            self.held_back.remove(&socket);
+            self.metrics.connections_closed.increment();
+            for charge in connection.abandoned_charges() {
+                self.on_sent(charge);
+            }
+            for pending in connection.fetches {
+                self.abandon_fetch(pending);
             }
         }
     }
@@ -453,19 +497,27 @@ impl Shard {
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
-    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>) {
-        self.finish(
-            origin,
-            Some(Response {
-                parts,
-                charge_bytes: origin.charge_bytes,
-            }),
-        );
+    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+        let charge = Charge {
+            receive_bytes: origin.charge_bytes,
+            fetch_bytes,
+        };
+        self.finish(origin, Some(Response { parts, charge }));
     }
 
     fn finish(&mut self, origin: &Origin, response: Option<Response>) {
+        let time = match origin.kind {
+            RequestKind::Produce => &self.metrics.produce_time,
+            RequestKind::Fetch => &self.metrics.fetch_time,
+            RequestKind::Other => &self.metrics.request_time,
+        };
+        time.observe(origin.arrived_at.elapsed());
         let Some(connection) = self.connections.get_mut(&origin.socket) else {
-            self.receive_budget.release(origin.charge_bytes);
+            let unanswered = Charge {
+                receive_bytes: origin.charge_bytes,
+                fetch_bytes: 0,
+            };
+            self.on_sent(response.map_or(unanswered, |response| response.charge));
             return;
         };
         if response.is_none() {
@@ -506,6 +558,21 @@ impl Shard {
         std::mem::take(&mut self.effects)
     }
 
+    /// Closes connections that asked nothing for too long. One that waits for an answer is not idle.
+    fn close_idle(&mut self, now: Now) {
+        if now.monotonic_ms < self.idle_look_ms {
+            return;
+        }
+        self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
+        let timeout_ms = self.settings.connection_idle_timeout_ms;
+        for (socket, connection) in &self.connections {
+            if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
+                self.metrics.connections_idle_closed.increment();
+                self.effects.push(Effect::Close(*socket));
+            }
+        }
+    }
+
     // ---- messages ------------------------------------------------------------------------------
 
     fn send(&mut self, to: usize, request: ShardRequest) {
@@ -514,6 +581,7 @@ impl Shard {
         };
         if kept.is_empty() {
             if let Err(RingFull(request)) = self.endpoint.request(to, request) {
+                self.metrics.ring_full_waits.increment();
                 kept.push_back(request);
             }
         } else {
@@ -604,7 +672,7 @@ impl Shard {
 
     fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
         match self.partitions.get_mut(&key) {
-            Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers),
+            Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers, &self.metrics),
             None => {
                 let text = "no such partition on its shard".to_owned();
                 self.answers.push((
@@ -685,6 +753,7 @@ impl Shard {
                     if let Some(control) = &mut self.control {
                         control.tick(now, disk);
                     }
+                    self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
                         self.timers.set(now.monotonic_ms + TICK_MS, Timer::Tick);
@@ -719,7 +788,7 @@ impl Shard {
     pub fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk) {
         self.deliver(now, disk);
         self.partitions
-            .end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
+            .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
         // What was created while stopping is answered as well, which takes a checkpoint.
@@ -788,6 +857,15 @@ impl Shard {
             .fetch_budget_used_bytes
             .set(self.fetch_budget.used_bytes() as i64);
         self.metrics.partitions.set(self.partitions.len() as i64);
+        self.metrics
+            .partitions_opening
+            .set(self.partitions.opening() as i64);
+        self.metrics.segments.set(self.partitions.segments() as i64);
+        let parked = self
+            .pending
+            .values()
+            .filter(|pending| matches!(pending, Pending::Fetch(fetch) if fetch.is_waiting()));
+        self.metrics.fetches_parked.set(parked.count() as i64);
         // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {
             *out = self.metrics.snapshot();

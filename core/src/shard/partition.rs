@@ -20,6 +20,7 @@ use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::RecoveryOptions;
 
 use super::{Now, ReplyTo};
+use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
@@ -253,6 +254,7 @@ impl Partition {
         reply: ReplyTo,
         op: PartitionOp,
         answers: &mut Answers,
+        metrics: &ShardCells,
     ) {
         let log = match &mut self.state {
             State::Open(log) if log.status() == LogStatus::Open => log,
@@ -273,18 +275,23 @@ impl Partition {
             }
         };
         match op {
-            PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
-                Ok((last_offset, answer)) if acks != 0 => {
-                    self.waiting.push_back(Waiting {
-                        reply,
-                        last_offset,
-                        durable: acks == -1,
-                        answer,
-                    });
+            PartitionOp::Produce { batch, acks } => {
+                match produce(now, disk, log, &self.config, batch, metrics) {
+                    Ok((last_offset, answer)) if acks != 0 => {
+                        self.waiting.push_back(Waiting {
+                            reply,
+                            last_offset,
+                            durable: acks == -1,
+                            answer,
+                        });
+                    }
+                    Ok((_, answer)) => answers.push((reply, answer)),
+                    Err((code, text)) => {
+                        metrics.produce_rejected.increment();
+                        answers.push((reply, PartitionAnswer::Failed(code, text)));
+                    }
                 }
-                Ok((_, answer)) => answers.push((reply, answer)),
-                Err((code, text)) => answers.push((reply, PartitionAnswer::Failed(code, text))),
-            },
+            }
             PartitionOp::Fetch {
                 offset,
                 max_bytes,
@@ -337,7 +344,7 @@ impl Partition {
     }
 
     /// Answers what has become durable, and names the watchers to wake.
-    pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
+    pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>, metrics: &ShardCells) {
         let State::Open(log) = &mut self.state else { return };
         if log.status() == LogStatus::Fenced {
             for waiting in self.waiting.drain(..) {
@@ -362,6 +369,7 @@ impl Partition {
         });
         if committed > self.last_high_watermark {
             self.last_high_watermark = committed;
+            metrics.commits.increment();
             self.watchers.retain(|(reply, seen)| {
                 let wake = committed.0 > *seen;
                 if wake {
@@ -430,6 +438,7 @@ fn produce(
     log: &mut PartitionLog,
     config: &TopicConfig,
     batch: Bytes,
+    metrics: &ShardCells,
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
     let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
@@ -526,10 +535,17 @@ fn produce(
         }
     }
     match log.append(now.wall_ms, disk, &batch) {
-        Ok(appended) => Ok((
-            appended.last_offset,
-            produced(appended.base_offset, log_append_time_ms),
-        )),
+        Ok(appended) => {
+            metrics.produced_batches.increment();
+            metrics
+                .produced_records
+                .add(u64::from(header.record_count.unsigned_abs()));
+            metrics.produced_bytes.add(batch.len() as u64);
+            Ok((
+                appended.last_offset,
+                produced(appended.base_offset, log_append_time_ms),
+            ))
+        }
         Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
             Err((ErrorCode::InvalidRecord, error.to_string()))
         }

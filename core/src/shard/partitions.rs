@@ -24,6 +24,7 @@ use super::partition::{Answers, Partition, PartitionSpec};
 use super::{Now, ReplyTo};
 use crate::fatal::{FatalReason, fatal};
 use crate::metadata::MetadataImage;
+use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
 
@@ -117,6 +118,19 @@ impl Partitions {
             closed: None,
             cut_short: false,
         }
+    }
+
+    /// Partitions that are being opened.
+    pub(super) fn opening(&self) -> usize {
+        self.opening
+    }
+
+    /// Segments of all open partitions.
+    pub(super) fn segments(&self) -> usize {
+        self.by_key
+            .values()
+            .filter_map(|(_, partition)| Some(partition.log()?.segment_count()))
+            .sum()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -323,6 +337,7 @@ impl Partitions {
         disk: &mut dyn Disk,
         answers: &mut Answers,
         wakes: &mut Vec<ReplyTo>,
+        metrics: &ShardCells,
     ) {
         let touched: Vec<PartitionKey> = self.active.drain().collect();
         for key in touched {
@@ -332,8 +347,9 @@ impl Partitions {
             if let Some(log) = partition.log_mut() {
                 log.flush(now.wall_ms, disk);
             }
-            partition.settle(answers, wakes);
+            partition.settle(answers, wakes, metrics);
             if partition.reopen_if_fenced() {
+                metrics.partition_fences.increment();
                 self.opening += 1;
                 self.drive_opening(now, disk, key, Vec::new());
             }

@@ -17,12 +17,11 @@ use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
-/// Clients that speak an older version cannot read zstd (KIP-110).
+/// Clients that speak an older version do not expect zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
 
 fn is_zstd(batch: &[u8]) -> bool {
-    let codec = BatchHeader::parse(batch).and_then(|header| header.compression());
-    codec == Ok(Compression::Zstd)
+    BatchHeader::parse(batch).is_ok_and(|header| header.compression() == Ok(Compression::Zstd))
 }
 
 pub(super) struct PendingProduce {
@@ -86,9 +85,10 @@ impl Shard {
                     (!known).then_some(ErrorCode::UnknownTopicOrPartition)
                 });
                 let batch = partition.records.filter(|records| !records.is_empty());
-                let too_new =
-                    origin.version < ZSTD_FROM && batch.as_ref().is_some_and(|batch| is_zstd(batch));
-                let refusal = refusal.or_else(|| too_new.then_some(ErrorCode::UnsupportedCompressionType));
+                let refusal = refusal.or_else(|| {
+                    let zstd = batch.as_ref().is_some_and(|batch| is_zstd(batch));
+                    (origin.version < ZSTD_FROM && zstd).then_some(ErrorCode::UnsupportedCompressionType)
+                });
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
                         let key = PartitionKey {

@@ -312,7 +312,7 @@ impl Cluster {
                         self.send_queued(at);
                         self.sockets[at].readable = true;
                     }
-                    None => self.nodes[shard].shard.on_sent(response.charge_bytes),
+                    None => self.nodes[shard].shard.on_sent(response.charge),
                 },
                 Effect::Close(id) => {
                     if let Some(at) = self.socket_of(shard, id) {
@@ -350,7 +350,7 @@ impl Cluster {
             let size = u32::from_be_bytes(whole[..4].try_into().expect("a size prefix"));
             assert_eq!(size as usize, whole.len() - 4, "the frame is as long as it says");
             socket.received.push_back(Bytes::from(whole).slice(4..));
-            self.nodes[socket.shard].shard.on_sent(response.charge_bytes);
+            self.nodes[socket.shard].shard.on_sent(response.charge);
         }
         if socket.close_after_send {
             self.close_socket(at);
@@ -364,7 +364,7 @@ impl Cluster {
         }
         let shard = &mut self.nodes[socket.shard].shard;
         for response in socket.queued.drain(..) {
-            shard.on_sent(response.charge_bytes);
+            shard.on_sent(response.charge);
         }
         shard.on_closed(socket.id);
     }
