@@ -14,6 +14,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
+use super::connection::Connection;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, SocketId, Timer, topic_id};
 use crate::guard::{Operation, Resource};
@@ -159,9 +160,13 @@ impl Shard {
                 partitions,
             });
         }
-        // Who is served first changes from request to request, so that no partition starves.
+        // Who is served first changes from fetch to fetch of a connection, so that no partition starves.
+        let turn = self
+            .connections
+            .get_mut(&origin.socket)
+            .map_or(0, Connection::next_fetch_turn);
         if !wanted.is_empty() {
-            let turn = self.metrics.requests.get() as usize % wanted.len();
+            let turn = turn % wanted.len();
             wanted.rotate_left(turn);
         }
         let failed = response
@@ -169,7 +174,7 @@ impl Shard {
             .iter()
             .flat_map(|topic| &topic.partitions)
             .any(|p| !p.error.is_ok());
-        let wait_ms = if failed {
+        let wait_ms = if failed || wanted.is_empty() {
             0
         } else {
             request.max_wait_ms.clamp(0, MAX_WAIT_MS) as u64
@@ -198,6 +203,24 @@ impl Shard {
         self.read_all(now, disk, id);
     }
 
+    /// Ends a fetch whose connection is gone, with its watches; one that is being read from the disk
+    /// ends by itself.
+    pub(super) fn abandon_fetch(&mut self, id: u64) {
+        let phase = match self.pending.get(&id) {
+            Some(Pending::Fetch(pending)) => &pending.phase,
+            _ => return,
+        };
+        if *phase == Phase::Loading {
+            return;
+        }
+        if *phase == Phase::Waiting {
+            self.unwatch(id);
+        }
+        if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
+            self.finish(&pending.origin, None);
+        }
+    }
+
     /// Asks every owner again.
     fn read_all(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
@@ -207,13 +230,16 @@ impl Shard {
         pending.round = pending.round.wrapping_add(1) & ROUND_MASK;
         pending.missing = pending.wanted.len();
         let round = pending.round;
+        // A cold range is read as a whole and may end a batch later than asked: one that could never be
+        // read into this shard's fetch memory would never be served.
+        let bytes_max = pending.max_bytes.min(self.fetch_budget.limit_bytes() / 2);
         let asks: Vec<(PartitionKey, PartitionOp)> = pending
             .wanted
             .iter_mut()
             .map(|wanted| {
                 wanted.found = None;
                 let (offset, leader_epoch) = (wanted.offset, wanted.leader_epoch);
-                let max_bytes = wanted.max_bytes.min(pending.max_bytes);
+                let max_bytes = wanted.max_bytes.min(bytes_max);
                 (
                     wanted.key,
                     PartitionOp::Fetch {
@@ -258,8 +284,13 @@ impl Shard {
         let found = match answer {
             PartitionAnswer::Watching { moved } => {
                 if moved && pending.phase == Phase::Waiting {
-                    self.read_all(now, disk, reply.pending);
+                    self.read_again(now, disk, reply.pending);
                 }
+                return;
+            }
+            // A watch that could not be set, since the partition is gone or opens again: the read says why.
+            PartitionAnswer::Failed(..) if pending.phase == Phase::Waiting => {
+                self.read_again(now, disk, reply.pending);
                 return;
             }
             PartitionAnswer::Fetched {
@@ -343,9 +374,14 @@ impl Shard {
             && pending.phase == Phase::Waiting
             && reply.part >> ROUND_SHIFT == pending.round
         {
-            self.unwatch_others(reply.pending);
-            self.read_all(now, disk, reply.pending);
+            self.read_again(now, disk, reply.pending);
         }
+    }
+
+    /// Ends a wait: no watch of it is left behind.
+    fn read_again(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        self.unwatch(id);
+        self.read_all(now, disk, id);
     }
 
     pub(super) fn on_fetch_deadline(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
@@ -354,22 +390,7 @@ impl Shard {
         };
         pending.expired = true;
         if pending.phase == Phase::Waiting {
-            self.unwatch_others(id);
-            self.read_all(now, disk, id);
-        }
-    }
-
-    /// The connection of a fetch is gone: it waits for nothing any more.
-    pub(super) fn abandon_fetch(&mut self, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
-            return;
-        };
-        // What is being read or loaded ends by itself, and finds no connection then.
-        if pending.phase == Phase::Waiting {
-            self.unwatch_others(id);
-            if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
-                self.finish(&pending.origin, None);
-            }
+            self.read_again(now, disk, id);
         }
     }
 
@@ -380,7 +401,7 @@ impl Shard {
     }
 
     /// Takes the watches of a fetch back.
-    fn unwatch_others(&mut self, id: u64) {
+    fn unwatch(&mut self, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
             return;
         };

@@ -14,9 +14,10 @@ use tidelog_net::Uuid;
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
 use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, remove_partition_directory,
+    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, PartitionLog,
+    remove_partition_directory,
 };
 
 use super::partition::{Answers, Partition, PartitionSpec};
@@ -89,8 +90,8 @@ pub(super) struct Partitions {
     checkpoint: Option<Machine<io::Result<()>>>,
     checkpoint_due_ms: u64,
     checkpoint_wanted: bool,
-    /// Whose terms the checkpoint under way carries.
-    covered: Vec<PartitionKey>,
+    /// The terms that the checkpoint under way carries.
+    covered: Vec<(PartitionKey, LeaderEpoch)>,
     closed: Option<Vec<PartitionCheckpoint>>,
     cut_short: bool,
 }
@@ -141,6 +142,12 @@ impl Partitions {
         let (_, partition) = self.by_key.get_mut(key)?;
         self.active.insert(*key);
         Some(partition)
+    }
+
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        let partitions = self.by_key.values();
+        partitions.map(|(_, partition)| partition.watcher_count()).sum()
     }
 
     pub(super) fn unwatch(&mut self, key: &PartitionKey, shard: u16, pending: u64) {
@@ -356,16 +363,12 @@ impl Partitions {
             return;
         }
         self.checkpoint_wanted = false;
-        let (covered, mut partitions): (Vec<_>, Vec<_>) = self
-            .by_key
+        let logs = self.by_key.values().filter_map(|(_, partition)| partition.log());
+        let partitions: Vec<_> = logs.map(PartitionLog::checkpoint).chain(group_zero).collect();
+        self.covered = partitions
             .iter()
-            .filter_map(|(key, (_, partition))| Some((*key, partition.log()?.checkpoint())))
-            .unzip();
-        self.covered = covered;
-        if let Some(group_zero) = group_zero {
-            self.covered.push(group_zero.key);
-            partitions.push(group_zero);
-        }
+            .map(|partition| (partition.key, partition.term))
+            .collect();
         self.begin_checkpoint(disk, partitions);
     }
 
@@ -399,10 +402,12 @@ impl Partitions {
                 &format!("the checkpoint cannot be written: {error}"),
             );
         }
-        for key in &self.covered {
+        for (key, term) in &self.covered {
+            // One that was opened again meanwhile has a term that this checkpoint does not carry.
             if let Some((_, partition)) = self.by_key.get_mut(key)
                 && let Some(log) = partition.log_mut()
                 && log.needs_term_checkpoint()
+                && log.leader_epoch() == *term
             {
                 log.confirm_term();
             }
@@ -411,7 +416,7 @@ impl Partitions {
 
     /// Whether a finished checkpoint has carried this partition.
     pub(super) fn is_covered(&self, key: &PartitionKey) -> bool {
-        self.checkpoint.is_none() && self.covered.contains(key)
+        self.checkpoint.is_none() && self.covered.iter().any(|(covered, _)| covered == key)
     }
 
     /// The drain's deadline has passed: stop without waiting.

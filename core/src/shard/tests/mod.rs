@@ -1,0 +1,12 @@
+//! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
+
+mod device;
+mod faults;
+mod fetch;
+mod harness;
+mod limits;
+mod offsets;
+mod produce;
+mod requests;
+mod stopping;
+mod topics;
