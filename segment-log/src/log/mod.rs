@@ -321,6 +321,7 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
+        self.create_again(disk);
         for segment in &mut self.segments {
             segment.no_space = false;
         }
