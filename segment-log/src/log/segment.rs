@@ -78,6 +78,13 @@ pub(crate) enum Creation {
     Ready,
 }
 
+impl Creation {
+    /// Whether the step under way may find the disk full without anything being lost.
+    pub(crate) fn takes_space(self) -> bool {
+        matches!(self, Creation::CreatingFile | Creation::WritingHeader { .. })
+    }
+}
+
 /// One segment. See the module.
 #[derive(Debug)]
 pub(crate) struct Segment {

@@ -13,7 +13,9 @@
 use std::io;
 
 use crate::disk::{AlignedBytes, FileHandle, ReadSource};
-use crate::entry::{ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryHeader, PLAIN_PREFIX_LEN, decode_entry};
+use crate::entry::{
+    ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryError, EntryHeader, PLAIN_PREFIX_LEN, decode_entry,
+};
 use crate::ids::Incarnation;
 use crate::log::machine::Io;
 
@@ -30,8 +32,28 @@ pub(crate) enum Probe {
     Entry { header: EntryHeader, payload: Vec<u8> },
     /// The header verifies, the payload or the padding does not.
     BadPayload(EntryHeader),
+    /// A header whose checksum holds, of a version, kind or flags that are not known.
+    Unsupported(EntryError),
     /// Nothing that verifies.
     Nothing,
+}
+
+/// A header that the search came upon; its checksum holds.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Header(EntryHeader),
+    /// As [`Probe::Unsupported`]: how long the entry is is not known.
+    Unsupported(EntryError),
+}
+
+impl Found {
+    /// From where to search on, when it lies at `position`.
+    pub(crate) fn end(&self, position: u64) -> u64 {
+        match self {
+            Found::Header(header) => position + header.entry_len() as u64,
+            Found::Unsupported(_) => position + ENTRY_ALIGN as u64,
+        }
+    }
 }
 
 /// A moving window over one segment file.
@@ -100,8 +122,10 @@ impl<'a> Window<'a> {
     ) -> io::Result<Probe> {
         let incarnation = self.incarnation;
         let head = self.at(position, ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN).await?;
-        let Ok(header) = EntryHeader::decode(head, &incarnation) else {
-            return Ok(Probe::Nothing);
+        let header = match EntryHeader::decode(head, &incarnation) {
+            Ok(header) => header,
+            Err(cause) if cause.is_unsupported() => return Ok(Probe::Unsupported(cause)),
+            Err(_) => return Ok(Probe::Nothing),
         };
         let whole_len = header.entry_len();
         let kept = if header.kind.is_batch() {
@@ -128,8 +152,8 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The next position at or after `position` where a header verifies.
-    pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, EntryHeader)>> {
+    /// The next position at or after `position` where a header's checksum holds.
+    pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, Found)>> {
         let mut at = position.next_multiple_of(ENTRY_ALIGN as u64);
         let incarnation = self.incarnation;
         while at < self.file_len {
@@ -151,10 +175,15 @@ impl<'a> Window<'a> {
                     near_end = true;
                     break;
                 }
-                if rest.starts_with(&ENTRY_MAGIC)
-                    && let Ok(header) = EntryHeader::decode(rest, &incarnation)
-                {
-                    return Ok(Some((at + skipped as u64, header)));
+                if rest.starts_with(&ENTRY_MAGIC) {
+                    let found = at + skipped as u64;
+                    match EntryHeader::decode(rest, &incarnation) {
+                        Ok(header) => return Ok(Some((found, Found::Header(header)))),
+                        Err(cause) if cause.is_unsupported() => {
+                            return Ok(Some((found, Found::Unsupported(cause))));
+                        }
+                        Err(_) => {}
+                    }
                 }
                 skipped += ENTRY_ALIGN;
             }
