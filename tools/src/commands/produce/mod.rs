@@ -16,7 +16,7 @@ use bytes::Bytes;
 use clap::Args;
 use indicatif::ProgressBar;
 use tidelog_bench::client::{
-    Acks, Client, ClientConfig, ClientError, Compression, Record, encode_batch, is_retriable_code,
+    Acks, Client, ClientConfig, ClientError, Compression, is_retriable_code, parse_compression,
 };
 use tidelog_bench::limits::RETRY_BACKOFF;
 
@@ -26,7 +26,7 @@ use crate::limits;
 use crate::output::progress;
 use crate::settings::parse_key_value;
 use crate::{signals, when};
-use batcher::Batcher;
+use batcher::{Batcher, Leaving};
 use lines::{LineSplitter, split_key, start_reader};
 
 const AFTER_HELP: &str = "\
@@ -59,7 +59,7 @@ pub struct ProduceArgs {
     #[arg(short = 'H', long, value_name = "K=V", value_parser = parse_key_value)]
     header: Vec<(String, String)>,
     /// Compression: none, gzip, snappy, lz4 or zstd [default: none]
-    #[arg(short = 'z', long, value_name = "CODEC", value_parser = |text: &str| text.parse::<Compression>())]
+    #[arg(short = 'z', long, value_name = "CODEC", value_parser = parse_compression)]
     compression: Option<Compression>,
     /// What to wait for: 0 nothing, 1 the leader, all every in-sync copy [default: all]
     #[arg(long, value_parser = |text: &str| text.parse::<Acks>())]
@@ -98,7 +98,6 @@ pub fn run(args: ProduceArgs) -> Result<u8, Failure> {
         client,
         topic: args.topic.clone(),
         acks: args.acks.unwrap_or(config.acks),
-        compression: args.compression.unwrap_or(config.compression),
         bar: progress(!args.tombstone),
         sent: 0,
     };
@@ -125,9 +124,10 @@ fn send_all(
     sender: &mut Sender,
 ) -> Result<u8, Failure> {
     let template = Template::new(args);
-    let mut batcher = Batcher::new(args.partition, partition_count, config.batch_bytes);
+    let compression = args.compression.unwrap_or(config.compression);
+    let mut batcher = Batcher::new(args.partition, partition_count, config.batch_bytes, compression);
     if args.tombstone {
-        batcher.push(template.record(args.key.clone().map(Bytes::from), None));
+        sender.send(template.push(&mut batcher, template.key, None)?)?;
         sender.send(batcher.take_all())?;
         return Ok(DONE);
     }
@@ -136,21 +136,24 @@ fn send_all(
     loop {
         let chunk = match batcher.is_empty() {
             true => input.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => input.recv_timeout(config.linger),
+            false => input.recv_timeout(config.linger.saturating_sub(batcher.age())),
         };
         match chunk {
             Ok(chunk) => {
                 let chunk = chunk.map_err(|e| Failure::new(FAILED, format!("cannot read the input: {e}")))?;
                 splitter.push(&chunk)?;
                 while let Some(line) = splitter.next_line() {
-                    batcher.push(template.line(args, line));
-                    sender.send(batcher.take_full())?;
+                    sender.send(template.push_line(&mut batcher, line)?)?;
+                }
+                // Input that is there already fills the batches, but nothing waits for it for ever.
+                if batcher.age() > config.linger + limits::BUSY_LINGER_MAX {
+                    sender.send(batcher.take_all())?;
                 }
             }
             Err(RecvTimeoutError::Timeout) => sender.send(batcher.take_all())?,
             Err(RecvTimeoutError::Disconnected) => {
                 if let Some(line) = splitter.finish() {
-                    batcher.push(template.line(args, line));
+                    sender.send(template.push_line(&mut batcher, line)?)?;
                 }
                 sender.send(batcher.take_all())?;
                 return Ok(DONE);
@@ -163,38 +166,42 @@ fn send_all(
 }
 
 /// What every record has in common.
-struct Template {
-    headers: Vec<(String, Option<Bytes>)>,
-    key: Option<Bytes>,
+struct Template<'a> {
+    headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    key: Option<&'a [u8]>,
+    key_delimiter: Option<&'a [u8]>,
 }
 
-impl Template {
-    fn new(args: &ProduceArgs) -> Self {
-        let header = |(name, value): &(String, String)| (name.clone(), Some(Bytes::from(value.clone())));
+impl<'a> Template<'a> {
+    fn new(args: &'a ProduceArgs) -> Self {
+        let header = |(name, value): &'a (String, String)| (name.as_str(), Some(value.as_bytes()));
         Template {
             headers: args.header.iter().map(header).collect(),
-            key: args.key.clone().map(Bytes::from),
+            key: args.key.as_deref().map(str::as_bytes),
+            key_delimiter: args
+                .key_delimiter
+                .as_ref()
+                .map(|delimiter| delimiter.0.as_slice()),
         }
     }
 
-    fn line(&self, args: &ProduceArgs, line: Bytes) -> Record {
-        match &args.key_delimiter {
-            Some(delimiter) => {
-                let (key, value) = split_key(line, &delimiter.0);
-                self.record(key, Some(value))
-            }
-            None => self.record(self.key.clone(), Some(line)),
-        }
+    fn push_line(&self, batcher: &mut Batcher, line: &[u8]) -> Result<Vec<Leaving>, Failure> {
+        let (key, value) = match self.key_delimiter {
+            Some(delimiter) => split_key(line, delimiter),
+            None => (self.key, line),
+        };
+        self.push(batcher, key, Some(value))
     }
 
-    fn record(&self, key: Option<Bytes>, value: Option<Bytes>) -> Record {
-        Record {
-            offset: 0,
-            timestamp_ms: when::now_ms(),
-            key,
-            value,
-            headers: self.headers.clone(),
-        }
+    fn push(
+        &self,
+        batcher: &mut Batcher,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<Vec<Leaving>, Failure> {
+        batcher
+            .push(when::now_ms(), key, value, &self.headers)
+            .map_err(|e| Failure::new(FAILED, format!("cannot make a batch: {e}")))
     }
 }
 
@@ -202,19 +209,20 @@ struct Sender {
     client: Client,
     topic: String,
     acks: Acks,
-    compression: Compression,
     bar: ProgressBar,
     sent: u64,
 }
 
 impl Sender {
-    fn send(&mut self, batches: Vec<(i32, Vec<Record>)>) -> Result<(), Failure> {
-        for (partition, records) in batches {
-            let batch = encode_batch(&records, self.compression)
-                .map_err(|detail| Failure::new(FAILED, format!("cannot make a batch: {detail}")))?;
+    fn send(&mut self, leaving: Vec<Leaving>) -> Result<(), Failure> {
+        for (partition, batch) in leaving {
+            let records = batch.record_count() as u64;
+            let batch = batch
+                .build()
+                .map_err(|e| Failure::new(FAILED, format!("cannot make a batch: {e}")))?;
             self.send_batch(partition, batch)?;
-            self.sent += records.len() as u64;
-            self.bar.inc(records.len() as u64);
+            self.sent += records;
+            self.bar.inc(records);
         }
         Ok(())
     }
