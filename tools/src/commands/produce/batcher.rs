@@ -44,12 +44,16 @@ struct Waiting {
 
 impl Batcher {
     /// A batcher for a topic of `partition_count` partitions, or for one fixed partition of it.
+    /// Records without a key begin at `first_partition`, taken modulo the count: a random number
+    /// spreads the records of many short runs.
     pub fn new(
         fixed_partition: Option<i32>,
         partition_count: i32,
         batch_bytes: usize,
         compression: Compression,
+        first_partition: u32,
     ) -> Self {
+        let sticky = first_partition % u32::try_from(partition_count.max(1)).unwrap_or(1);
         Batcher {
             fixed_partition,
             partition_count,
@@ -57,7 +61,7 @@ impl Batcher {
             compression,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            sticky: 0,
+            sticky: i32::try_from(sticky).unwrap_or(0),
         }
     }
 
@@ -159,7 +163,13 @@ mod tests {
     use super::*;
 
     fn batcher(fixed_partition: Option<i32>, partition_count: i32, batch_bytes: usize) -> Batcher {
-        Batcher::new(fixed_partition, partition_count, batch_bytes, Compression::None)
+        Batcher::new(
+            fixed_partition,
+            partition_count,
+            batch_bytes,
+            Compression::None,
+            0,
+        )
     }
 
     fn push(batcher: &mut Batcher, key: Option<&str>, value: &[u8]) -> Vec<(i32, usize)> {
@@ -186,6 +196,15 @@ mod tests {
         }
         assert!(sizes.len() > 10, "{sizes:?}");
         assert!(sizes.iter().all(|size| (600..=1_000).contains(size)), "{sizes:?}");
+    }
+
+    #[test]
+    fn any_number_gives_a_first_partition() {
+        for (first, expected) in [(0, 0), (5, 2), (u32::MAX, 0)] {
+            let mut batcher = Batcher::new(None, 3, 1_000, Compression::None, first);
+            push(&mut batcher, None, b"x");
+            assert_eq!(counts(batcher.take_all()), [(expected, 1)]);
+        }
     }
 
     #[test]

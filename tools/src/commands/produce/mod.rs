@@ -7,6 +7,8 @@
 mod batcher;
 mod lines;
 
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
@@ -28,6 +30,8 @@ use crate::settings::parse_key_value;
 use crate::{signals, when};
 use batcher::{Batcher, Leaving};
 use lines::{LineSplitter, split_key, start_reader};
+
+const UNKNOWN_TOPIC: i16 = 3;
 
 const AFTER_HELP: &str = "\
 Each line of the input becomes one record. Without -p, records with a key go to the partition of
@@ -91,7 +95,10 @@ pub fn run(args: ProduceArgs) -> Result<u8, Failure> {
     let partition_count = partition_count(&mut client, &args.topic)?;
     if let Some(partition) = args.partition.filter(|p| *p >= partition_count) {
         let message = format!("topic {} has no partition {partition}", args.topic);
-        return Err(Failure::new(FAILED, message).hint(format!("It has 0 to {}.", partition_count - 1)));
+        return Err(Failure::new(FAILED, message).hint(format!(
+            "It has 0 to {}; more come with `tidelog topic add-partitions`.",
+            partition_count - 1
+        )));
     }
     let config = client.config().clone();
     let mut sender = Sender {
@@ -125,11 +132,20 @@ fn send_all(
 ) -> Result<u8, Failure> {
     let template = Template::new(args);
     let compression = args.compression.unwrap_or(config.compression);
-    let mut batcher = Batcher::new(args.partition, partition_count, config.batch_bytes, compression);
+    let mut batcher = Batcher::new(
+        args.partition,
+        partition_count,
+        config.batch_bytes,
+        compression,
+        random(),
+    );
     if args.tombstone {
         sender.send(template.push(&mut batcher, template.key, None)?)?;
         sender.send(batcher.take_all())?;
         return Ok(DONE);
+    }
+    if args.file.is_none() && io::stdin().is_terminal() {
+        eprintln!("each line becomes a record; Ctrl-D ends the input");
     }
     let input = start_reader(args.file.as_deref())?;
     let mut splitter = LineSplitter::default();
@@ -140,7 +156,8 @@ fn send_all(
         };
         match chunk {
             Ok(chunk) => {
-                let chunk = chunk.map_err(|e| Failure::new(FAILED, format!("cannot read the input: {e}")))?;
+                let chunk = chunk
+                    .map_err(|e| Failure::new(FAILED, format!("cannot read {}: {e}", input_name(args))))?;
                 splitter.push(&chunk)?;
                 while let Some(line) = splitter.next_line() {
                     sender.send(template.push_line(&mut batcher, line)?)?;
@@ -163,6 +180,18 @@ fn send_all(
             return Ok(code);
         }
     }
+}
+
+fn input_name(args: &ProduceArgs) -> String {
+    match &args.file {
+        Some(path) => path.display().to_string(),
+        None => "stdin".to_owned(),
+    }
+}
+
+/// A number that differs from run to run.
+fn random() -> u32 {
+    RandomState::new().hash_one(std::process::id()) as u32
 }
 
 /// What every record has in common.
@@ -265,11 +294,24 @@ fn was_not_taken(error: &ClientError) -> bool {
 /// The partitions of `topic`, which the broker may create now.
 fn partition_count(client: &mut Client, topic: &str) -> Result<i32, Failure> {
     let deadline = Instant::now() + limits::AUTO_CREATE_WAIT;
+    let mut is_new = false;
     loop {
-        let metadata = client.metadata(Some(&[topic.to_owned()]), true)?;
+        // First without creating it, so that a slip in the name does not go unseen.
+        let metadata = client.metadata(Some(&[topic.to_owned()]), is_new)?;
         match metadata.topic(topic) {
             Ok(found) if !found.partitions.is_empty() => {
-                return Ok(i32::try_from(found.partitions.len()).unwrap_or(i32::MAX));
+                let count = i32::try_from(found.partitions.len()).unwrap_or(i32::MAX);
+                if is_new {
+                    eprintln!(
+                        "topic {topic} is new; the broker made it with {}",
+                        partitions(count)
+                    );
+                }
+                return Ok(count);
+            }
+            Err(error) if error.code() == Some(UNKNOWN_TOPIC) && !is_new => {
+                is_new = true;
+                continue;
             }
             Err(error) if !error.is_retriable() || Instant::now() >= deadline => return Err(error.into()),
             Ok(_) if Instant::now() >= deadline => {
@@ -280,6 +322,13 @@ fn partition_count(client: &mut Client, topic: &str) -> Result<i32, Failure> {
         if let Some(code) = signals::pending() {
             return Err(Failure::new(code, "interrupted"));
         }
+    }
+}
+
+fn partitions(count: i32) -> String {
+    match count {
+        1 => "1 partition".to_owned(),
+        n => format!("{n} partitions"),
     }
 }
 
