@@ -38,3 +38,5 @@ pub const HISTORY_BATCH_RECORDS_MAX: usize = 1_000;
 pub const DECODED_BYTES_BASE: usize = 1024 * 1024;
 /// Memory the decoded form of an answer may take for each of its bytes.
 pub const DECODED_FACTOR: usize = 16;
+/// Memory the decoded records of one answer may take, decompressed bytes included.
+pub const DECODED_RECORDS_BYTES_MAX: usize = 512 * 1024 * 1024;
