@@ -234,6 +234,13 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         tracing::warn!("{warning}");
     }
     let directory = open_directory(&facts.path, &settings)?;
+    let node_id = directory.identity().node_id;
+    if node_id != settings.node_id {
+        let (path, wanted) = (facts.path.display(), settings.node_id);
+        return Err(StartupError::usage(format!(
+            "{path} belongs to node {node_id}, and node.id is {wanted}; set node.id = {node_id}, or use another directory"
+        )));
+    }
     for name in directory.unreadable_checkpoints() {
         tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
     }
