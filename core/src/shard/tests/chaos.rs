@@ -134,7 +134,8 @@ impl Chaos {
                 let wants = [(topic, partition, offset), ("keep", 1, offset), ("keep", 2, 0)];
                 let wait = [0, 50, 1000][self.below(3)];
                 let min_bytes = [0, 1, 10_000][self.below(3)];
-                self.cluster.send(client, 12, fetch_request(&wants, wait, min_bytes))
+                self.cluster
+                    .send(client, 12, fetch_request(&wants, wait, min_bytes))
             }
             8 => {
                 let time = [-1, -2, -3, 5, super::harness::EPOCH_MS][self.below(5)];
@@ -143,7 +144,8 @@ impl Chaos {
             9 if topic != "keep" => self.cluster.send(client, 6, delete_request(topic)),
             9 => {
                 let bytes = ["1048576", "2097152"][self.below(2)];
-                self.cluster.send(client, 1, alter_request("keep", &[("segment.bytes", bytes)]))
+                self.cluster
+                    .send(client, 1, alter_request("keep", &[("segment.bytes", bytes)]))
             }
             10 => {
                 let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
@@ -192,8 +194,11 @@ impl Chaos {
     fn check(&mut self) {
         let client = self.cluster.connect(0);
         for partition in 0..4 {
-            let all: BTreeMap<i64, String> =
-                self.cluster.get_all(client, "keep", partition).into_iter().collect();
+            let all: BTreeMap<i64, String> = self
+                .cluster
+                .get_all(client, "keep", partition)
+                .into_iter()
+                .collect();
             for (_, offset, value) in self.acked.iter().filter(|(p, ..)| *p == partition) {
                 assert_eq!(all.get(offset), Some(value), "{partition}, {offset}");
             }

@@ -210,7 +210,10 @@ fn a_fetch_waits_for_fetch_memory_and_does_not_spin() {
         cluster.run();
         cluster.send(client, 12, fetch_request(&[("t", 0, 0)], 500, 1));
         cluster.advance_ms(300);
-        assert!(cluster.received(client).is_none(), "there is something to read, but no memory for it");
+        assert!(
+            cluster.received(client).is_none(),
+            "there is something to read, but no memory for it"
+        );
         cluster.stall(slow, false);
         cluster.advance_ms(100);
         let (_, body) = cluster.received(client).expect("there is memory again");
