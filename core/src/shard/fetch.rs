@@ -16,12 +16,16 @@ use tidelog_segment_log::log::ReadPart;
 
 use super::connection::Connection;
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::timers::TimerWheel;
 use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, SocketId, Timer, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 
 /// Waits longer than this are cut, so that no fetch outlives its connection's welcome by far.
 const MAX_WAIT_MS: i32 = 5 * 60 * 1000;
+
+/// How long a fetch for which there is no memory waits before it looks again.
+const MEMORY_RETRY_MS: u64 = 20;
 
 /// Batches of the hot tail in one answer: each is a piece of its own, which takes memory too. A client with
 /// more to read asks again.
@@ -65,6 +69,8 @@ pub(super) struct PendingFetch {
     min_bytes: usize,
     max_bytes: usize,
     deadline_ms: u64,
+    /// Its timer is set.
+    has_deadline: bool,
     expired: bool,
     /// Records per wanted partition, once loaded.
     records: Vec<Vec<SendPart>>,
@@ -81,6 +87,19 @@ impl PendingFetch {
     /// Whether it waits for records.
     pub(super) fn is_waiting(&self) -> bool {
         self.phase == Phase::Waiting
+    }
+
+    /// From now on it waits, at most until its deadline.
+    fn wait(&mut self, id: u64, timers: &mut TimerWheel<Timer>) {
+        self.phase = Phase::Waiting;
+        if !std::mem::replace(&mut self.has_deadline, true) {
+            timers.set(self.deadline_ms, Timer::FetchDeadline(id));
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        let mut found = self.wanted.iter().flat_map(|wanted| &wanted.found);
+        !self.response.error.is_ok() || found.any(|found| !found.error.is_ok())
     }
 }
 
@@ -190,6 +209,7 @@ impl Shard {
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
             max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(fetch_max),
             deadline_ms: now.monotonic_ms + wait_ms,
+            has_deadline: false,
             expired: wait_ms == 0,
             records: Vec::new(),
             loading: 0,
@@ -328,11 +348,6 @@ impl Shard {
         let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
             return;
         };
-        let failed = pending
-            .wanted
-            .iter()
-            .flat_map(|w| &w.found)
-            .any(|found| !found.error.is_ok());
         let bytes: usize = pending
             .wanted
             .iter()
@@ -340,14 +355,13 @@ impl Shard {
             .flat_map(|found| &found.parts)
             .map(part_bytes)
             .sum();
-        let enough = failed || bytes >= pending.min_bytes.max(1) || !pending.response.error.is_ok();
+        let enough = pending.has_failed() || bytes >= pending.min_bytes.max(1);
         if enough || pending.expired || self.stopping {
             self.load(now, disk, id);
             return;
         }
-        let first_wait = pending.phase == Phase::Reading && pending.round == 1;
-        pending.phase = Phase::Waiting;
-        let (round, deadline_ms) = (pending.round, pending.deadline_ms);
+        pending.wait(id, &mut self.timers);
+        let round = pending.round;
         let asks: Vec<(PartitionKey, i64)> = pending
             .wanted
             .iter_mut()
@@ -356,9 +370,6 @@ impl Shard {
                 (wanted.key, wanted.high_watermark)
             })
             .collect();
-        if first_wait {
-            self.timers.set(deadline_ms, Timer::FetchDeadline(id));
-        }
         for (part, (key, high_watermark)) in asks.into_iter().enumerate() {
             let reply = ReplyTo {
                 shard: self.own,
@@ -425,6 +436,7 @@ impl Shard {
         pending.records = pending.wanted.iter().map(|_| Vec::new()).collect();
         let mut room = pending.max_bytes;
         let mut first = true;
+        let mut starved = false;
         let mut batches_left = BATCHES_PER_ANSWER_MAX;
         let mut cold = Vec::new();
         for (at, wanted) in pending.wanted.iter_mut().enumerate() {
@@ -456,8 +468,8 @@ impl Shard {
                             pending.loading += 1;
                             cold.push((at, range));
                         } else {
-                            // No memory for it now: the client asks again.
                             self.metrics.budget_waits.increment();
+                            starved = true;
                             room = 0;
                         }
                     }
@@ -467,6 +479,14 @@ impl Shard {
                 }
             }
         }
+        if first && starved && !pending.expired && !self.stopping && !pending.has_failed() {
+            // There is something, but no memory for it now. An empty answer would have the client ask again
+            // at once, and again.
+            pending.wait(id, &mut self.timers);
+            let at_ms = now.monotonic_ms + MEMORY_RETRY_MS;
+            self.timers.set(at_ms, Timer::FetchRetry(id));
+            return;
+        }
         if cold.is_empty() {
             self.finish_fetch(id);
             return;
@@ -474,7 +494,15 @@ impl Shard {
         for (at, range) in cold {
             self.cold.read(disk, id, at, range);
         }
-        let _ = now;
+    }
+
+    /// A fetch that found no memory tries again.
+    pub(super) fn on_fetch_retry(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        if let Some(Pending::Fetch(pending)) = self.pending.get(&id)
+            && pending.is_waiting()
+        {
+            self.read_again(now, disk, id);
+        }
     }
 
     /// A cold range is here and verified (or is not).

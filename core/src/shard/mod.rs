@@ -253,6 +253,7 @@ enum RequestKind {
 
 enum Timer {
     FetchDeadline(u64),
+    FetchRetry(u64),
     Wake,
     Tick,
     DrainDeadline,
@@ -748,6 +749,7 @@ impl Shard {
             match timer {
                 Timer::Wake => {}
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
+                Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
                     self.partitions.tick(now, disk);
                     if let Some(control) = &mut self.control {

@@ -15,11 +15,6 @@ use tidelog_segment_log::disk::{
 /// Which operations are kept from the device for now.
 pub(super) type Hold = fn(&DiskOp) -> bool;
 
-/// Every sync of a file.
-pub(super) fn file_syncs(op: &DiskOp) -> bool {
-    matches!(op, DiskOp::Sync { .. })
-}
-
 /// Every sync of a file of a topic's partition.
 pub(super) fn partition_syncs(op: &DiskOp) -> bool {
     matches!(op, DiskOp::Sync { file } if file.path().iter().any(|part| part == "partitions"))
@@ -82,11 +77,6 @@ impl Device {
         self.held.clear();
         self.owners.clear();
         self.arrived = (0..shards).map(|_| Vec::new()).collect();
-    }
-
-    /// Operations of this shard whose ends are still to come.
-    pub(super) fn in_flight(&self, shard: usize) -> usize {
-        self.owners.values().filter(|(owner, _)| *owner == shard).count() + self.arrived[shard].len()
     }
 }
 

@@ -220,6 +220,11 @@ impl Cluster {
         }
     }
 
+    /// Lets time pass without a turn.
+    pub(super) fn pass_ms(&mut self, ms: u64) {
+        self.monotonic_ms += ms;
+    }
+
     pub(super) fn turn(&mut self, shard: usize) -> bool {
         let now = self.now();
         let Node {

@@ -187,3 +187,47 @@ fn a_client_that_does_not_read_holds_a_bounded_amount_of_memory() {
         assert!(!cluster.get(client, "t", 0, 0).records.is_empty());
     }
 }
+
+#[test]
+fn a_fetch_waits_for_fetch_memory_and_does_not_spin() {
+    let cold = SimConfig {
+        faults: SimFaults {
+            cold_ppm: 1_000_000,
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    for shards in SHARDS {
+        let mut cluster = Cluster::with(shards, &["memory.limit=64MiB"], cold.clone());
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 1, &[]);
+        cluster.put(client, "t", 0, large(1_000_000));
+        let slow = cluster.connect(0);
+        cluster.stall(slow, true);
+        for _ in 0..60 {
+            cluster.send(slow, 12, fetch_request(&[("t", 0, 0)], 0, 1));
+        }
+        cluster.run();
+        cluster.send(client, 12, fetch_request(&[("t", 0, 0)], 500, 1));
+        cluster.advance_ms(300);
+        assert!(
+            cluster.received(client).is_none(),
+            "there is something to read, but no memory for it"
+        );
+        cluster.stall(slow, false);
+        cluster.advance_ms(100);
+        let (_, body) = cluster.received(client).expect("there is memory again");
+        assert!(!partitions(body)[0].records.is_empty());
+        cluster.stall(slow, true);
+        for _ in 0..60 {
+            cluster.send(slow, 12, fetch_request(&[("t", 0, 0)], 0, 1));
+        }
+        cluster.run();
+        cluster.send(client, 12, fetch_request(&[("t", 0, 0)], 500, 1));
+        cluster.advance_ms(499);
+        assert!(cluster.received(client).is_none());
+        cluster.advance_ms(1);
+        let (_, body) = cluster.received(client).expect("its deadline");
+        assert!(partitions(body)[0].records.is_empty());
+    }
+}

@@ -29,7 +29,7 @@ fn named_positions() {
             let client = cluster.connect(0);
             cluster.create(client, "t", 3, &[]);
             for partition in 0..3 {
-                let mut list = |cluster: &mut Cluster, time| cluster.list(client, "t", partition, time);
+                let list = |cluster: &mut Cluster, time| cluster.list(client, "t", partition, time);
                 for (time, offset) in [(-1, 0), (-2, 0), (-3, -1), (-4, 0), (-5, -1)] {
                     assert_eq!(list(&mut cluster, time), (offset, -1, 0), "empty, {time}");
                 }
