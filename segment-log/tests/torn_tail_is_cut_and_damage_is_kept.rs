@@ -224,6 +224,24 @@ fn a_durable_entry_with_a_bad_header_is_gone_around() {
 }
 
 #[test]
+fn a_plan_in_front_of_damage_does_not_reach_into_it() {
+    let fixture = write_log(true);
+    fixture.flip(fixture.edges[2] + 30);
+    let (mut log, _) = fixture.recover(None);
+    let mut disk = StdDisk::new();
+    let mut planned = |from: i64| {
+        let plan = log.read(&mut disk, Offset(from), Offset(10), 1 << 20).unwrap();
+        match plan.parts.as_slice() {
+            [ReadPart::Cold(range)] => range.position.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(planned(0), fixture.edges[0]..fixture.edges[2]);
+    assert_eq!(planned(3), fixture.edges[0]..fixture.edges[2]);
+    assert_eq!(planned(6), fixture.edges[3]..fixture.edges[5]);
+}
+
+#[test]
 fn damage_at_the_very_end_keeps_the_log_end_that_the_checkpoint_proves() {
     let fixture = write_log(true);
     fixture.flip(fixture.edges[4] + 30);

@@ -429,9 +429,10 @@ impl Walk<'_> {
     }
 
     fn quarantine(&mut self, at: usize, range: std::ops::Range<u64>, last: EntryIndex, next_offset: Offset) {
-        let Some(segment) = self.segments.get(at) else {
+        let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
+        segment.damaged_from.push(range.start);
         self.quarantined.push(Quarantined {
             segment: segment.name(),
             position: range,
