@@ -105,7 +105,7 @@ pub fn run(args: ProduceArgs) -> Result<u8, Failure> {
         client,
         topic: args.topic.clone(),
         acks: args.acks.unwrap_or(config.acks),
-        bar: progress(!args.tombstone),
+        bar: progress(!args.tombstone && !is_typed(&args)),
         sent: 0,
     };
     let outcome = send_all(&args, &config, partition_count, &mut sender);
@@ -144,7 +144,7 @@ fn send_all(
         sender.send(batcher.take_all())?;
         return Ok(DONE);
     }
-    if args.file.is_none() && io::stdin().is_terminal() {
+    if is_typed(args) {
         eprintln!("each line becomes a record; Ctrl-D ends the input");
     }
     let input = start_reader(args.file.as_deref())?;
@@ -180,6 +180,11 @@ fn send_all(
             return Ok(code);
         }
     }
+}
+
+/// True when somebody types the records; a progress line would run into what they write.
+fn is_typed(args: &ProduceArgs) -> bool {
+    args.file.is_none() && io::stdin().is_terminal()
 }
 
 fn input_name(args: &ProduceArgs) -> String {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidelog_segment_log::segment_header::parse_segment_file_name;
 
-use super::scan::scan;
+use super::scan::{End, scan};
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::output::{OutputFormat, print_rows, progress};
@@ -43,7 +43,7 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
     }
     let bar = progress(true);
     let mut rows = Vec::new();
-    let mut damaged = 0;
+    let (mut damaged, mut torn) = (0, 0);
     for file in &files {
         bar.set_message(file.display().to_string());
         // A running broker may have removed it since: then there is nothing to verify.
@@ -53,6 +53,7 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
         }
         let scan = scan(file, |_, _| bar.inc(1))?;
         damaged += u64::from(scan.is_damaged());
+        torn += u64::from(matches!(scan.end, End::TornTail { .. }));
         rows.push(vec![
             Value::from(file.display().to_string()),
             json!(scan.entries),
@@ -62,6 +63,11 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
     }
     bar.finish_and_clear();
     print_rows(args.output, COLUMNS, &rows)?;
+    if torn > 0 {
+        eprintln!(
+            "a torn tail was never acknowledged: a broker is writing it now, or was stopped in the midst"
+        );
+    }
     match damaged {
         0 => Ok(DONE),
         n => {
