@@ -777,6 +777,7 @@ impl Shard {
         let space = (completion.token.0 >> 32) as u32;
         match space {
             cold::TOKEN_SPACE => self.on_cold_read(now, disk, completion),
+            partitions::SWEEP_SPACE => self.on_directories_listed(disk, completion),
             control::TOKEN_SPACE | control::READ_SPACE => {
                 if let Some(control) = &mut self.control {
                     control.on_completion(now, disk, completion);

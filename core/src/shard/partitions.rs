@@ -13,7 +13,7 @@ use std::task::Poll;
 use tidelog_net::Uuid;
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
 use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
     CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, PartitionLog,
@@ -30,6 +30,8 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 
 /// Token spaces below this belong to the shard itself.
 const FIRST_SPACE: u32 = 16;
+/// The look for directories of deleted topics.
+pub(super) const SWEEP_SPACE: u32 = 5;
 /// The checkpoint writer's space.
 const CHECKPOINT_SPACE: u32 = 2;
 /// Time between checkpoints while something is appended, milliseconds.
@@ -48,13 +50,15 @@ impl DirectorySeed {
         self.directory.evidence(key)
     }
 
+    /// Where partitions have their directories.
+    fn partitions_path(&self) -> PathBuf {
+        self.directory.path().join("partitions")
+    }
+
     /// Where a partition's files are.
     pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
         let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.directory
-            .path()
-            .join("partitions")
-            .join(format!("{topic}-{}", key.partition))
+        self.partitions_path().join(format!("{topic}-{}", key.partition))
     }
 }
 
@@ -248,8 +252,34 @@ impl Partitions {
         self.active.remove(&key);
         // The log's operations in flight end unseen: their space has no owner any more.
         drop(partition);
+        self.remove_directory(disk, self.seed.partition_path(&key));
+    }
+
+    /// Looks for directories of partitions, to remove those of topics that were deleted: a kill may have come
+    /// between the deletion and the removal. Shard 0, at start.
+    pub(super) fn list_directories(&mut self, disk: &mut dyn Disk) {
+        let path = self.seed.partitions_path();
+        disk.submit(Token(u64::from(SWEEP_SPACE) << 32), DiskOp::List { path });
+    }
+
+    /// Removes the directories among `names` whose topic is dead. One that is not known is kept.
+    pub(super) fn sweep(
+        &mut self,
+        disk: &mut dyn Disk,
+        names: &[String],
+        is_dead: impl Fn(&TopicId) -> bool,
+    ) {
+        for name in names {
+            if parse_directory_name(name).is_some_and(|key| is_dead(&key.topic)) {
+                tracing::info!(directory = name, "removing what a deleted topic left");
+                self.remove_directory(disk, self.seed.partitions_path().join(name));
+            }
+        }
+    }
+
+    fn remove_directory(&mut self, disk: &mut dyn Disk, path: PathBuf) {
         let space = self.take_space();
-        let mut machine = remove_partition_directory(space, self.seed.partition_path(&key));
+        let mut machine = remove_partition_directory(space, path);
         if machine.step(disk, Vec::new()).is_pending() {
             self.removing.insert(space, machine);
         }
@@ -460,6 +490,18 @@ impl Partitions {
         self.closed = Some(closed);
         self.checkpoint.is_none()
     }
+}
+
+/// The partition that a directory's name stands for.
+fn parse_directory_name(name: &str) -> Option<PartitionKey> {
+    let (topic, partition) = name.split_once('-')?;
+    let id = u128::from_str_radix(topic, 16)
+        .ok()
+        .filter(|_| topic.len() == 32)?;
+    Some(PartitionKey {
+        topic: TopicId(id.to_be_bytes()),
+        partition: partition.parse().ok()?,
+    })
 }
 
 fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {

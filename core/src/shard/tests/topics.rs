@@ -4,6 +4,8 @@ use tidelog_net::hot::{MetadataRequest, MetadataTopic, ProducePartition, Produce
 use tidelog_net::messages as kp;
 use tidelog_net::{ErrorCode, ResponseBody, Uuid};
 
+use tidelog_segment_log::disk::DiskOp;
+
 use super::device::partition_syncs;
 use super::harness::{Client, Cluster};
 use super::requests::*;
@@ -144,6 +146,34 @@ fn a_deleted_topic_ends_what_waits_for_it_and_is_made_again_at_once() {
             let left = super::device::names(&mut device.sim, std::path::Path::new("/sim/data/partitions"));
             assert!(left.is_empty(), "its files are gone: {left:?}");
         }
+    }
+}
+
+#[test]
+fn what_a_deleted_topic_left_behind_a_kill_is_removed_at_the_next_start() {
+    fn removals(op: &DiskOp) -> bool {
+        matches!(op, DiskOp::Unlink { path } if path.iter().any(|part| part == "partitions"))
+    }
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(0);
+        cluster.create(client, "gone", 2, &[]);
+        let kept = cluster.create(client, "kept", 1, &[]);
+        cluster.put(client, "gone", 1, batch(&["a"]));
+        cluster.hold(removals);
+        cluster.delete(client, "gone");
+        let left = |cluster: &mut Cluster| {
+            let mut device = cluster.device.borrow_mut();
+            super::device::names(&mut device.sim, std::path::Path::new("/sim/data/partitions"))
+        };
+        assert_eq!(left(&mut cluster).len(), 3, "nothing is removed yet");
+        cluster.kill();
+        let name = format!("{}-0", kept.simple());
+        assert_eq!(
+            left(&mut cluster),
+            [name],
+            "only what a deletion names is removed"
+        );
     }
 }
 
