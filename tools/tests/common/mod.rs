@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -171,10 +172,12 @@ impl Broker {
         command
     }
 
-    /// Ends it without a chance to do anything.
+    /// Ends it without a chance to do anything, and waits until its port is free: the kernel takes
+    /// a ring down after its process is gone, and an accept that waits in it holds the socket so long.
     pub fn kill9(mut self) {
         self.process.signal(Signal::KILL);
         assert_eq!(self.process.exit_code(), None, "killed");
+        wait_until("the port is free", || TcpListener::bind(&self.address).is_ok());
     }
 
     /// Asks it to stop and gives its exit code.
