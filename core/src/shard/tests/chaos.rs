@@ -210,7 +210,7 @@ impl Chaos {
 fn every_request_is_answered_and_nothing_acknowledged_is_lost() {
     let mut durable = 0;
     for shards in [1, 3] {
-        for seed in 0..8 {
+        for seed in 0..4 {
             let mut chaos = Chaos::new(seed, shards);
             for round in 0..3 {
                 for _ in 0..STEPS / 3 {
@@ -233,5 +233,5 @@ fn every_request_is_answered_and_nothing_acknowledged_is_lost() {
             chaos.check();
         }
     }
-    assert!(durable > 100, "{durable}: too little happened");
+    assert!(durable > 50, "{durable}: too little happened");
 }

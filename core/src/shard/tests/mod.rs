@@ -5,6 +5,7 @@ mod device;
 mod faults;
 mod fetch;
 mod harness;
+mod hostile;
 mod limits;
 mod offsets;
 mod produce;
