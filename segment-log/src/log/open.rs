@@ -375,8 +375,8 @@ impl Opener {
         aside.extend(walked.set_aside.iter().map(Segment::name));
         set_aside(&self.io, &directory, &aside).await?;
         if let Some(last) = walked.segments.last() {
-            // Damage is left as it is: only a torn tail is cut.
-            if walked.ending == Ending::Here {
+            // Damage is left as it is, and so is what may be readable again: only a torn tail is cut.
+            if walked.ending == Ending::Here && !self.unreadable_behind(last) {
                 zero_behind(&self.io, last).await?;
             }
             self.report.end = Some((last.name(), last.tail.position));
@@ -393,11 +393,18 @@ impl Opener {
         self.report.torn_entries_seen = walked.successor_seen;
         self.report.set_aside = aside;
         self.report.quarantined = walked.quarantined.clone();
+        self.report.unreadable = self.io.with_unreadable(|pages| pages.ranges());
         self.report.raised_term = Some(term);
         let confirmed = self.options.bug == RecoveryBug::KeepTerm;
         let mut log = self.finish(walked.segments, walked.state, generations, term, confirmed);
         log.quarantined = walked.quarantined;
         Ok(log)
+    }
+
+    /// Whether bytes at or behind the end of a segment cannot be read: nothing is written there.
+    fn unreadable_behind(&self, segment: &Segment) -> bool {
+        self.io
+            .with_unreadable(|pages| pages.any_behind(&segment.name(), segment.tail.position))
     }
 
     /// Offsets and indices before the first segment that the checkpoint says are still served, and
@@ -452,7 +459,11 @@ impl Opener {
                 Ending::Here
                     if walked.segments.is_empty()
                         || self.options.continue_in_new_file
-                        || walked.successor_stays =>
+                        || walked.successor_stays
+                        || walked
+                            .segments
+                            .last()
+                            .is_some_and(|last| self.unreadable_behind(last)) =>
                 {
                     (walked.state.next_index(), walked.state.next_offset())
                 }

@@ -14,6 +14,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod scan;
+pub(crate) mod unreadable;
 pub(crate) mod walk;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, parse_segment_file_name};
 use scan::{Found, Window};
+use unreadable::read_around;
+
+pub use unreadable::Unreadable;
 
 /// Where segments go that do not belong to the log, inside the partition's directory.
 pub const SET_ASIDE_DIRECTORY: &str = "set-aside";
@@ -60,6 +64,8 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// Damage that was gone around.
     pub quarantined: Vec<Quarantined>,
+    /// Bytes that the device does not give back; they were treated like bytes that do not verify.
+    pub unreadable: Vec<Unreadable>,
     /// The leader epoch from now on, if it was raised.
     pub raised_term: Option<LeaderEpoch>,
 }
@@ -125,7 +131,7 @@ async fn read_header(
     file: &FileHandle,
     source: ReadSource,
 ) -> io::Result<Result<SegmentHeader, SegmentHeaderError>> {
-    let bytes = io.read(file, 0, SEGMENT_HEADER_LEN, source).await?;
+    let bytes = read_around(io, file, 0, SEGMENT_HEADER_LEN, source).await?;
     Ok(SegmentHeader::decode(&bytes))
 }
 

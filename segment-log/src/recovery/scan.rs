@@ -4,7 +4,7 @@
 //! Runs inside the future of an opening, on the thread that owns the partition. Invariants:
 //! - every read begins on a multiple of 4,096 and is bounded by the length the file really has, so
 //!   no length found in a file sizes an allocation beyond that;
-//! - at an unclean open every byte comes from the device;
+//! - at an unclean open every byte comes from the device; pages it does not give back are zeros;
 //! - the search skips only bytes that cannot be the start of an entry, or an entry that verified.
 
 #![forbid(unsafe_code)]
@@ -18,11 +18,10 @@ use crate::entry::{
 };
 use crate::ids::Incarnation;
 use crate::log::machine::Io;
+use crate::recovery::unreadable::{READ_ALIGN, read_around};
 
 /// Bytes of one read.
 const WINDOW_BYTES: usize = 1 << 20;
-/// Reads begin and end on multiples of this.
-const READ_ALIGN: u64 = 4_096;
 
 /// What lies at a position where an entry should begin.
 #[derive(Debug)]
@@ -102,7 +101,7 @@ impl<'a> Window<'a> {
             let wanted = (end - start).max(WINDOW_BYTES as u64).min(self.file_len - start);
             let wanted = usize::try_from(wanted.next_multiple_of(READ_ALIGN))
                 .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-            self.bytes = self.io.read(&self.file, start, wanted, self.source).await?;
+            self.bytes = read_around(self.io, &self.file, start, wanted, self.source).await?;
             self.start = start;
         }
         let from = usize::try_from(position - self.start).unwrap_or(usize::MAX);
