@@ -31,6 +31,9 @@ const MEMORY_RETRY_MS: u64 = 20;
 /// more to read asks again.
 const BATCHES_PER_ANSWER_MAX: usize = 8_192;
 
+/// What is planned per partition at least, however many are asked for.
+const PLAN_BYTES_MIN: usize = 256 << 10;
+
 /// One partition that can be read.
 struct Wanted {
     topic_at: usize,
@@ -253,6 +256,9 @@ impl Shard {
         // A cold range is read as a whole and may end a batch later than asked: one that could never be
         // read into this shard's fetch memory would never be served.
         let bytes_max = pending.max_bytes.min(self.fetch_budget.limit_bytes() / 2);
+        // Owners plan for the whole answer each: with many partitions most of it would be thrown away.
+        let share = (2 * pending.max_bytes / pending.wanted.len().max(1)).max(PLAN_BYTES_MIN);
+        let bytes_max = bytes_max.min(share);
         let asks: Vec<(PartitionKey, PartitionOp)> = pending
             .wanted
             .iter_mut()
@@ -355,7 +361,7 @@ impl Shard {
             .flat_map(|found| &found.parts)
             .map(part_bytes)
             .sum();
-        let enough = pending.has_failed() || bytes >= pending.min_bytes.max(1);
+        let enough = pending.has_failed() || bytes >= pending.min_bytes;
         if enough || pending.expired || self.stopping {
             self.load(now, disk, id);
             return;

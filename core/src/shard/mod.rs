@@ -489,6 +489,13 @@ impl Shard {
         tracing::warn!(%peer, "closed: {error}");
     }
 
+    /// A frame was begun and nothing more of it came.
+    pub fn on_frame_stalled(&mut self, socket: SocketId) {
+        self.metrics.connections_idle_closed.increment();
+        let peer = self.peer_of(socket);
+        tracing::warn!(%peer, "closed: a request was begun and not finished");
+    }
+
     fn peer_of(&self, socket: SocketId) -> String {
         let peer = self
             .connections

@@ -14,7 +14,7 @@ use tidelog_segment_log::batch::{BatchError, BatchHeader, set_log_append_time, v
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
 use tidelog_segment_log::log::{
-    AppendError, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
+    AppendError, LogConfig, LogStatus, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
 use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::RecoveryOptions;
@@ -23,6 +23,8 @@ use super::{Now, ReplyTo};
 use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
+/// Time between attempts to open a partition, milliseconds.
+const OPEN_AGAIN_MS: u64 = 1_000;
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
 const WATCHERS_MAX: usize = 65_536;
 
@@ -138,7 +140,11 @@ struct Waiting {
 enum State {
     Opening(Box<Opening>),
     Open(Box<PartitionLog>),
-    Failed(String),
+    /// It could not be opened; tried again then, unless trying cannot help.
+    Failed {
+        reason: String,
+        retry_ms: Option<u64>,
+    },
 }
 
 /// See the file's head.
@@ -148,6 +154,9 @@ pub(super) struct Partition {
     config: TopicConfig,
     log_config: LogConfig,
     state: State,
+    /// How to open it again, should opening fail.
+    open: OpenSpec,
+    options: RecoveryOptions,
     waiting: VecDeque<Waiting>,
     watchers: Vec<(ReplyTo, i64)>,
     last_high_watermark: Offset,
@@ -165,13 +174,15 @@ impl Partition {
     pub(super) fn new(spec: PartitionSpec) -> Self {
         let key = spec.open.key;
         let log_config = spec.open.config;
-        let opening = Opening::with_options(spec.open, spec.options);
+        let opening = Opening::with_options(spec.open.clone(), spec.options.clone());
         Self {
             key,
             topic: spec.topic,
             config: spec.config,
             log_config,
             state: State::Opening(Box::new(opening)),
+            open: spec.open,
+            options: spec.options,
             waiting: VecDeque::new(),
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
@@ -229,7 +240,14 @@ impl Partition {
             }
             OpenProgress::Failed(error) => {
                 tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
-                self.state = State::Failed(error.to_string());
+                // Files may be there by now, in whatever state.
+                (self.open.created, self.open.clean) = (false, false);
+                let retry_ms =
+                    matches!(error, OpenError::Io { .. }).then_some(now.monotonic_ms + OPEN_AGAIN_MS);
+                self.state = State::Failed {
+                    reason: error.to_string(),
+                    retry_ms,
+                };
                 true
             }
         }
@@ -242,7 +260,7 @@ impl Partition {
                 log.on_completion(now.wall_ms, disk, completion);
                 false
             }
-            State::Failed(_) => false,
+            State::Failed { .. } => false,
         }
     }
 
@@ -258,7 +276,7 @@ impl Partition {
     ) {
         let log = match &mut self.state {
             State::Open(log) if log.status() == LogStatus::Open => log,
-            State::Failed(reason) => {
+            State::Failed { reason, .. } => {
                 answers.push((
                     reply,
                     PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone()),
@@ -396,11 +414,32 @@ impl Partition {
         if self.log().is_none_or(|log| log.status() == LogStatus::Open) || !self.waiting.is_empty() {
             return false;
         }
-        let placeholder = State::Failed("reopening".to_owned());
+        let placeholder = State::Failed {
+            reason: "reopening".to_owned(),
+            retry_ms: None,
+        };
         if let State::Open(log) = std::mem::replace(&mut self.state, placeholder) {
+            self.open.checkpoint = Some(log.checkpoint());
+            self.open.config = self.log_config;
+            (self.open.created, self.open.clean) = (false, false);
+            self.options.term_floor = self.options.term_floor.max(log.leader_epoch());
+            self.options.checkpoint_is_old = false;
+            self.options.continue_in_new_file = true;
             self.state = State::Opening(Box::new(log.into_reopening()));
         }
         true
+    }
+
+    /// Whether opening failed and is to be tried again now.
+    pub(super) fn wants_opening(&self, now: Now) -> bool {
+        matches!(self.state, State::Failed { retry_ms: Some(at), .. } if at <= now.monotonic_ms)
+    }
+
+    /// Begins opening anew. `token_space`: a fresh one, which no late completion of the failed opening has.
+    pub(super) fn open_again(&mut self, token_space: u32) {
+        self.open.token_space = token_space;
+        let opening = Opening::with_options(self.open.clone(), self.options.clone());
+        self.state = State::Opening(Box::new(opening));
     }
 
     /// Ends every wait with an error, before the partition is deleted.

@@ -353,6 +353,23 @@ impl Partitions {
                 }
             }
         }
+        let failed: Vec<PartitionKey> = self
+            .by_key
+            .iter()
+            .filter(|(_, (_, partition))| partition.wants_opening(now))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in failed {
+            let fresh = self.take_space();
+            if let Some((space, partition)) = self.by_key.get_mut(&key) {
+                self.spaces.remove(space);
+                *space = fresh;
+                partition.open_again(fresh);
+            }
+            self.spaces.insert(fresh, key);
+            self.opening += 1;
+            self.drive_opening(now, disk, key, Vec::new());
+        }
         if now.monotonic_ms >= self.checkpoint_due_ms {
             self.checkpoint_due_ms = now.monotonic_ms + CHECKPOINT_INTERVAL_MS;
             self.checkpoint_wanted = true;

@@ -228,3 +228,29 @@ fn nothing_acknowledged_is_lost_to_power_cuts() {
         }
     }
 }
+
+#[test]
+fn an_opening_that_fails_is_tried_again_until_the_disk_works() {
+    for shards in SHARDS {
+        for kind in [OpKind::Create, OpKind::Sync, OpKind::SyncDir] {
+            let mut cluster = Cluster::new(shards);
+            let client = cluster.connect(0);
+            cluster.create(client, "t", 1, &[]);
+            let base = cluster.put(client, "t", 0, batch(&["kept"]));
+            fail_next(&mut cluster, OpKind::WriteNow);
+            fail_next(&mut cluster, kind);
+            let lost = cluster.produce(client, "t", 0, batch(&["unknown"]));
+            assert_eq!(lost.error, ErrorCode::KafkaStorageError, "{kind:?}");
+            let mut answers = Vec::new();
+            for _ in 0..10 {
+                cluster.pass_ms(500);
+                answers.push(cluster.produce(client, "t", 0, batch(&["later"])).error);
+                if answers.last() == Some(&ErrorCode::None) {
+                    break;
+                }
+            }
+            assert_eq!(answers.last(), Some(&ErrorCode::None), "{kind:?}: {answers:?}");
+            assert_has(&mut cluster, client, 0, &[(base, "kept".to_owned())]);
+        }
+    }
+}
