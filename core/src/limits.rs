@@ -1,7 +1,7 @@
 //! Named bounds of this crate: every queue, loop, frame and array has one.
 
 /// Shards a broker may run; `core_listeners` gives each node 1,024 ids, so more would not fit either.
-pub const SHARDS_MAX: u16 = 256;
+pub const SHARDS_MAX: u16 = 64;
 /// Highest node id; node id x 1,024 + shard must stay an `i32`.
 pub const NODE_ID_MAX: i32 = 2_097_150;
 /// Least memory a broker runs with, in bytes.

@@ -29,9 +29,10 @@ use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
 use crate::identity::{CleanFlag, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
-use crate::limits::{CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX};
+use crate::limits::{CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, READ_ATTEMPTS_MAX};
 use crate::log::machine::{Io, Machine, TokenCounter};
 use crate::recovery::RecoveryOptions;
+use crate::recovery::unreadable::is_unreadable;
 
 const IDENTITY_FILE: &str = "identity";
 const CLEAN_FILE: &str = "clean";
@@ -351,7 +352,7 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
     let (found, unreadable) = read_checkpoints(&io, &directory, &names)
         .await
         .map_err(failed("reading checkpoints in", ""))?;
-    let flag = match read_small(&io, &directory, CLEAN_FILE, IDENTITY_FILE_BYTES_MAX).await {
+    let flag = match read_if_readable(&io, &directory, CLEAN_FILE, IDENTITY_FILE_BYTES_MAX).await {
         Ok(bytes) => bytes.and_then(|bytes| CleanFlag::decode(&bytes).ok()),
         Err(cause) => return Err(failed("reading", CLEAN_FILE)(cause)),
     };
@@ -411,7 +412,7 @@ async fn read_checkpoints(
         let Some((shard, is_previous)) = parse_checkpoint_name(name) else {
             continue;
         };
-        let bytes = read_small(io, directory, name, CHECKPOINT_FILE_BYTES_MAX).await?;
+        let bytes = read_if_readable(io, directory, name, CHECKPOINT_FILE_BYTES_MAX).await?;
         match bytes.and_then(|bytes| Checkpoint::decode(&bytes).ok()) {
             Some(checkpoint) => found.push(FoundCheckpoint {
                 shard,
@@ -422,6 +423,23 @@ async fn read_checkpoints(
         }
     }
     Ok((found, unreadable))
+}
+
+/// As [`read_small`], and `None` too if its sectors cannot be read: a checkpoint and a clean flag can
+/// be done without.
+async fn read_if_readable(
+    io: &Io,
+    directory: &Path,
+    name: &str,
+    bytes_max: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    for _ in 0..READ_ATTEMPTS_MAX {
+        match read_small(io, directory, name, bytes_max).await {
+            Err(error) if is_unreadable(&error) => {}
+            other => return other,
+        }
+    }
+    Ok(None)
 }
 
 /// A whole file from the device, `None` if it is not there. One that is longer than the bound is

@@ -233,6 +233,17 @@ pub enum EntryError {
     Padding,
 }
 
+impl EntryError {
+    /// Whether the checksum held and another version of this program may well understand the entry:
+    /// nothing is wrong with the bytes, and nothing may be cut because of them.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            Self::Version(_) | Self::Kind(_) | Self::Flags(_) | Self::Reserved(_)
+        )
+    }
+}
+
 /// An entry's header as the program uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryHeader {

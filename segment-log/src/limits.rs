@@ -66,5 +66,11 @@ pub const STAGING_KEPT_BYTES_MAX: usize = 64 << 10;
 /// Parts of one read plan.
 pub const READ_PARTS_MAX: usize = 16;
 
+/// Reads of one page before recovery calls it unreadable.
+pub const READ_ATTEMPTS_MAX: usize = 3;
+
+/// Pages of a partition that recovery goes around; more are a failing device, and end the open.
+pub const UNREADABLE_PAGES_MAX: usize = 1_024;
+
 /// Leader epochs set apart for each start of a data directory.
 pub const TERMS_PER_START: u64 = 1024;

@@ -119,6 +119,7 @@ fn faults(rng: &mut SimRng) -> SimFaults {
     .with_eio(OpKind::WriteNow, rare(rng))
     .with_eio(OpKind::SyncDir, rare(rng))
     .with_eio(OpKind::Create, rare(rng))
+    .with_eio(OpKind::Read, rare(rng))
 }
 
 impl World {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::disk::Disk;
-use tidelog_segment_log::disk::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimDisk};
+use tidelog_segment_log::disk::sim::{Fault, OpKind, ScriptedFault, SimConfig, SimDisk, SimFaults};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
     AppendError, CloseProgress, Durability, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening,
@@ -134,6 +134,117 @@ fn a_full_disk_refuses_and_passes() {
     settle(&mut log, &mut disk);
     assert_eq!(log.durable_offset(), Offset(1));
     log.append(2, &mut disk, &batch()).unwrap();
+}
+
+/// A roll meets a full disk at some step of making the next segment.
+fn a_full_disk_delays_a_roll(fault: ScriptedFault) {
+    let mut disk = SimDisk::new(SimConfig::default());
+    let config = LogConfig {
+        segment_bytes: 1,
+        ..CONFIG
+    };
+    let mut log = create(&mut disk, config);
+    log.append(1, &mut disk, &batch()).unwrap();
+    settle(&mut log, &mut disk);
+    assert_eq!(log.segment_count(), 1);
+
+    disk.script(fault);
+    // Taken before the disk was known to be full: it waits.
+    log.append(1, &mut disk, &batch()).unwrap();
+    settle(&mut log, &mut disk);
+    assert_eq!(log.status(), LogStatus::Open, "{:?}", log.fence_cause());
+    assert_eq!(disk.events().no_space, 1, "the fault happened");
+    assert_eq!((log.segment_count(), log.durable_offset()), (2, Offset(1)));
+    assert!(matches!(
+        log.append(1, &mut disk, &batch()),
+        Err(AppendError::NoSpace)
+    ));
+    assert!(!log.is_waiting_for_disk(), "nothing is tried before a tick");
+
+    // Still full.
+    disk.script(fault);
+    log.tick(2, &mut disk);
+    settle(&mut log, &mut disk);
+    assert_eq!((log.status(), log.durable_offset()), (LogStatus::Open, Offset(1)));
+    assert!(matches!(log.close(2, &mut disk), CloseProgress::Pending));
+
+    log.tick(3, &mut disk);
+    settle(&mut log, &mut disk);
+    assert_eq!(log.durable_offset(), Offset(2));
+    assert!(matches!(log.close(3, &mut disk), CloseProgress::Closed(_)));
+}
+
+#[test]
+fn a_full_disk_at_the_creation_of_a_segment_passes() {
+    a_full_disk_delays_a_roll(failing(OpKind::Create, Fault::NoSpace));
+}
+
+#[test]
+fn a_full_disk_at_the_header_of_a_segment_passes() {
+    a_full_disk_delays_a_roll(failing(OpKind::Write, Fault::NoSpace));
+}
+
+#[test]
+fn a_full_disk_at_the_first_extent_of_a_segment_passes() {
+    a_full_disk_delays_a_roll(failing(OpKind::Fallocate, Fault::NoSpace));
+}
+
+#[test]
+fn a_full_disk_in_the_middle_of_a_header_passes() {
+    let mut disk = SimDisk::new(SimConfig::default());
+    let config = LogConfig {
+        segment_bytes: 1,
+        ..CONFIG
+    };
+    let mut log = create(&mut disk, config);
+    log.append(1, &mut disk, &batch()).unwrap();
+    settle(&mut log, &mut disk);
+    disk.script(failing(OpKind::Write, Fault::ShortWrite));
+    disk.script(ScriptedFault {
+        kind: OpKind::Write,
+        nth: 2,
+        fault: Fault::NoSpace,
+    });
+    log.append(1, &mut disk, &batch()).unwrap();
+    settle(&mut log, &mut disk);
+    assert_eq!(log.status(), LogStatus::Open);
+    log.tick(2, &mut disk);
+    settle(&mut log, &mut disk);
+    assert_eq!(log.durable_offset(), Offset(2));
+}
+
+#[test]
+fn a_full_disk_at_a_write_of_an_entry_fences() {
+    for (kind, stall_ppm) in [(OpKind::WriteNow, 0), (OpKind::Write, 1_000_000)] {
+        let mut disk = SimDisk::new(SimConfig::default());
+        let mut log = create(&mut disk, CONFIG);
+        disk.set_faults(SimFaults {
+            would_stall_ppm: stall_ppm,
+            ..SimFaults::default()
+        });
+        disk.script(failing(kind, Fault::NoSpace));
+        log.append(1, &mut disk, &batch()).unwrap();
+        settle(&mut log, &mut disk);
+        assert_eq!(log.status(), LogStatus::Fenced);
+    }
+}
+
+#[test]
+fn an_io_error_at_the_creation_of_a_segment_fences() {
+    for kind in [OpKind::Create, OpKind::SyncDir] {
+        let mut disk = SimDisk::new(SimConfig::default());
+        let config = LogConfig {
+            segment_bytes: 1,
+            ..CONFIG
+        };
+        let mut log = create(&mut disk, config);
+        log.append(1, &mut disk, &batch()).unwrap();
+        settle(&mut log, &mut disk);
+        disk.script(failing(kind, Fault::Eio));
+        log.append(1, &mut disk, &batch()).unwrap();
+        settle(&mut log, &mut disk);
+        assert_eq!(log.status(), LogStatus::Fenced, "{kind:?}");
+    }
 }
 
 #[test]

@@ -264,6 +264,66 @@ fn a_read_starts_at_the_batch_that_holds_the_offset() {
 }
 
 #[test]
+fn a_cold_plan_is_bounded_by_what_was_asked_for_and_may_start_inside_a_batch() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let spec = |checkpoint, clean, created| OpenSpec {
+        config: LogConfig {
+            segment_bytes: 64 << 20,
+            ..spec(&directory, None, false, false).config
+        },
+        ..spec(&directory, checkpoint, clean, created)
+    };
+    let (mut log, _) = open(&mut disk, spec(None, false, true));
+    let mut sizes = Vec::new();
+    for at in 0..600usize {
+        // Small ones, ones about as large as the index is dense, and a few large ones.
+        let len = match at % 100 {
+            50 => 700_000,
+            n if n % 10 == 3 => 1_500,
+            n => n,
+        };
+        let batch = batch(3, len, 1);
+        sizes.push(batch.len() as u64);
+        log.append(1, &mut disk, &batch).unwrap();
+        settle(&mut log, &mut disk, 1);
+    }
+    let checkpoint = close(log, &mut disk, 1);
+    let mut disk = StdDisk::new();
+    let (mut log, report) = open(&mut disk, spec(Some(checkpoint), true, false));
+    assert!(report.clean);
+    let size = log.size_bytes();
+    assert!(size > 12 << 20, "far more than one request asks for: {size}");
+    let end = log.high_watermark();
+    for offset in (0..end.0).step_by(7) {
+        for max_bytes in [1usize, 3_000, 100_000] {
+            let plan = log.read(&mut disk, Offset(offset), end, max_bytes).unwrap();
+            let [part @ ReadPart::Cold(range)] = plan.parts.as_slice() else {
+                panic!("{plan:?}")
+            };
+            let first = BatchHeader::parse(&cold(&mut disk, part)[0]).unwrap();
+            assert!(first.base_offset.0 <= offset && offset <= first.last_offset().0);
+            let planned = range.position.end - range.position.start;
+            // It begins less than an index interval in front of the batch, and ends with the entry
+            // that reaches one interval beyond what was asked for.
+            let own = first.total_len() as u64 + 200;
+            let wanted = own.max(max_bytes as u64) + 2 * 4_096;
+            let mut reached = 0;
+            let crossing = sizes.iter().skip(offset as usize / 3).find(|size| {
+                reached += **size + 64;
+                reached >= wanted
+            });
+            let bound = wanted + crossing.map_or(0, |size| size + 200);
+            assert!(
+                planned <= bound,
+                "offset {offset}, {max_bytes} bytes: {planned} planned, {bound} at most"
+            );
+        }
+    }
+}
+
+#[test]
 fn epochs_end_where_the_next_begins() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("p");

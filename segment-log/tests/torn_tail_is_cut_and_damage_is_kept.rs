@@ -12,11 +12,17 @@ use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::std_disk::StdDisk;
-use tidelog_segment_log::ids::{EntryIndex, Offset, PartitionKey, TopicId};
-use tidelog_segment_log::log::{
-    Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadError, ReadPart, drive_open, verify_cold,
+use tidelog_segment_log::entry::{
+    ENTRY_HEADER_LEN, ENTRY_VERSION, EntryError, EntryHeader, EntryKind, entry_len, payload_crc,
 };
+use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::log::{
+    CloseProgress, Durability, LogConfig, OpenError, OpenSpec, Opening, PartitionLog, ReadError, ReadPart,
+    UnsupportedEntry, drive_open, verify_cold,
+};
+use tidelog_segment_log::producer_state::encode_log_start;
 use tidelog_segment_log::recovery::{RecoveryReport, SET_ASIDE_DIRECTORY};
+use tidelog_segment_log::segment_header::{SEGMENT_FORMAT_VERSION, SegmentHeader, segment_file_name};
 
 struct Fixture {
     root: tempfile::TempDir,
@@ -218,6 +224,24 @@ fn a_durable_entry_with_a_bad_header_is_gone_around() {
 }
 
 #[test]
+fn a_plan_in_front_of_damage_does_not_reach_into_it() {
+    let fixture = write_log(true);
+    fixture.flip(fixture.edges[2] + 30);
+    let (mut log, _) = fixture.recover(None);
+    let mut disk = StdDisk::new();
+    let mut planned = |from: i64| {
+        let plan = log.read(&mut disk, Offset(from), Offset(10), 1 << 20).unwrap();
+        match plan.parts.as_slice() {
+            [ReadPart::Cold(range)] => range.position.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(planned(0), fixture.edges[0]..fixture.edges[2]);
+    assert_eq!(planned(3), fixture.edges[0]..fixture.edges[2]);
+    assert_eq!(planned(6), fixture.edges[3]..fixture.edges[5]);
+}
+
+#[test]
 fn damage_at_the_very_end_keeps_the_log_end_that_the_checkpoint_proves() {
     let fixture = write_log(true);
     fixture.flip(fixture.edges[4] + 30);
@@ -300,4 +324,246 @@ fn cold_bytes_are_served_only_if_they_verify() {
     for len in 0..batches[0].end {
         assert!(verify_cold(range, &bytes[..len]).is_err(), "{len} bytes");
     }
+}
+
+/// Gives the entry at `at` other bytes in its header under a checksum that holds, as another version
+/// of this program would write it.
+fn rewrite_header(fixture: &Fixture, at: u64, change: impl FnOnce(&mut [u8])) {
+    let file = fs::read(fixture.segment()).unwrap();
+    let incarnation = SegmentHeader::decode(&file).unwrap().incarnation;
+    let at = at as usize;
+    let mut header = file[at..at + ENTRY_HEADER_LEN].to_vec();
+    change(&mut header);
+    let is_batch = header[9] <= 2;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header[8..]);
+    crc.update(&incarnation.0);
+    if is_batch {
+        crc.update(&file[at + ENTRY_HEADER_LEN..at + ENTRY_HEADER_LEN + 21]);
+    }
+    header[4..8].copy_from_slice(&crc.finalize().to_le_bytes());
+    fixture.overwrite(at as u64, &header);
+}
+
+fn refused(fixture: &Fixture, clean: bool) -> UnsupportedEntry {
+    let spec = OpenSpec {
+        clean,
+        ..spec(&fixture.directory(), Some(fixture.checkpoint.clone()), false)
+    };
+    match drive_open(&mut StdDisk::new(), Opening::new(spec)) {
+        Err(OpenError::UnsupportedEntry { name, cause, .. }) => {
+            assert_eq!(name, "00000000000000000001-0.log");
+            cause
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_entry_of_another_version_is_not_damage() {
+    for clean in [false, true] {
+        for synced_each in [false, true] {
+            let fixture = write_log(synced_each);
+            rewrite_header(&fixture, fixture.edges[3], |header| header[8] = 1);
+            let before = fs::read(fixture.segment()).unwrap();
+            assert_eq!(
+                refused(&fixture, clean),
+                UnsupportedEntry::Entry(EntryError::Version(1))
+            );
+            assert_eq!(fs::read(fixture.segment()).unwrap(), before, "nothing is cut");
+
+            let fixture = write_log(synced_each);
+            rewrite_header(&fixture, fixture.edges[3], |header| header[9] = 200);
+            assert_eq!(
+                refused(&fixture, clean),
+                UnsupportedEntry::Entry(EntryError::Kind(200))
+            );
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_another_version_behind_the_end_is_not_cut_either() {
+    let fixture = write_log(false);
+    fixture.flip(fixture.edges[2] + 30);
+    rewrite_header(&fixture, fixture.edges[3], |header| header[8] = 1);
+    assert_eq!(
+        refused(&fixture, false),
+        UnsupportedEntry::Entry(EntryError::Version(1))
+    );
+}
+
+/// Writes a segment by hand: internal entries of these payloads, from this index and offset on.
+fn write_segment(directory: &Path, index: u64, offset: i64, entries: &[(EntryKind, Vec<u8>)]) {
+    let header = SegmentHeader {
+        format_version: SEGMENT_FORMAT_VERSION,
+        features: 0,
+        incarnation: Incarnation([index as u8; 16]),
+        topic: TopicId([1; 16]),
+        partition: 0,
+        generation: 0,
+        base_offset: Offset(offset),
+        base_index: EntryIndex(index),
+        replaced: None,
+        key_reference: None,
+    };
+    let mut file = header.encode();
+    let mut prev_crc = 0;
+    for (at, (kind, payload)) in entries.iter().enumerate() {
+        let mut entry = EntryHeader {
+            version: ENTRY_VERSION,
+            kind: *kind,
+            flags: 0,
+            payload_len: payload.len() as u32,
+            payload_crc: payload_crc(*kind, 0, payload),
+            term: LeaderEpoch(0),
+            index: EntryIndex(index + at as u64),
+            base_offset: Offset(offset),
+            last_offset_delta: -1,
+            prev_crc,
+            header_crc: 0,
+            max_timestamp: -1,
+            durable_gap: 1,
+        };
+        let end = file.len() + entry_len(payload.len() as u32);
+        file.extend_from_slice(&entry.encode(&header.incarnation, payload));
+        file.extend_from_slice(payload);
+        file.resize(end, 0);
+        prev_crc = entry.header_crc;
+    }
+    fs::write(directory.join(header.file_name()), file).unwrap();
+}
+
+#[test]
+fn an_internal_payload_of_another_schema_is_not_damage() {
+    for kind in [EntryKind::LogStart, EntryKind::ProducerState] {
+        let root = tempfile::tempdir().unwrap();
+        let mut payload = encode_log_start(Offset(0));
+        payload[0] = 9;
+        write_segment(root.path(), 1, 0, &[(kind, payload)]);
+        let error =
+            drive_open(&mut StdDisk::new(), Opening::new(spec(root.path(), None, false))).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                OpenError::UnsupportedEntry {
+                    cause: UnsupportedEntry::Schema(9),
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_was_deleted_from_the_front_is_not_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let entries = [(EntryKind::LogStart, encode_log_start(Offset(20)))];
+    write_segment(root.path(), 3, 20, &entries);
+    // It was written before the segment in front was deleted, and knows nothing of it.
+    let mut checkpoint = PartitionCheckpoint {
+        key: PartitionKey {
+            topic: TopicId([1; 16]),
+            partition: 0,
+        },
+        ..PartitionCheckpoint::default()
+    };
+    checkpoint.segments.push(Default::default());
+    checkpoint.segments[0].base_index = EntryIndex(1);
+    let (log, report) = drive_open(
+        &mut StdDisk::new(),
+        Opening::new(spec(root.path(), Some(checkpoint), false)),
+    )
+    .unwrap();
+    assert_eq!(log.log_start_offset(), Offset(20));
+    assert!(report.quarantined.is_empty(), "{report:?}");
+}
+
+#[test]
+fn damaged_bytes_at_the_very_end_are_left_as_they_are() {
+    let fixture = write_log(true);
+    fixture.flip(fixture.edges[4] + 30);
+    let before = fs::read(fixture.segment()).unwrap();
+    let (_, report) = fixture.recover(Some(fixture.checkpoint.clone()));
+    assert_eq!(report.quarantined.len(), 1);
+    assert_eq!(fs::read(fixture.segment()).unwrap(), before, "for a later repair");
+}
+
+#[test]
+fn what_was_cut_does_not_come_back_behind_later_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, _) = drive_open(&mut disk, Opening::new(spec(&directory, None, true))).unwrap();
+    let big = |number: u8| Bytes::from(build_batch(&BatchSpec::default(), &[&[number; 9_000]]));
+    let mut edges = Vec::new();
+    for number in 0..4 {
+        edges.push(log.size_bytes());
+        log.append(1, &mut disk, &big(number)).unwrap();
+    }
+    settle(&mut log, &mut disk);
+    drop(log);
+    let segment = directory.join(segment_file_name(EntryIndex(1), 0));
+    let write = |position: u64, bytes: &[u8]| {
+        let mut file = fs::File::options().write(true).open(&segment).unwrap();
+        file.seek(SeekFrom::Start(position)).unwrap();
+        file.write_all(bytes).unwrap();
+        file.sync_all().unwrap();
+    };
+    // The second entry is torn; the third and the fourth are not, and lie behind its pages.
+    write(edges[1], &[0; 64]);
+    let (mut log, report) = drive_open(&mut disk, Opening::new(spec(&directory, None, false))).unwrap();
+    assert_eq!(log.log_end_offset(), Offset(1));
+    assert!(report.torn_entries_seen);
+    log.confirm_term();
+    // A smaller one takes the place of the second, and is durable.
+    log.append(1, &mut disk, &batch(9)).unwrap();
+    settle(&mut log, &mut disk);
+    let checkpoint = log.checkpoint();
+    let last = log.checkpoint().segments.last().copied().unwrap();
+    drop(log);
+    // Then it is damaged.
+    let name = segment_file_name(last.base_index, last.generation);
+    let path = directory.join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = last.length.0 as usize - entry_len(batch(9).len() as u32);
+    bytes[at + 30] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (log, report) =
+        drive_open(&mut disk, Opening::new(spec(&directory, Some(checkpoint), false))).unwrap();
+    assert_eq!(report.quarantined.len(), 1, "{report:?}");
+    assert_eq!(log.log_end_offset(), Offset(3), "not the third entry of old");
+}
+
+#[test]
+fn no_file_takes_the_name_of_one_that_was_set_aside() {
+    let fixture = write_log(true);
+    let mut disk = StdDisk::new();
+    let (mut log, _) = fixture.recover(None);
+    log.confirm_term();
+    let checkpoint = loop {
+        match log.close(1, &mut disk) {
+            CloseProgress::Closed(checkpoint) => break *checkpoint,
+            CloseProgress::Pending => settle(&mut log, &mut disk),
+            CloseProgress::Fenced => panic!("fenced"),
+        }
+    };
+    let aside = fixture.directory().join(SET_ASIDE_DIRECTORY);
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join(segment_file_name(EntryIndex(6), 0)), b"kept").unwrap();
+    let spec = OpenSpec {
+        clean: true,
+        config: LogConfig {
+            segment_bytes: 1,
+            ..spec(&fixture.directory(), None, false).config
+        },
+        ..spec(&fixture.directory(), Some(checkpoint), false)
+    };
+    let (mut log, report) = drive_open(&mut disk, Opening::new(spec)).unwrap();
+    assert!(report.clean);
+    log.append(1, &mut disk, &batch(1)).unwrap();
+    settle(&mut log, &mut disk);
+    let named = log.checkpoint().segments.last().copied().unwrap();
+    assert_eq!((named.base_index, named.generation), (EntryIndex(6), 1));
 }

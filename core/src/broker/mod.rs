@@ -19,7 +19,7 @@ use tidelog_segment_log::disk::StdDisk;
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
-use crate::mesh::{SHARDS_MAX, Waker, mesh};
+use crate::mesh::{Waker, mesh};
 use crate::metrics::ShardMetrics;
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
@@ -229,16 +229,18 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         ));
     }
     let shards = usize::from(settings.shards);
-    if shards > SHARDS_MAX {
-        return Err(StartupError::usage(format!(
-            "at most {SHARDS_MAX} shards are served; --shards is {shards}"
-        )));
-    }
     let facts = probe_data_directory(data_dir)?;
     if let Some(warning) = &facts.warning {
         tracing::warn!("{warning}");
     }
     let directory = open_directory(&facts.path, &settings)?;
+    let node_id = directory.identity().node_id;
+    if node_id != settings.node_id {
+        let (path, wanted) = (facts.path.display(), settings.node_id);
+        return Err(StartupError::usage(format!(
+            "{path} belongs to node {node_id}, and node.id is {wanted}; set node.id = {node_id}, or use another directory"
+        )));
+    }
     for name in directory.unreadable_checkpoints() {
         tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
     }
@@ -359,6 +361,8 @@ fn start_shards(
     let quiet_shards = Arc::new(AtomicUsize::new(0));
     let (ready_sender, ready) = mpsc::channel();
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
+    // The page cache is the kernel's; a quarter of the machine's memory is likely to stay in it.
+    let hot_bytes = HostFacts::detect().total_memory_bytes / 4;
     let pin = settings.runtime_pin == RuntimePin::Always;
     let mut wakers = Vec::with_capacity(shards);
     let mut threads = Vec::with_capacity(shards);
@@ -398,6 +402,7 @@ fn start_shards(
                 endpoint,
                 listeners: sockets,
                 shared: Arc::clone(&shared),
+                hot_window_bytes: hot_bytes / shards as u64,
                 pin: pin.then_some(own),
                 started: started_sender,
             },

@@ -14,7 +14,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 pub use parked::Doorbell;
 
 /// The most shards a mesh can join: one bit each in the inbound mask.
-pub const SHARDS_MAX: usize = 64;
+const SHARDS_MAX: usize = crate::limits::SHARDS_MAX as usize;
+const _: () = assert!(SHARDS_MAX <= u64::BITS as usize);
 
 /// How one shard wakes another.
 #[derive(Clone, Debug)]

@@ -210,8 +210,7 @@ shard_metrics! {
         fetched_bytes: "Bytes of record batches sent.",
         fetch_hot_bytes: "Bytes sent from the resident tail.",
         fetch_cold_bytes: "Bytes read from disk, verified and sent.",
-        commits: "Group commits completed.",
-        disk_errors: "Failed disk operations.",
+        commits: "Times a partition's durable offset moved.",
         partition_fences: "Partitions fenced after a failed write or sync.",
         checksum_failures: "Stored bytes that did not verify and were not served.",
         guard_denials: "Requests denied by the guard.",
@@ -220,18 +219,15 @@ shard_metrics! {
         connections: "Connections open.",
         fetches_parked: "Fetches waiting for records.",
         partitions: "Partitions owned.",
-        partitions_fenced: "Partitions that refuse appends now.",
+        partitions_opening: "Partitions being opened, or opened again after a fence.",
         receive_budget_used_bytes: "Bytes of the receive pool in use.",
         fetch_budget_used_bytes: "Bytes of the fetch pool in use.",
-        control_budget_used_bytes: "Bytes of the control pool in use.",
-        dirty_bytes: "Bytes appended that are not known durable.",
         segments: "Segments open.",
     }
     histograms {
         produce_time: "Time from the last byte of a Produce request to its answer.",
         fetch_time: "Time from the last byte of a Fetch request to its answer, waiting included.",
         request_time: "Time from the last byte of any other request to its answer.",
-        commit_time: "Time of one group commit.",
         loop_turn_time: "Time of one turn of the shard's loop.",
     }
 }
@@ -248,14 +244,14 @@ mod tests {
         cells.requests.add(4);
         cells.connections.add(2);
         cells.connections.add(-1);
-        cells.commit_time.observe(Duration::from_micros(3));
+        cells.request_time.observe(Duration::from_micros(3));
         let mut copy = cells.snapshot();
         assert_eq!(
             (
                 copy.shard,
                 copy.requests,
                 copy.connections,
-                copy.commit_time.count()
+                copy.request_time.count()
             ),
             (3, 5, 1, 1)
         );
@@ -263,7 +259,7 @@ mod tests {
         assert_eq!(copy.requests, 5, "a copy does not change");
         copy.merge(&cells.snapshot());
         assert_eq!(
-            (copy.requests, copy.connections, copy.commit_time.count()),
+            (copy.requests, copy.connections, copy.request_time.count()),
             (11, 2, 2)
         );
     }

@@ -119,7 +119,7 @@ mod tests {
         a.produced_records.add(5);
         b.produced_records.add(7);
         b.connections.set(-1);
-        b.commit_time.observe(Duration::from_micros(1_500));
+        b.request_time.observe(Duration::from_micros(1_500));
         let text = render(&[a.snapshot(), b.snapshot()]);
         for expected in [
             "tidelog_shards 2",
@@ -127,12 +127,12 @@ mod tests {
             "tidelog_shard_produced_records_total{shard=\"0\"} 5",
             "tidelog_shard_produced_records_total{shard=\"1\"} 7",
             "tidelog_shard_connections{shard=\"1\"} -1",
-            "tidelog_commit_time_seconds_bucket{le=\"0.001024\"} 0",
-            "tidelog_commit_time_seconds_bucket{le=\"0.002048\"} 1",
-            "tidelog_commit_time_seconds_bucket{le=\"+Inf\"} 1",
-            "tidelog_commit_time_seconds_sum 0.0015",
-            "tidelog_shard_commit_time_seconds_count{shard=\"1\"} 1",
-            "# TYPE tidelog_commit_time_seconds histogram",
+            "tidelog_request_time_seconds_bucket{le=\"0.001024\"} 0",
+            "tidelog_request_time_seconds_bucket{le=\"0.002048\"} 1",
+            "tidelog_request_time_seconds_bucket{le=\"+Inf\"} 1",
+            "tidelog_request_time_seconds_sum 0.0015",
+            "tidelog_shard_request_time_seconds_count{shard=\"1\"} 1",
+            "# TYPE tidelog_request_time_seconds histogram",
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected}\n{text}");
         }

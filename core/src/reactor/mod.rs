@@ -61,6 +61,8 @@ pub struct Start {
     pub listeners: Vec<(usize, TcpListener)>,
     /// Shared with the other shards.
     pub shared: Arc<Shared>,
+    /// How much of what this shard wrote last counts as resident in the page cache, bytes.
+    pub hot_window_bytes: u64,
     /// The core to run on alone, if any.
     pub pin: Option<usize>,
     /// Receives one message when the thread has its ring, or the reason why not.
@@ -112,7 +114,13 @@ async fn drain(start: Start) -> io::Result<bool> {
     // This task is the executor's only one and does not yield: an executor that finds its preemption timer
     // fired before it ran a task counts none as runnable, and sleeps over the ones that are.
     while !reactor.finished() {
+        let started_at = Instant::now();
         let progressed = reactor.turn()?;
+        reactor
+            .shard
+            .metrics()
+            .loop_turn_time
+            .observe(started_at.elapsed());
         if !progressed {
             reactor.park()?;
         }
@@ -143,7 +151,7 @@ struct Reactor {
 impl Reactor {
     fn new(start: Start) -> io::Result<Self> {
         let ring = Rc::new(RefCell::new(RawRing::new()?));
-        let disk = RingDisk::new(Rc::clone(&ring));
+        let disk = RingDisk::new(Rc::clone(&ring), start.hot_window_bytes);
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
             shard: (start.shard)(start.endpoint),
@@ -268,16 +276,12 @@ impl Reactor {
         for effect in effects {
             match effect {
                 Effect::Respond(id, response) => {
-                    let charge = response.charge_bytes;
-                    let ring = Rc::clone(&self.ring);
                     match self.sockets.get(id) {
                         Some(socket) if !socket.is_closing() => {
                             socket.queue(response);
-                            if socket.send(id.slot, &mut ring.borrow_mut()).is_err() {
-                                self.close(id)?;
-                            }
+                            self.send(id)?;
                         }
-                        _ => self.shard.on_sent(charge),
+                        _ => self.shard.on_sent(response.charge),
                     }
                     self.read_frames(now, id)?;
                 }
@@ -419,6 +423,7 @@ impl Reactor {
 
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
         if !self.shard.reserve_receive(IDLE_BUFFER_BYTES) {
+            self.shard.metrics().connections_refused.increment();
             tracing::warn!(%peer, "connection refused: the receive budget of this shard is used up");
             self.uncount();
             return;
@@ -435,6 +440,7 @@ impl Reactor {
         match reaped.into_result() {
             Ok(received) if received > 0 && !socket.is_closing() => {
                 socket.received(received as usize);
+                self.shard.metrics().received_bytes.add(u64::from(received));
                 self.read_frames(now, id)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -492,34 +498,39 @@ impl Reactor {
         Ok(())
     }
 
-    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        let ring = Rc::clone(&self.ring);
+    /// Starts sending what is queued, if nothing is being sent.
+    fn send(&mut self, id: SocketId) -> io::Result<()> {
         let Some(socket) = self.sockets.get(id) else {
             return Ok(());
         };
-        let mut finished = Vec::new();
-        let failed = match reaped.into_result() {
-            Ok(sent) => {
-                socket.sent(sent as usize, &mut finished);
-                false
-            }
-            Err(_) => {
-                socket.send_failed();
-                true
-            }
+        let shard = &mut self.shard;
+        let mut ring = self.ring.borrow_mut();
+        let sent = socket.send(id.slot, &mut ring, |bytes| shard.reserve_send(bytes));
+        drop(ring);
+        if sent.is_err() { self.close(id) } else { Ok(()) }
+    }
+
+    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let Some(socket) = self.sockets.get(id) else {
+            return Ok(());
         };
-        let close = failed
-            || socket.is_closing()
-            || socket.wants_close()
-            || socket.send(id.slot, &mut ring.borrow_mut()).is_err();
+        self.shard.release_send(socket.send_reserved_bytes());
+        let Ok(sent) = reaped.into_result() else {
+            socket.send_failed();
+            return self.close(id);
+        };
+        let mut finished = Vec::new();
+        socket.sent(sent as usize, &mut finished);
+        let close = socket.is_closing() || socket.wants_close();
+        self.shard.metrics().sent_bytes.add(u64::from(sent));
         for charge in finished {
             self.shard.on_sent(charge);
         }
         if close {
-            self.close(id)
-        } else {
-            self.read_frames(now, id)
+            return self.close(id);
         }
+        self.send(id)?;
+        self.read_frames(now, id)
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.

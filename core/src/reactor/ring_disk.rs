@@ -6,11 +6,13 @@
 //! `write_now`, which is `pwritev` on this thread.
 
 use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_uring::{opcode, types};
@@ -22,10 +24,20 @@ use tidelog_segment_log::disk::{
 
 use super::ring::{Kind, RawRing, Reaped, Tag};
 
+/// Write-back of a file is started each time this much was appended.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+/// Files whose appends are counted for that.
+const UNSTARTED_FILES_MAX: usize = 4_096;
+/// With more write-backs than this under way the disk does not keep up, and a write might block.
+const WRITEBACKS_MAX: usize = 16;
+/// A commit that takes longer than this may hold locks that a write needs.
+const COMMIT_LATE: Duration = Duration::from_millis(100);
+
 /// An operation in the kernel; it owns what the kernel reads or writes.
 enum InFlight {
     Write {
-        _file: FileHandle,
+        file: FileHandle,
+        position: u64,
         data: Bytes,
     },
     Read {
@@ -35,12 +47,16 @@ enum InFlight {
         filled: usize,
     },
     Sync {
-        _file: FileHandle,
+        file: FileHandle,
     },
     SyncDir {
         _directory: OwnedFd,
     },
     Plain {
+        _file: FileHandle,
+    },
+    /// Started by this disk itself; nobody waits for it.
+    EarlyWriteback {
         _file: FileHandle,
     },
 }
@@ -58,17 +74,28 @@ pub(super) struct RingDisk {
     free: Vec<u32>,
     arrived: Vec<Completion>,
     in_flight: usize,
+    /// When each sync in the kernel was submitted, oldest first (a sync that ends later than its
+    /// successors keeps its place until then).
+    syncs: VecDeque<(u32, Instant)>,
+    /// Bytes appended to a file since its write-back was last started.
+    unstarted: HashMap<u64, Range<u64>>,
+    /// Early write-backs in the kernel.
+    writebacks: usize,
 }
 
 impl RingDisk {
-    pub(super) fn new(ring: Rc<RefCell<RawRing>>) -> Self {
+    /// `hot_window_bytes`: how much of what was written last counts as resident.
+    pub(super) fn new(ring: Rc<RefCell<RawRing>>, hot_window_bytes: u64) -> Self {
         Self {
             ring,
-            direct: StdDisk::new(),
+            direct: StdDisk::with_hot_window(hot_window_bytes),
             slots: Vec::new(),
             free: Vec::new(),
             arrived: Vec::new(),
             in_flight: 0,
+            syncs: VecDeque::new(),
+            unstarted: HashMap::new(),
+            writebacks: 0,
         }
     }
 
@@ -107,6 +134,9 @@ impl RingDisk {
             generation: place.generation,
             slot,
         };
+        if matches!(operation, InFlight::Sync { .. }) {
+            self.syncs.push_back((slot, Instant::now()));
+        }
         place.operation = Some((token, operation));
         self.in_flight += 1;
         // SAFETY: the operation owns its buffer, whose heap address does not change when the slot
@@ -121,13 +151,53 @@ impl RingDisk {
         let Some(place) = self.slots.get_mut(slot as usize) else {
             return;
         };
-        let Some((token, _operation)) = place.operation.take() else {
+        let Some((token, operation)) = place.operation.take() else {
             return;
         };
         place.generation = (place.generation + 1) & 0xff_ffff;
         self.free.push(slot);
         self.in_flight -= 1;
+        match operation {
+            InFlight::EarlyWriteback { .. } => {
+                // Its failure is the next sync's to report.
+                self.writebacks -= 1;
+                return;
+            }
+            InFlight::Sync { .. } => self.syncs.retain(|(sync, _)| *sync != slot),
+            _ => {}
+        }
         self.arrived.push(Completion { token, result });
+    }
+
+    /// Whether a write might block: the disk does not keep up, or a commit is late.
+    fn might_stall(&self) -> bool {
+        let late = self
+            .syncs
+            .front()
+            .is_some_and(|(_, since)| since.elapsed() > COMMIT_LATE);
+        late || self.writebacks > WRITEBACKS_MAX
+    }
+
+    /// Starts write-back of what was appended to a file, each [`WRITEBACK_BYTES`].
+    fn start_writeback_early(&mut self, file: &FileHandle, written: Range<u64>) {
+        if self.unstarted.len() >= UNSTARTED_FILES_MAX {
+            // Forgetting only means that the kernel begins by itself.
+            self.unstarted.clear();
+        }
+        let unstarted = self
+            .unstarted
+            .entry(file.id())
+            .or_insert_with(|| written.start..written.start);
+        unstarted.end = unstarted.end.max(written.end);
+        if unstarted.end.saturating_sub(unstarted.start) < WRITEBACK_BYTES {
+            return;
+        }
+        let range = unstarted.clone();
+        self.unstarted.remove(&file.id());
+        self.writebacks += 1;
+        let entry = writeback_entry(file, &range).flags(io_uring::squeue::Flags::ASYNC);
+        let file = file.clone();
+        self.start(Token(0), InFlight::EarlyWriteback { _file: file }, |_| entry);
     }
 
     /// Takes one completion of the ring that carries [`Kind::Disk`].
@@ -144,11 +214,22 @@ impl RingDisk {
             return;
         };
         let output = match (operation, result) {
+            (InFlight::Write { file, position, data }, Err(error)) => {
+                self.direct
+                    .note_failed_write(file, *position..*position + data.len() as u64);
+                Err(error)
+            }
+            (InFlight::Sync { file }, Err(error)) => {
+                self.direct.note_failed_sync(file);
+                Err(error)
+            }
             (_, Err(error)) => Err(error),
-            (InFlight::Write { data, .. }, Ok(written)) => {
+            (InFlight::Write { file, position, data }, Ok(written)) => {
                 if written == 0 && !data.is_empty() {
                     Err(io::Error::from(io::ErrorKind::WriteZero))
                 } else {
+                    self.direct
+                        .note_written(file, *position..*position + u64::from(written));
                     Ok(DiskOutput::Written(written as usize))
                 }
             }
@@ -176,9 +257,7 @@ impl RingDisk {
                     Ok(DiskOutput::Read(bytes))
                 }
             }
-            (InFlight::Sync { .. } | InFlight::SyncDir { .. } | InFlight::Plain { .. }, Ok(_)) => {
-                Ok(DiskOutput::Done)
-            }
+            (_, Ok(_)) => Ok(DiskOutput::Done),
         };
         self.finish(slot, output);
     }
@@ -186,6 +265,15 @@ impl RingDisk {
 
 fn descriptor(file: &FileHandle) -> types::Fd {
     types::Fd(file.fd().map_or(-1, AsRawFd::as_raw_fd))
+}
+
+fn writeback_entry(file: &FileHandle, range: &Range<u64>) -> io_uring::squeue::Entry {
+    const SYNC_FILE_RANGE_WRITE: u32 = 2;
+    let len = u32::try_from(range.end.saturating_sub(range.start)).unwrap_or(u32::MAX);
+    opcode::SyncFileRange::new(descriptor(file), len)
+        .offset(range.start)
+        .flags(SYNC_FILE_RANGE_WRITE)
+        .build()
 }
 
 fn read_entry(
@@ -206,9 +294,7 @@ impl Disk for RingDisk {
             DiskOp::Write { file, position, data } => {
                 let fd = descriptor(&file);
                 let (at, len) = (data.as_ptr(), data.len() as u32);
-                // The page cache bookkeeping of `hot_bytes` learns of the write when it completes
-                // in full; the direct disk keeps it.
-                self.start(token, InFlight::Write { _file: file, data }, |_| {
+                self.start(token, InFlight::Write { file, position, data }, |_| {
                     opcode::Write::new(fd, at, len).offset(position).build()
                 });
             }
@@ -233,7 +319,7 @@ impl Disk for RingDisk {
             }
             DiskOp::Sync { file } => {
                 let fd = descriptor(&file);
-                self.start(token, InFlight::Sync { _file: file }, |_| {
+                self.start(token, InFlight::Sync { file }, |_| {
                     opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
                 });
             }
@@ -263,15 +349,8 @@ impl Disk for RingDisk {
                 });
             }
             DiskOp::Writeback { file, range } => {
-                const SYNC_FILE_RANGE_WRITE: u32 = 2;
-                let fd = descriptor(&file);
-                let len = u32::try_from(range.end.saturating_sub(range.start)).unwrap_or(u32::MAX);
-                self.start(token, InFlight::Plain { _file: file }, |_| {
-                    opcode::SyncFileRange::new(fd, len)
-                        .offset(range.start)
-                        .flags(SYNC_FILE_RANGE_WRITE)
-                        .build()
-                });
+                let entry = writeback_entry(&file, &range);
+                self.start(token, InFlight::Plain { _file: file }, |_| entry);
             }
             other => {
                 self.direct.submit(token, other);
@@ -290,7 +369,13 @@ impl Disk for RingDisk {
         position: u64,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<WriteNow> {
-        self.direct.write_now(file, position, pieces)
+        if self.might_stall() {
+            return Ok(WriteNow::WouldStall);
+        }
+        let written = self.direct.write_now(file, position, pieces)?;
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.start_writeback_early(file, position..position + bytes as u64);
+        Ok(written)
     }
 
     fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {

@@ -13,7 +13,7 @@ use io_uring::{opcode, types};
 use tidelog_net::frame::{self, FrameError};
 
 use super::ring::{Kind, RawRing, Tag};
-use crate::shard::{Response, SendPart, SocketId};
+use crate::shard::{Charge, Response, SendPart, SocketId};
 
 /// What an idle connection holds.
 pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
@@ -30,6 +30,10 @@ const SEND_MAX_BYTES: usize = 1 << 20;
 struct Outgoing {
     header: Box<libc_msghdr::MessageHeader>,
     iovecs: Vec<libc_msghdr::IoVec>,
+    /// Held for the kernel; nobody else reads it.
+    _copied: Vec<u8>,
+    /// What was reserved for `copied`.
+    reserved_bytes: usize,
 }
 
 /// The two C structures of sendmsg, as the kernel's x86-64 and aarch64 ABI has them.
@@ -254,29 +258,44 @@ impl Socket {
         self.close_after_send = true;
     }
 
-    /// Starts a gathered send of what is queued, if none is in the kernel.
-    pub(super) fn send(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+    /// Starts a gathered send of what is queued, if none is in the kernel. Runs of small parts are copied into
+    /// one piece, for which `reserve` grants memory (or not: then they are sent as they are).
+    pub(super) fn send(
+        &mut self,
+        slot: u32,
+        ring: &mut RawRing,
+        reserve: impl FnOnce(usize) -> bool,
+    ) -> io::Result<()> {
         if self.sending.is_some() || self.closing || self.out.is_empty() {
             return Ok(());
         }
-        for response in &mut self.out {
-            coalesce_small(&mut response.parts);
-        }
-        let mut iovecs = Vec::with_capacity(16);
-        let mut total = 0;
-        'gather: for response in &self.out {
-            for part in &response.parts {
-                let bytes = part.bytes();
-                if iovecs.len() == IOVECS_MAX || total >= SEND_MAX_BYTES {
-                    break 'gather;
+        let parts = self
+            .out
+            .iter()
+            .flat_map(|response| &response.parts)
+            .map(SendPart::bytes);
+        let (pieces, copy_bytes) = gather(parts.filter(|bytes| !bytes.is_empty()));
+        let copy = copy_bytes > 0 && reserve(copy_bytes);
+        let mut copied = Vec::with_capacity(if copy { copy_bytes } else { 0 });
+        let mut iovecs = Vec::with_capacity(pieces.len());
+        let mut add = |bytes: &[u8]| {
+            if iovecs.len() < IOVECS_MAX {
+                iovecs.push(libc_msghdr::IoVec {
+                    base: bytes.as_ptr(),
+                    len: bytes.len(),
+                });
+            }
+        };
+        for piece in &pieces {
+            match piece {
+                Piece::Whole(bytes) => add(bytes),
+                Piece::Run(run) if copy => {
+                    let start = copied.len();
+                    run.iter().for_each(|bytes| copied.extend_from_slice(bytes));
+                    // The capacity was reserved for all runs, so the address holds.
+                    add(copied.get(start..).unwrap_or_default());
                 }
-                if !bytes.is_empty() {
-                    iovecs.push(libc_msghdr::IoVec {
-                        base: bytes.as_ptr(),
-                        len: bytes.len(),
-                    });
-                    total += bytes.len();
-                }
+                Piece::Run(run) => run.iter().for_each(|bytes| add(bytes)),
             }
         }
         let header = Box::new(libc_msghdr::MessageHeader {
@@ -298,17 +317,34 @@ impl Socket {
             generation: self.generation,
             slot,
         };
-        // SAFETY: header and iovecs are on the heap and owned by `sending` until the completion;
+        let outgoing = Outgoing {
+            header,
+            iovecs,
+            _copied: copied,
+            reserved_bytes: if copy { copy_bytes } else { 0 },
+        };
+        // SAFETY: header, iovecs and copies are on the heap and owned by `sending` until the completion;
         // the parts they point to stay in `out` until `sent` advances past them.
-        unsafe { ring.push(entry, tag)? };
-        self.sending = Some(Outgoing { header, iovecs });
-        Ok(())
+        let pushed = unsafe { ring.push(entry, tag) };
+        self.sending = Some(outgoing);
+        pushed
+    }
+
+    /// Memory reserved for the copies of the send in the kernel.
+    pub(super) fn send_reserved_bytes(&self) -> usize {
+        self.sending
+            .as_ref()
+            .map_or(0, |outgoing| outgoing.reserved_bytes)
     }
 
     /// A send ended with `sent` bytes: releases what is wholly out, into `finished`.
-    pub(super) fn sent(&mut self, mut sent: usize, finished: &mut Vec<usize>) {
+    pub(super) fn sent(&mut self, mut sent: usize, finished: &mut Vec<Charge>) {
         if let Some(outgoing) = self.sending.take() {
-            debug_assert_eq!(outgoing.header.iov, outgoing.iovecs.as_ptr());
+            assert_eq!(
+                outgoing.header.iov,
+                outgoing.iovecs.as_ptr(),
+                "the kernel read what is owned here"
+            );
         }
         while let Some(response) = self.out.front_mut() {
             while let Some(part) = response.parts.front_mut() {
@@ -320,7 +356,7 @@ impl Socket {
                 sent -= len;
                 response.parts.pop_front();
             }
-            finished.push(response.charge_bytes);
+            finished.push(response.charge);
             self.out.pop_front();
         }
     }
@@ -335,8 +371,8 @@ impl Socket {
     }
 
     /// Charges of responses that will never be sent.
-    pub(super) fn drain_charges(&mut self, finished: &mut Vec<usize>) {
-        finished.extend(self.out.iter().map(|response| response.charge_bytes));
+    pub(super) fn drain_charges(&mut self, finished: &mut Vec<Charge>) {
+        finished.extend(self.out.iter().map(|response| response.charge));
     }
 
     /// First steps of closing: stop reading, cancel what is in the kernel, shut down.
@@ -371,31 +407,71 @@ impl Socket {
     }
 }
 
-/// Joins runs of small parts into one buffer, so that a send has few pieces.
-fn coalesce_small(parts: &mut VecDeque<SendPart>) {
-    let small = |part: &SendPart| part.bytes().len() < GATHER_MIN_BYTES;
-    if parts.len() < 2
-        || !parts
+/// What one send takes: large parts as they are, and runs of small ones.
+enum Piece<'a> {
+    Whole(&'a [u8]),
+    Run(Vec<&'a [u8]>),
+}
+
+/// Cuts what is queued into pieces, up to [`SEND_MAX_BYTES`], and says how much copying the runs would take.
+fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Piece<'a>>, usize) {
+    let mut pieces: Vec<Piece<'a>> = Vec::new();
+    let (mut total, mut copy_bytes) = (0, 0);
+    for bytes in parts {
+        if total >= SEND_MAX_BYTES || pieces.len() == IOVECS_MAX {
+            break;
+        }
+        total += bytes.len();
+        match pieces.last_mut() {
+            Some(Piece::Run(run)) if bytes.len() < GATHER_MIN_BYTES => {
+                copy_bytes += bytes.len()
+                    + if run.len() == 1 {
+                        run.iter().map(|first| first.len()).sum()
+                    } else {
+                        0
+                    };
+                run.push(bytes);
+            }
+            _ if bytes.len() < GATHER_MIN_BYTES => pieces.push(Piece::Run(vec![bytes])),
+            _ => pieces.push(Piece::Whole(bytes)),
+        }
+    }
+    for piece in &mut pieces {
+        if let Piece::Run(run) = piece
+            && let [only] = run.as_slice()
+        {
+            *piece = Piece::Whole(only);
+        }
+    }
+    (pieces, copy_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_parts_next_to_each_other_become_one_piece() {
+        let (small, large) = (vec![1; 100], vec![2; GATHER_MIN_BYTES]);
+        let parts = [
+            &small, &small, &large, &small, &large, &large, &small, &small, &small,
+        ];
+        let (pieces, copy_bytes) = gather(parts.iter().map(|part| part.as_slice()));
+        let shape: Vec<usize> = pieces
             .iter()
-            .zip(parts.iter().skip(1))
-            .any(|(a, b)| small(a) && small(b))
-    {
-        return;
+            .map(|piece| match piece {
+                Piece::Whole(_) => 1,
+                Piece::Run(run) => run.len(),
+            })
+            .collect();
+        assert_eq!(shape, [2, 1, 1, 1, 1, 3], "a lone small part is sent as it is");
+        assert_eq!(copy_bytes, 500);
     }
-    let mut joined = VecDeque::with_capacity(parts.len());
-    let mut run = BytesMut::new();
-    for part in parts.drain(..) {
-        if small(&part) {
-            run.extend_from_slice(part.bytes());
-            continue;
-        }
-        if !run.is_empty() {
-            joined.push_back(SendPart::Bytes(run.split().freeze()));
-        }
-        joined.push_back(part);
+
+    #[test]
+    fn a_send_is_bounded() {
+        let part = vec![0; 100_000];
+        let (pieces, copy_bytes) = gather(std::iter::repeat_n(part.as_slice(), 1_000));
+        assert_eq!((pieces.len(), copy_bytes), (SEND_MAX_BYTES.div_ceil(100_000), 0));
     }
-    if !run.is_empty() {
-        joined.push_back(SendPart::Bytes(run.freeze()));
-    }
-    *parts = joined;
 }

@@ -127,7 +127,7 @@ fn bad_values_say_the_bounds() {
     for (set, part) in [
         ("memory.limit=1K", "64MiB"),
         ("memory.limit=lots", "not a size"),
-        ("shards=0", "auto or 1 to 256 shards"),
+        ("shards=0", "auto or 1 to 64 shards"),
         ("shards=two", "whole number"),
         ("log.durability=sometimes", "fsync, interval, os"),
         ("log.segment_bytes=3GiB", "1MiB to"),

@@ -2,9 +2,10 @@
 //!
 //! Every address in an answer is the advertised one of the listener that the request came in on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tidelog_net::hot::MetadataRequest;
+use tidelog_net::hot::{MetadataRequest, MetadataTopic};
 use tidelog_net::messages as kp;
 use tidelog_net::request::is_valid_software_name;
 use tidelog_net::response::{self, ResponseBody};
@@ -21,6 +22,12 @@ use crate::topic_config::{ConfigEntry, TopicDefaults, describe_broker, describe_
 
 /// "Not asked for" in the authorized-operations fields.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+/// Every operation of a topic, as bits of Kafka's operation codes: read 3, write 4, create 5, delete 6,
+/// alter 7, describe 8, describe configs 10, alter configs 11.
+const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+/// Every operation of a cluster: create 5, alter 7, describe 8, cluster action 9, describe configs 10, alter
+/// configs 11, idempotent write 12.
+const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
 
@@ -47,28 +54,83 @@ impl Shard {
         match body {
             RequestBody::Metadata(request) => self.metadata(now, disk, origin, context, request),
             RequestBody::ApiVersions(request) => self.api_versions(&origin, &request),
-            RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, &request),
-            RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, &request),
+            RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, context, &request),
+            RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, context, &request),
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
             RequestBody::CreateTopics(request) => {
-                self.hand_to_control(now, disk, origin, ControlOp::CreateTopics(request))
+                let names = request.topics.iter().map(|topic| topic.name.as_str());
+                match self.first_denied(context, names, Operation::Create) {
+                    None => self.hand_to_control(now, disk, origin, ControlOp::CreateTopics(request)),
+                    Some(name) => self.refuse_unauthorized(&origin, &name),
+                }
             }
             RequestBody::DeleteTopics(request) => {
-                self.hand_to_control(now, disk, origin, ControlOp::DeleteTopics(request))
+                let by_id = request.topics.iter().map(|topic| match &topic.name {
+                    Some(name) => name.as_str(),
+                    None => self
+                        .image
+                        .topic_by_id(topic.topic_id)
+                        .map_or("", |topic| &*topic.name),
+                });
+                let names = request.topic_names.iter().map(|name| name.as_str()).chain(by_id);
+                match self.first_denied(context, names, Operation::Delete) {
+                    None => self.hand_to_control(now, disk, origin, ControlOp::DeleteTopics(request)),
+                    Some(name) => self.refuse_unauthorized(&origin, &name),
+                }
             }
             RequestBody::CreatePartitions(request) => {
-                self.hand_to_control(now, disk, origin, ControlOp::CreatePartitions(request));
+                let names = request.topics.iter().map(|topic| topic.name.as_str());
+                match self.first_denied(context, names, Operation::Alter) {
+                    None => self.hand_to_control(now, disk, origin, ControlOp::CreatePartitions(request)),
+                    Some(name) => self.refuse_unauthorized(&origin, &name),
+                }
             }
             RequestBody::IncrementalAlterConfigs(request) => {
-                self.hand_to_control(now, disk, origin, ControlOp::IncrementalAlterConfigs(request));
+                let topics = request
+                    .resources
+                    .iter()
+                    .filter(|resource| resource.resource_type == RESOURCE_TOPIC);
+                let names = topics.map(|resource| resource.resource_name.as_str());
+                match self.first_denied(context, names, Operation::AlterConfigs) {
+                    None => {
+                        self.hand_to_control(now, disk, origin, ControlOp::IncrementalAlterConfigs(request))
+                    }
+                    Some(name) => self.refuse_unauthorized(&origin, &name),
+                }
             }
-            RequestBody::InitProducerId(request) => self.init_producer_id(now, disk, origin, &request),
+            RequestBody::InitProducerId(request) => {
+                self.init_producer_id(now, disk, origin, context, &request)
+            }
             // The data path is dispatched before.
             RequestBody::Produce(_)
             | RequestBody::Fetch(_)
             | RequestBody::ListOffsets(_)
             | RequestBody::OffsetForLeaderEpoch(_) => self.refuse(&origin, &"dispatched to the wrong room"),
         }
+    }
+
+    /// The first topic on which the operation is denied.
+    fn first_denied<'a>(
+        &self,
+        context: &RequestContext,
+        mut names: impl Iterator<Item = &'a str>,
+        operation: Operation,
+    ) -> Option<String> {
+        names
+            .find(|name| {
+                !self
+                    .guard
+                    .check(context, &[(Resource::Topic(name), operation)])
+                    .is_allowed()
+            })
+            .map(str::to_owned)
+    }
+
+    /// Ends a request that changes metadata and may not. Nothing is denied yet, so there is no answer per
+    /// item: the connection is closed, and nothing was changed.
+    fn refuse_unauthorized(&mut self, origin: &Origin, topic: &str) {
+        self.metrics.guard_denials.increment();
+        self.refuse(origin, &format!("not authorized on topic {topic:?}"));
     }
 
     // ---- group 0 -------------------------------------------------------------------------------
@@ -125,8 +187,22 @@ impl Shard {
         now: Now,
         disk: &mut dyn Disk,
         origin: Origin,
+        context: &RequestContext,
         request: &kp::InitProducerIdRequest,
     ) {
+        if !self
+            .guard
+            .check(context, &[(Resource::Cluster, Operation::IdempotentWrite)])
+            .is_allowed()
+        {
+            self.metrics.guard_denials.increment();
+            let mut body = kp::InitProducerIdResponse::default();
+            body.error_code = ErrorCode::ClusterAuthorizationFailed.code();
+            body.producer_id = (-1).into();
+            body.producer_epoch = -1;
+            self.answer(&origin, &ResponseBody::InitProducerId(body));
+            return;
+        }
         if request.transactional_id.is_some() {
             let mut body = kp::InitProducerIdResponse::default();
             // Transactions are not served yet, and no retry will change that.
@@ -149,15 +225,15 @@ impl Shard {
         context: &RequestContext,
         request: MetadataRequest,
     ) {
-        let create = request.allow_auto_topic_creation && self.settings.auto_create_topics;
-        let missing: Vec<String> = match (&request.topics, create) {
+        // A set: a name may be asked for twice, but is created once.
+        let missing: BTreeSet<String> = match (&request.topics, self.may_create(&request)) {
             (Some(topics), true) => topics
                 .iter()
                 .filter_map(|topic| topic.name.as_ref())
                 .filter(|name| self.image.topic(name).is_none() && check_topic_name(name).is_ok())
                 .map(|name| name.to_string())
                 .collect(),
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
         if missing.is_empty() {
             let body = self.metadata_body(&origin, context, &request);
@@ -168,7 +244,16 @@ impl Shard {
             origin,
             metadata: Some((request, Arc::new(context.clone()))),
         };
-        self.ask_control(now, disk, pending, ControlOp::AutoCreate(missing));
+        self.ask_control(
+            now,
+            disk,
+            pending,
+            ControlOp::AutoCreate(missing.into_iter().collect()),
+        );
+    }
+
+    fn may_create(&self, request: &MetadataRequest) -> bool {
+        request.allow_auto_topic_creation && self.settings.auto_create_topics
     }
 
     fn metadata_body(
@@ -202,7 +287,7 @@ impl Shard {
         } else {
             let asked = request.topics.iter().flatten();
             asked
-                .map(|asked| self.asked_topic_body(context, asked.name.as_ref(), asked.topic_id))
+                .map(|asked| self.asked_topic_body(context, asked, self.may_create(request)))
                 .collect()
         };
         let mut body = kp::MetadataResponse::default();
@@ -210,16 +295,25 @@ impl Shard {
         body.cluster_id = Some(text(self.cluster_id.clone()));
         body.controller_id = node;
         body.topics = topics;
-        body.cluster_authorized_operations = OPERATIONS_UNKNOWN;
+        if request.include_topic_authorized_operations {
+            for topic in body.topics.iter_mut().filter(|topic| topic.error_code == 0) {
+                topic.topic_authorized_operations = TOPIC_OPERATIONS;
+            }
+        }
+        body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
+            true => CLUSTER_OPERATIONS,
+            false => OPERATIONS_UNKNOWN,
+        };
         body
     }
 
     fn asked_topic_body(
         &self,
         context: &RequestContext,
-        name: Option<&StrBytes>,
-        id: Uuid,
+        asked: &MetadataTopic,
+        may_create: bool,
     ) -> kp::metadata_response::MetadataResponseTopic {
+        let (name, id) = (asked.name.as_ref(), asked.topic_id);
         let mut body = kp::metadata_response::MetadataResponseTopic::default()
             .with_topic_id(id)
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
@@ -237,6 +331,10 @@ impl Shard {
                 ErrorCode::TopicAuthorizationFailed
             }
             (None, Some(name)) if check_topic_name(name).is_err() => ErrorCode::InvalidTopicException,
+            // It was to be created and cannot be: no retry changes that.
+            (None, Some(name)) if may_create && self.image.colliding(name).is_some() => {
+                ErrorCode::InvalidTopicException
+            }
             (None, Some(_)) => ErrorCode::UnknownTopicOrPartition,
             (None, None) => ErrorCode::UnknownTopicId,
         };
@@ -292,7 +390,34 @@ impl Shard {
         self.answer(origin, &ResponseBody::ApiVersions(body));
     }
 
-    fn find_coordinator(&mut self, origin: &Origin, request: &kp::FindCoordinatorRequest) {
+    fn find_coordinator(
+        &mut self,
+        origin: &Origin,
+        context: &RequestContext,
+        request: &kp::FindCoordinatorRequest,
+    ) {
+        const KEY_TRANSACTION: i8 = 1;
+        let single = (origin.version < 4).then_some(request.key.as_str());
+        let denied = request
+            .coordinator_keys
+            .iter()
+            .map(StrBytes::as_str)
+            .chain(single)
+            .any(|key| {
+                let resource = match request.key_type {
+                    KEY_TRANSACTION => Resource::TransactionalId(key),
+                    _ => Resource::Group(key),
+                };
+                !self
+                    .guard
+                    .check(context, &[(resource, Operation::Describe)])
+                    .is_allowed()
+            });
+        if denied {
+            self.metrics.guard_denials.increment();
+            self.refuse(origin, &"not authorized to find this coordinator");
+            return;
+        }
         let (host, port) = self.advertised(origin);
         let node = kp::BrokerId(self.settings.node_id);
         let mut body = kp::FindCoordinatorResponse::default();
@@ -316,14 +441,33 @@ impl Shard {
         self.answer(origin, &ResponseBody::FindCoordinator(body));
     }
 
-    fn describe_cluster(&mut self, origin: &Origin, request: &kp::DescribeClusterRequest) {
+    fn describe_cluster(
+        &mut self,
+        origin: &Origin,
+        context: &RequestContext,
+        request: &kp::DescribeClusterRequest,
+    ) {
+        if !self
+            .guard
+            .check(context, &[(Resource::Cluster, Operation::Describe)])
+            .is_allowed()
+        {
+            self.metrics.guard_denials.increment();
+            let body = kp::DescribeClusterResponse::default()
+                .with_error_code(ErrorCode::ClusterAuthorizationFailed.code());
+            self.answer(origin, &ResponseBody::DescribeCluster(body));
+            return;
+        }
         let (host, port) = self.advertised(origin);
         let node = kp::BrokerId(self.settings.node_id);
         let mut body = kp::DescribeClusterResponse::default();
         body.endpoint_type = 1;
         body.cluster_id = text(self.cluster_id.clone());
         body.controller_id = node;
-        body.cluster_authorized_operations = OPERATIONS_UNKNOWN;
+        body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
+            true => CLUSTER_OPERATIONS,
+            false => OPERATIONS_UNKNOWN,
+        };
         if origin.version >= 1 && request.endpoint_type != 1 {
             body.error_code = ErrorCode::MismatchedEndpointType.code();
             body.error_message = Some(text("this listener serves brokers, not controllers"));

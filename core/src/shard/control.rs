@@ -14,16 +14,17 @@ use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
 use tidelog_net::{ErrorCode, StrBytes, Uuid};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, DiskOutput};
 use tidelog_segment_log::entry::EntryKind;
 use tidelog_segment_log::ids::{EntryIndex, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, InternalEntry, LogConfig, LogStatus, Machine, OpenProgress, OpenSpec, Opening,
-    PartitionLog,
+    AppendError, CloseProgress, Durability, InternalEntry, LogConfig, LogStatus, Machine, OpenProgress,
+    OpenSpec, Opening, PartitionLog,
 };
 
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
+use crate::limits::PRODUCER_ID_BLOCK;
 use crate::metadata::{
     self, AlterConfigOp, AlterConfigsRequest, CreatePartitionsRequest, CreateTopicRequest,
     DeleteTopicRequest, KafkaError, MetadataMachine, MetadataRecord, TopicRules,
@@ -34,8 +35,6 @@ use crate::topic_config::{TopicDefaults, list_for_create};
 pub(super) const TOKEN_SPACE: u32 = 3;
 /// Of the machine that reads its entries back.
 pub(super) const READ_SPACE: u32 = 4;
-/// Producer ids reserved by one record.
-const PRODUCER_ID_BLOCK: i64 = 1000;
 const SEGMENT_BYTES: u64 = 64 << 20;
 const RESOURCE_TOPIC: i8 = 2;
 
@@ -292,6 +291,7 @@ impl Shard {
         if !control.started {
             control.started = true;
             self.partitions.want_checkpoint();
+            self.partitions.list_directories(disk);
             self.publish_image(now, disk);
             return;
         }
@@ -306,6 +306,21 @@ impl Shard {
         }
         self.commit_current(now, disk);
         self.take_next(now, disk);
+    }
+
+    /// The directories of partitions are listed.
+    pub(super) fn on_directories_listed(&mut self, disk: &mut dyn Disk, completion: Completion) {
+        let Some(control) = &self.control else { return };
+        match completion.result {
+            Ok(DiskOutput::Names(names)) => {
+                self.partitions.sweep(disk, &names, |topic| {
+                    control.machine.is_deleted(Uuid::from_bytes(topic.0))
+                });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "directories of deleted topics could not be looked for"),
+        }
     }
 
     /// Applies the current request's records once they are durable.
@@ -382,37 +397,58 @@ impl Shard {
             let Some((reply, op)) = control.queue.pop_front() else {
                 return;
             };
-            let (answer, records) = self.plan(op);
+            let (answer, records) = self.plan(&op);
             if records.is_empty() {
                 self.answer_control(now, disk, reply, answer);
                 continue;
             }
-            let Some(Control {
-                state: Some(State::Open(log)),
-                current,
-                ..
-            }) = &mut self.control
-            else {
+            let Some(control) = &mut self.control else { return };
+            let Some(State::Open(log)) = &mut control.state else {
                 return;
             };
+            let mut records = records;
+            let mut answer = answer;
             let mut index = EntryIndex(0);
+            let mut appended = 0;
+            let mut refused = None;
             for record in &records {
                 let payload = match record.encode() {
                     Ok(payload) => payload,
-                    Err(error) => fatal(
-                        FatalReason::Metadata,
-                        &format!("a planned record does not encode: {error}"),
-                    ),
+                    Err(error) => {
+                        refused = Some((ErrorCode::PolicyViolation, error.to_string()));
+                        break;
+                    }
                 };
                 match log.append_internal(now.wall_ms, disk, EntryKind::Metadata, &payload) {
-                    Ok(appended) => index = appended,
-                    Err(error) => fatal(
-                        FatalReason::Metadata,
-                        &format!("group 0 takes no record: {error}"),
-                    ),
+                    Ok(at) => {
+                        index = at;
+                        appended += 1;
+                    }
+                    Err(AppendError::Backlogged | AppendError::TermNotDurable) if appended == 0 => {
+                        // A new segment is being made: taken up again at the end of a later turn.
+                        control.producer_ids = 0..0;
+                        control.queue.push_front((reply, op));
+                        return;
+                    }
+                    Err(error) => {
+                        refused = Some((ErrorCode::KafkaStorageError, error.to_string()));
+                        break;
+                    }
                 }
             }
-            *current = Some(Current {
+            if let Some((code, message)) = refused {
+                // What was appended is in the log and holds; the client is told to look and to try again.
+                tracing::error!(%message, "group 0 did not take all of a request");
+                control.producer_ids = 0..0;
+                records.truncate(appended);
+                fail(&mut answer, code, &message);
+            }
+            if records.is_empty() {
+                self.answer_control(now, disk, reply, answer);
+                continue;
+            }
+            log.flush(now.wall_ms, disk);
+            control.current = Some(Current {
                 reply,
                 answer,
                 records,
@@ -420,7 +456,6 @@ impl Shard {
                 version: 0,
                 missing: 0,
             });
-            log.flush(now.wall_ms, disk);
         }
     }
 
@@ -433,19 +468,19 @@ impl Shard {
         }
     }
 
-    fn plan(&mut self, op: ControlOp) -> (ControlAnswer, Vec<MetadataRecord>) {
+    fn plan(&mut self, op: &ControlOp) -> (ControlAnswer, Vec<MetadataRecord>) {
         match op {
-            ControlOp::CreateTopics(request) => self.plan_create(&request),
-            ControlOp::DeleteTopics(request) => self.plan_delete(&request),
-            ControlOp::CreatePartitions(request) => self.plan_partitions(&request),
-            ControlOp::IncrementalAlterConfigs(request) => self.plan_configs(&request),
+            ControlOp::CreateTopics(request) => self.plan_create(request),
+            ControlOp::DeleteTopics(request) => self.plan_delete(request),
+            ControlOp::CreatePartitions(request) => self.plan_partitions(request),
+            ControlOp::IncrementalAlterConfigs(request) => self.plan_configs(request),
             ControlOp::InitProducerId => self.plan_producer_id(),
             ControlOp::AutoCreate(names) => {
                 let asked: Vec<CreateTopicRequest> = names
-                    .into_iter()
+                    .iter()
                     .filter(|name| self.image.topic(name).is_none())
                     .map(|name| CreateTopicRequest {
-                        name,
+                        name: name.clone(),
                         partitions: -1,
                         replication_factor: -1,
                         ..Default::default()
@@ -661,6 +696,48 @@ impl Shard {
         }
         body.producer_epoch = 0;
         (ControlAnswer::Body(ResponseBody::InitProducerId(body)), records)
+    }
+}
+
+/// Turns what an answer calls done into an error.
+fn fail(answer: &mut ControlAnswer, code: ErrorCode, message: &str) {
+    let ControlAnswer::Body(body) = answer else { return };
+    let (code, message) = (code.code(), Some(text(message)));
+    match body {
+        ResponseBody::CreateTopics(body) => {
+            for topic in body.topics.iter_mut().filter(|topic| topic.error_code == 0) {
+                topic.error_code = code;
+                topic.error_message.clone_from(&message);
+            }
+        }
+        ResponseBody::DeleteTopics(body) => {
+            for topic in body.responses.iter_mut().filter(|topic| topic.error_code == 0) {
+                topic.error_code = code;
+                topic.error_message.clone_from(&message);
+            }
+        }
+        ResponseBody::CreatePartitions(body) => {
+            for topic in body.results.iter_mut().filter(|topic| topic.error_code == 0) {
+                topic.error_code = code;
+                topic.error_message.clone_from(&message);
+            }
+        }
+        ResponseBody::IncrementalAlterConfigs(body) => {
+            for resource in body
+                .responses
+                .iter_mut()
+                .filter(|resource| resource.error_code == 0)
+            {
+                resource.error_code = code;
+                resource.error_message.clone_from(&message);
+            }
+        }
+        ResponseBody::InitProducerId(body) => {
+            body.error_code = code;
+            body.producer_id = (-1).into();
+            body.producer_epoch = -1;
+        }
+        _ => {}
     }
 }
 

@@ -23,13 +23,16 @@ mod partition;
 mod partitions;
 mod produce;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidelog_net::frame::FrameError;
@@ -56,6 +59,8 @@ pub use partitions::DirectorySeed;
 
 /// Requests kept for a full ring before sockets are no longer read.
 const BACKLOG_MAX: usize = 1024;
+/// How often connections are looked at for idleness, milliseconds.
+const IDLE_LOOK_MS: u64 = 1_000;
 /// How often partitions are ticked (age rolls, interval durability), milliseconds.
 const TICK_MS: u64 = 50;
 
@@ -109,8 +114,17 @@ impl SendPart {
 pub struct Response {
     /// The frame, size prefix included.
     pub parts: VecDeque<SendPart>,
-    /// Bytes of the receive budget (the request's frame) given back when it is out.
-    pub charge_bytes: usize,
+    /// Given back when it is out.
+    pub charge: Charge,
+}
+
+/// What a request and its answer hold of a shard's budgets, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// Of the receive budget: the request's frame.
+    pub receive_bytes: usize,
+    /// Of the fetch budget: buffers of the answer.
+    pub fetch_bytes: usize,
 }
 
 /// What the engine is to do.
@@ -225,11 +239,21 @@ pub(crate) struct Origin {
     version: i16,
     correlation_id: i32,
     charge_bytes: usize,
-    client_id: Option<Arc<str>>,
+    arrived_at: Instant,
+    kind: RequestKind,
+}
+
+/// Which histogram a request's time goes to.
+#[derive(Clone, Copy, Debug)]
+enum RequestKind {
+    Produce,
+    Fetch,
+    Other,
 }
 
 enum Timer {
     FetchDeadline(u64),
+    FetchRetry(u64),
     Wake,
     Tick,
     DrainDeadline,
@@ -247,6 +271,8 @@ pub struct Shard {
     leader_epochs: HashMap<PartitionKey, i32>,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
+    /// Not read because of the backlog; told to read again when it is short.
+    held_back: HashSet<SocketId>,
     connections: HashMap<SocketId, Connection>,
     pending: HashMap<u64, Pending>,
     next_pending: u64,
@@ -264,6 +290,7 @@ pub struct Shard {
     /// On shard 0: its own image is not served yet.
     own_image_pending: Option<u64>,
     has_image: bool,
+    idle_look_ms: u64,
     ready: Option<std::sync::mpsc::Sender<ShardReady>>,
     serving: bool,
     stopping: bool,
@@ -295,6 +322,7 @@ impl Shard {
             leader_epochs: HashMap::new(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
             endpoint,
+            held_back: HashSet::new(),
             connections: HashMap::new(),
             pending: HashMap::new(),
             next_pending: 0,
@@ -310,6 +338,7 @@ impl Shard {
             images_owed: Vec::new(),
             own_image_pending: None,
             has_image: false,
+            idle_look_ms: 0,
             ready: Some(seed.ready),
             serving: false,
             stopping: false,
@@ -324,6 +353,11 @@ impl Shard {
     /// The rings of this shard.
     pub fn endpoint(&mut self) -> &mut Endpoint<ShardRequest, ShardAnswer> {
         &mut self.endpoint
+    }
+
+    /// This shard's cells.
+    pub fn metrics(&self) -> &ShardCells {
+        &self.metrics
     }
 
     /// Whether connections may be accepted.
@@ -369,14 +403,25 @@ impl Shard {
     }
 
     /// An answer is out (or will never be): its charge comes back.
-    pub fn on_sent(&mut self, charge_bytes: usize) {
-        self.receive_budget.release(charge_bytes);
+    pub fn on_sent(&mut self, charge: Charge) {
+        self.receive_budget.release(charge.receive_bytes);
+        self.fetch_budget.release(charge.fetch_bytes);
+    }
+
+    /// Reserves memory for copies that a send makes. Refused: send without copying.
+    pub fn reserve_send(&mut self, bytes: usize) -> bool {
+        self.fetch_budget.reserve(bytes)
+    }
+
+    /// Gives back what [`Shard::reserve_send`] reserved.
+    pub fn release_send(&mut self, bytes: usize) {
+        self.fetch_budget.release(bytes);
     }
 
     // ---- connections ---------------------------------------------------------------------------
 
     /// A connection of this shard.
-    pub fn on_accepted(&mut self, _now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
+    pub fn on_accepted(&mut self, now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
         let name = self
             .listeners
             .get(listener)
@@ -393,23 +438,40 @@ impl Shard {
             client_software: ClientSoftware::default(),
         };
         self.metrics.connections_accepted.increment();
-        self.connections
-            .insert(socket, Connection::new(Arc::new(context), listener));
+        self.connections.insert(
+            socket,
+            Connection::new(Arc::new(context), listener, now.monotonic_ms),
+        );
     }
 
     /// The engine has released the socket.
     pub fn on_closed(&mut self, socket: SocketId) {
         if let Some(connection) = self.connections.remove(&socket) {
-            let charge = connection.abandoned_charge();
-            self.receive_budget.release(charge);
+            self.held_back.remove(&socket);
+            self.metrics.connections_closed.increment();
+            for charge in connection.abandoned_charges() {
+                self.on_sent(charge);
+            }
+            for pending in connection.fetches {
+                self.abandon_fetch(pending);
+            }
         }
     }
 
-    /// Whether this connection may have another request started.
-    pub fn wants_frame(&self, socket: SocketId) -> bool {
-        !self.stopping
-            && self.backlog.iter().all(|kept| kept.len() < BACKLOG_MAX)
-            && self.connections.get(&socket).is_some_and(Connection::has_room)
+    /// Whether this connection may have another request started. Where not, an [`Effect`] says when it may.
+    pub fn wants_frame(&mut self, socket: SocketId) -> bool {
+        if self.stopping || !self.connections.get(&socket).is_some_and(Connection::has_room) {
+            return false;
+        }
+        if self.is_backlogged() {
+            self.held_back.insert(socket);
+            return false;
+        }
+        true
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
     }
 
     /// The client announced a frame that this shard could never hold.
@@ -436,42 +498,80 @@ impl Shard {
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
-    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>) {
-        self.finish(
-            origin,
-            Some(Response {
-                parts,
-                charge_bytes: origin.charge_bytes,
-            }),
-        );
+    fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+        let charge = Charge {
+            receive_bytes: origin.charge_bytes,
+            fetch_bytes,
+        };
+        self.finish(origin, Some(Response { parts, charge }));
     }
 
     fn finish(&mut self, origin: &Origin, response: Option<Response>) {
+        let time = match origin.kind {
+            RequestKind::Produce => &self.metrics.produce_time,
+            RequestKind::Fetch => &self.metrics.fetch_time,
+            RequestKind::Other => &self.metrics.request_time,
+        };
+        time.observe(origin.arrived_at.elapsed());
         let Some(connection) = self.connections.get_mut(&origin.socket) else {
-            self.receive_budget.release(origin.charge_bytes);
+            let unanswered = Charge {
+                receive_bytes: origin.charge_bytes,
+                fetch_bytes: 0,
+            };
+            self.on_sent(response.map_or(unanswered, |response| response.charge));
             return;
         };
         if response.is_none() {
             self.receive_budget.release(origin.charge_bytes);
         }
         connection.complete(origin.place, response);
+        self.send_ready(origin.socket);
+    }
+
+    /// Ends a connection at this request: what came before it is still answered.
+    fn close_at(&mut self, origin: &Origin) {
+        self.receive_budget.release(origin.charge_bytes);
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.close_at(origin.place);
+            self.send_ready(origin.socket);
+        }
+    }
+
+    fn send_ready(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(&socket) else {
+            return;
+        };
         let mut ready = Vec::new();
-        connection.take_ready(&mut ready);
-        let closing = connection.closing && connection.is_idle();
+        let close = connection.take_ready(&mut ready);
         if ready.is_empty() {
-            self.effects.push(Effect::ReadAgain(origin.socket));
+            self.effects.push(Effect::ReadAgain(socket));
         }
         for response in ready {
-            self.effects.push(Effect::Respond(origin.socket, response));
+            self.effects.push(Effect::Respond(socket, response));
         }
-        if closing {
-            self.effects.push(Effect::CloseAfterSend(origin.socket));
+        if close {
+            self.effects.push(Effect::CloseAfterSend(socket));
         }
     }
 
     /// What the engine is to do since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// Closes connections that asked nothing for too long. One that waits for an answer is not idle.
+    fn close_idle(&mut self, now: Now) {
+        if now.monotonic_ms < self.idle_look_ms {
+            return;
+        }
+        self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
+        let timeout_ms = self.settings.connection_idle_timeout_ms;
+        for (socket, connection) in &self.connections {
+            if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
+                self.metrics.connections_idle_closed.increment();
+                self.effects.push(Effect::Close(*socket));
+            }
+        }
     }
 
     // ---- messages ------------------------------------------------------------------------------
@@ -482,6 +582,7 @@ impl Shard {
         };
         if kept.is_empty() {
             if let Err(RingFull(request)) = self.endpoint.request(to, request) {
+                self.metrics.ring_full_waits.increment();
                 kept.push_back(request);
             }
         } else {
@@ -497,6 +598,9 @@ impl Shard {
                     break;
                 }
             }
+        }
+        if !self.held_back.is_empty() && !self.is_backlogged() {
+            self.effects.extend(self.held_back.drain().map(Effect::ReadAgain));
         }
     }
 
@@ -569,7 +673,7 @@ impl Shard {
 
     fn operate(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo, key: PartitionKey, op: PartitionOp) {
         match self.partitions.get_mut(&key) {
-            Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers),
+            Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers, &self.metrics),
             None => {
                 let text = "no such partition on its shard".to_owned();
                 self.answers.push((
@@ -645,11 +749,13 @@ impl Shard {
             match timer {
                 Timer::Wake => {}
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
+                Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
                     self.partitions.tick(now, disk);
                     if let Some(control) = &mut self.control {
                         control.tick(now, disk);
                     }
+                    self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
                         self.timers.set(now.monotonic_ms + TICK_MS, Timer::Tick);
@@ -671,6 +777,7 @@ impl Shard {
         let space = (completion.token.0 >> 32) as u32;
         match space {
             cold::TOKEN_SPACE => self.on_cold_read(now, disk, completion),
+            partitions::SWEEP_SPACE => self.on_directories_listed(disk, completion),
             control::TOKEN_SPACE | control::READ_SPACE => {
                 if let Some(control) = &mut self.control {
                     control.on_completion(now, disk, completion);
@@ -684,10 +791,11 @@ impl Shard {
     pub fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk) {
         self.deliver(now, disk);
         self.partitions
-            .end_of_turn(now, disk, &mut self.answers, &mut self.wakes);
+            .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
-        if self.has_image && !self.stopping {
+        // What was created while stopping is answered as well, which takes a checkpoint.
+        if self.has_image && !(self.stopping && self.all_quiet()) {
             let group_zero = self
                 .control
                 .as_ref()
@@ -752,6 +860,15 @@ impl Shard {
             .fetch_budget_used_bytes
             .set(self.fetch_budget.used_bytes() as i64);
         self.metrics.partitions.set(self.partitions.len() as i64);
+        self.metrics
+            .partitions_opening
+            .set(self.partitions.opening() as i64);
+        self.metrics.segments.set(self.partitions.segments() as i64);
+        let parked = self
+            .pending
+            .values()
+            .filter(|pending| matches!(pending, Pending::Fetch(fetch) if fetch.is_waiting()));
+        self.metrics.fetches_parked.set(parked.count() as i64);
         // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {
             *out = self.metrics.snapshot();
@@ -778,14 +895,18 @@ impl Shard {
         }
     }
 
+    /// Whether no shard has a request of its connections left.
+    fn all_quiet(&self) -> bool {
+        self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards()
+    }
+
     fn go_on_stopping(&mut self, now: Now, disk: &mut dyn Disk) {
         if !self.quiet && self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty) {
             self.quiet = true;
             self.quiet_shards.fetch_add(1, Ordering::AcqRel);
         }
         // Until then this shard's partitions are still needed by the requests of other shards.
-        let all_quiet = self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards();
-        if all_quiet || self.partitions.is_cut_short() {
+        if self.all_quiet() || self.partitions.is_cut_short() {
             let group_zero = match &mut self.control {
                 None => None,
                 Some(control) => {

@@ -20,10 +20,14 @@ use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::RecoveryOptions;
 
 use super::{Now, ReplyTo};
+use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
 const WATCHERS_MAX: usize = 65_536;
+
+/// Asks for the record with the largest timestamp.
+pub(super) const MAX_TIMESTAMP: i64 = -3;
 
 /// What a shard asks of a partition.
 #[derive(Debug)]
@@ -123,7 +127,8 @@ pub enum PartitionAnswer {
 /// An answer on its way to the shard that asked.
 pub(super) type Answers = Vec<(ReplyTo, PartitionAnswer)>;
 
-struct WaitingProduce {
+/// An answer that waits for a commit.
+struct Waiting {
     reply: ReplyTo,
     last_offset: Offset,
     durable: bool,
@@ -141,8 +146,9 @@ pub(super) struct Partition {
     key: PartitionKey,
     topic: String,
     config: TopicConfig,
+    log_config: LogConfig,
     state: State,
-    waiting: VecDeque<WaitingProduce>,
+    waiting: VecDeque<Waiting>,
     watchers: Vec<(ReplyTo, i64)>,
     last_high_watermark: Offset,
 }
@@ -158,11 +164,13 @@ pub(super) struct PartitionSpec {
 impl Partition {
     pub(super) fn new(spec: PartitionSpec) -> Self {
         let key = spec.open.key;
+        let log_config = spec.open.config;
         let opening = Opening::with_options(spec.open, spec.options);
         Self {
             key,
             topic: spec.topic,
             config: spec.config,
+            log_config,
             state: State::Opening(Box::new(opening)),
             waiting: VecDeque::new(),
             watchers: Vec::new(),
@@ -173,6 +181,7 @@ impl Partition {
     /// Takes a new configuration, in force from the next append on.
     pub(super) fn set_config(&mut self, config: TopicConfig, log: LogConfig) {
         self.config = config;
+        self.log_config = log;
         if let Some(open) = self.log_mut() {
             open.set_config(log);
         }
@@ -208,7 +217,9 @@ impl Partition {
         };
         match opening.step(now.wall_ms, disk, completions) {
             OpenProgress::Pending => false,
-            OpenProgress::Ready(log, report) => {
+            OpenProgress::Ready(mut log, report) => {
+                // It may have changed since the opening began.
+                log.set_config(self.log_config);
                 if !report.set_aside.is_empty() || !report.quarantined.is_empty() {
                     tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
                 }
@@ -243,6 +254,7 @@ impl Partition {
         reply: ReplyTo,
         op: PartitionOp,
         answers: &mut Answers,
+        metrics: &ShardCells,
     ) {
         let log = match &mut self.state {
             State::Open(log) if log.status() == LogStatus::Open => log,
@@ -263,18 +275,23 @@ impl Partition {
             }
         };
         match op {
-            PartitionOp::Produce { batch, acks } => match produce(now, disk, log, &self.config, batch) {
-                Ok((last_offset, answer)) if acks != 0 => {
-                    self.waiting.push_back(WaitingProduce {
-                        reply,
-                        last_offset,
-                        durable: acks == -1,
-                        answer,
-                    });
+            PartitionOp::Produce { batch, acks } => {
+                match produce(now, disk, log, &self.config, batch, metrics) {
+                    Ok((last_offset, answer)) if acks != 0 => {
+                        self.waiting.push_back(Waiting {
+                            reply,
+                            last_offset,
+                            durable: acks == -1,
+                            answer,
+                        });
+                    }
+                    Ok((_, answer)) => answers.push((reply, answer)),
+                    Err((code, text)) => {
+                        metrics.produce_rejected.increment();
+                        answers.push((reply, PartitionAnswer::Failed(code, text)));
+                    }
                 }
-                Ok((_, answer)) => answers.push((reply, answer)),
-                Err((code, text)) => answers.push((reply, PartitionAnswer::Failed(code, text))),
-            },
+            }
             PartitionOp::Fetch {
                 offset,
                 max_bytes,
@@ -293,7 +310,22 @@ impl Partition {
                 timestamp,
                 leader_epoch,
             } => {
-                answers.push((reply, list_offset(log, timestamp, leader_epoch)));
+                let answer = list_offset(log, timestamp, leader_epoch);
+                match answer {
+                    // The batch with the largest timestamp is not to be seen yet, and the one that had
+                    // it before is not known: the answer comes with that batch's commit.
+                    PartitionAnswer::ScanFrom { offset, .. }
+                        if timestamp == MAX_TIMESTAMP && offset >= log.high_watermark().0 =>
+                    {
+                        self.waiting.push_back(Waiting {
+                            reply,
+                            last_offset: Offset(offset),
+                            durable: true,
+                            answer,
+                        });
+                    }
+                    answer => answers.push((reply, answer)),
+                }
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
                 reply,
@@ -312,7 +344,7 @@ impl Partition {
     }
 
     /// Answers what has become durable, and names the watchers to wake.
-    pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>) {
+    pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>, metrics: &ShardCells) {
         let State::Open(log) = &mut self.state else { return };
         if log.status() == LogStatus::Fenced {
             for waiting in self.waiting.drain(..) {
@@ -337,6 +369,7 @@ impl Partition {
         });
         if committed > self.last_high_watermark {
             self.last_high_watermark = committed;
+            metrics.commits.increment();
             self.watchers.retain(|(reply, seen)| {
                 let wake = committed.0 > *seen;
                 if wake {
@@ -345,6 +378,11 @@ impl Partition {
                 !wake
             });
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        self.watchers.len()
     }
 
     /// Forgets the watches of fetches that ended.
@@ -380,8 +418,17 @@ impl Partition {
 
 type Refusal = (ErrorCode, String);
 
-fn corrupt(error: BatchError) -> Refusal {
-    (ErrorCode::CorruptMessage, error.to_string())
+/// Bytes that are damaged are told apart from batches that say something we do not take.
+fn refused(error: BatchError) -> Refusal {
+    let code = match error {
+        BatchError::Truncated { .. } | BatchError::Length(_) | BatchError::Crc { .. } => {
+            ErrorCode::CorruptMessage
+        }
+        BatchError::Magic(_) | BatchError::Counts { .. } | BatchError::Compression(_) => {
+            ErrorCode::InvalidRecord
+        }
+    };
+    (code, error.to_string())
 }
 
 /// Checks a client's batch as Kafka does, and appends it.
@@ -391,8 +438,9 @@ fn produce(
     log: &mut PartitionLog,
     config: &TopicConfig,
     batch: Bytes,
+    metrics: &ShardCells,
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
-    let header = BatchHeader::parse(&batch).map_err(corrupt)?;
+    let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
         return Err((
             ErrorCode::InvalidRecord,
@@ -407,7 +455,7 @@ fn produce(
         );
         return Err((ErrorCode::MessageTooLarge, text));
     }
-    validate_crc(&batch).map_err(corrupt)?;
+    validate_crc(&batch).map_err(refused)?;
     if header.is_control() {
         return Err((
             ErrorCode::InvalidRecord,
@@ -420,18 +468,13 @@ fn produce(
             "transactions are not served yet".to_owned(),
         ));
     }
-    if header.record_count < 1 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
-        return Err((
-            ErrorCode::InvalidRecord,
-            "the record count does not match the last offset delta".to_owned(),
-        ));
-    }
+    header.validate_new().map_err(refused)?;
     let mut batch = batch;
     let mut log_append_time_ms = -1;
     match config.timestamp_type {
         TimestampType::LogAppendTime => {
             let mut own = batch.to_vec();
-            set_log_append_time(&mut own, now.wall_ms).map_err(corrupt)?;
+            set_log_append_time(&mut own, now.wall_ms).map_err(refused)?;
             batch = Bytes::from(own);
             log_append_time_ms = now.wall_ms;
         }
@@ -492,10 +535,17 @@ fn produce(
         }
     }
     match log.append(now.wall_ms, disk, &batch) {
-        Ok(appended) => Ok((
-            appended.last_offset,
-            produced(appended.base_offset, log_append_time_ms),
-        )),
+        Ok(appended) => {
+            metrics.produced_batches.increment();
+            metrics
+                .produced_records
+                .add(u64::from(header.record_count.unsigned_abs()));
+            metrics.produced_bytes.add(batch.len() as u64);
+            Ok((
+                appended.last_offset,
+                produced(appended.base_offset, log_append_time_ms),
+            ))
+        }
         Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
             Err((ErrorCode::InvalidRecord, error.to_string()))
         }
@@ -566,7 +616,7 @@ fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswe
             timestamp_ms: -1,
             leader_epoch: -1,
         },
-        -3 => match log.max_timestamp() {
+        MAX_TIMESTAMP => match log.max_timestamp() {
             Some((_, offset)) => PartitionAnswer::ScanFrom {
                 offset: offset.0,
                 leader_epoch,

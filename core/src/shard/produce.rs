@@ -8,6 +8,7 @@ use tidelog_net::hot::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordError,
 };
 use tidelog_net::response::ResponseBody;
+use tidelog_segment_log::batch::{BatchHeader, Compression};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
@@ -15,6 +16,13 @@ use super::partition::{PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
+
+/// Clients that speak an older version do not expect zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+
+fn is_zstd(batch: &[u8]) -> bool {
+    BatchHeader::parse(batch).is_ok_and(|header| header.compression() == Ok(Compression::Zstd))
+}
 
 pub(super) struct PendingProduce {
     origin: Origin,
@@ -77,6 +85,10 @@ impl Shard {
                     (!known).then_some(ErrorCode::UnknownTopicOrPartition)
                 });
                 let batch = partition.records.filter(|records| !records.is_empty());
+                let refusal = refusal.or_else(|| {
+                    let zstd = batch.as_ref().is_some_and(|batch| is_zstd(batch));
+                    (origin.version < ZSTD_FROM && zstd).then_some(ErrorCode::UnsupportedCompressionType)
+                });
                 match (refusal, batch, found) {
                     (None, Some(batch), Some(found)) => {
                         let key = PartitionKey {

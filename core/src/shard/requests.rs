@@ -10,7 +10,8 @@ use tidelog_net::response::{self, ResponseBody};
 use tidelog_net::{DecodeError, Request, RequestBody, decode_request};
 use tidelog_segment_log::disk::Disk;
 
-use super::{Effect, Now, Origin, SendPart, Shard, SocketId};
+use super::{Now, Origin, RequestKind, SendPart, Shard, SocketId};
+use crate::fatal::{Breadcrumb, set_breadcrumb};
 use crate::request_context::RequestContext;
 
 /// ApiVersions, whose unknown versions are answered and not refused.
@@ -26,6 +27,7 @@ impl Shard {
             return;
         };
         self.metrics.requests.increment();
+        connection.active_ms = now.monotonic_ms;
         let place = connection.begin();
         let on = Arc::clone(&connection.context);
         let mut origin = Origin {
@@ -34,23 +36,33 @@ impl Shard {
             version: 0,
             correlation_id: 0,
             charge_bytes,
-            client_id: None,
+            arrived_at: Instant::now(),
+            kind: RequestKind::Other,
         };
         match decode_request(frame, decode_budget_bytes(charge_bytes)) {
             Ok(Request { header, body }) => {
                 origin.version = header.version;
                 origin.correlation_id = header.correlation_id;
-                origin.client_id = header.client_id.map(|id| Arc::from(id.as_str()));
+                origin.kind = match body {
+                    RequestBody::Produce(_) => RequestKind::Produce,
+                    RequestBody::Fetch(_) => RequestKind::Fetch,
+                    _ => RequestKind::Other,
+                };
                 let context = RequestContext {
                     on,
-                    client_id: origin.client_id.clone().unwrap_or_else(|| Arc::from("")),
+                    client_id: Arc::from(header.client_id.as_deref().unwrap_or_default()),
                     api_key: header.api_key.code(),
                     api_version: header.version,
                     correlation_id: header.correlation_id,
-                    arrived_at: Instant::now(),
+                    arrived_at: origin.arrived_at,
                     deadline: None,
                     trace_id: (u64::from(self.own) << 48) ^ self.metrics.requests.get(),
                 };
+                set_breadcrumb(Breadcrumb {
+                    api_key: Some(context.api_key),
+                    client_id: Some(Arc::clone(&context.client_id)),
+                    partition: None,
+                });
                 self.dispatch(now, disk, origin, &context, body);
             }
             Err(DecodeError::UnsupportedApi {
@@ -58,7 +70,7 @@ impl Shard {
                 key: API_VERSIONS_KEY,
                 ..
             }) => match response::encode_unsupported_api_versions(correlation_id) {
-                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)])),
+                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
                 Err(error) => self.refuse(&origin, &error),
             },
             Err(error) => {
@@ -88,7 +100,7 @@ impl Shard {
     /// Encodes an answer and gives it its turn.
     pub(super) fn answer(&mut self, origin: &Origin, body: &ResponseBody) {
         match response::encode_response(origin.version, origin.correlation_id, body) {
-            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)])),
+            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
             Err(error) => {
                 tracing::error!(%error, "an answer could not be encoded");
                 self.refuse(origin, &error);
@@ -98,12 +110,10 @@ impl Shard {
 
     /// Ends a request that gets no answer: what came before it is still sent, then the connection closes.
     pub(super) fn refuse(&mut self, origin: &Origin, error: &dyn std::fmt::Display) {
+        self.metrics.request_errors.increment();
         let peer = self.peer_of(origin.socket);
         tracing::warn!(%peer, "closed: {error}");
-        if let Some(connection) = self.connections.get_mut(&origin.socket) {
-            connection.closing = true;
-        }
-        self.finish(origin, None);
+        self.close_at(origin);
     }
 
     /// Ends a request that wants no answer.
@@ -113,7 +123,7 @@ impl Shard {
 
     /// Closes a connection whose acks=0 request failed: there is no other way to tell.
     pub(super) fn close_for_error(&mut self, origin: &Origin) {
-        self.finish(origin, None);
-        self.effects.push(Effect::CloseAfterSend(origin.socket));
+        self.metrics.request_errors.increment();
+        self.close_at(origin);
     }
 }

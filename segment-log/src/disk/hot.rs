@@ -4,14 +4,15 @@
 //! real files share it.
 //!
 //! Invariants:
-//! - a range is hot only if this process wrote all of it through the same handle, and neither a
-//!   failed write, a failed sync nor a zeroing touched it since;
+//! - a range is hot only if this process wrote all of it through the same handle, neither a failed
+//!   write, a failed sync nor a zeroing touched it since, and no more than the window's bytes were
+//!   written after it: what is older may have left the page cache, and touching it would block;
 //! - maps are read-only, cover the whole file as it was when mapped, and are at most [`MAPS_MAX`]
 //!   (leases that were handed out keep theirs beyond that);
 //! - what is remembered of files is bounded by [`FILES_MAX`] and [`RANGES_MAX`]. Forgetting is
 //!   always allowed: the range is then read instead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
@@ -35,18 +36,61 @@ struct HotFile {
     last_use: u64,
 }
 
+/// Bytes of a window's entry at most; the window moves on by whole entries.
+const WINDOW_ENTRY_BYTES: u64 = 4 << 20;
+/// Entries of a window at most: many files with small appends have a smaller one.
+const WINDOW_ENTRIES_MAX: usize = 65_536;
+
 /// What this process wrote, and the read-only maps of it.
-#[derive(Default)]
 pub struct HotMaps {
+    /// What was written, oldest first, at most `window_bytes` in sum.
+    window: VecDeque<(Weak<FileInner>, Range<u64>)>,
+    window_used_bytes: u64,
+    window_bytes: u64,
     files: HashMap<usize, HotFile>,
     maps: usize,
     clock: u64,
 }
 
 impl HotMaps {
-    /// Nothing is hot.
-    pub fn new() -> Self {
-        Self::default()
+    /// Nothing is hot; later at most the last `window_bytes` that were written are.
+    pub fn new(window_bytes: u64) -> Self {
+        Self {
+            window: VecDeque::new(),
+            window_used_bytes: 0,
+            window_bytes,
+            files: HashMap::new(),
+            maps: 0,
+            clock: 0,
+        }
+    }
+
+    /// Counts `range` into the window, and lets the oldest out of it.
+    fn move_window(&mut self, file: &FileHandle, range: &Range<u64>) {
+        match self.window.back_mut() {
+            // An append begins in the page that the last one filled up with zeros.
+            Some((last, written))
+                if last.as_ptr() == Arc::as_ptr(&file.0)
+                    && (written.start..=written.end).contains(&range.start)
+                    && range.end.saturating_sub(written.start) <= WINDOW_ENTRY_BYTES =>
+            {
+                self.window_used_bytes += range.end.saturating_sub(written.end);
+                written.end = written.end.max(range.end);
+            }
+            _ => {
+                self.window_used_bytes += range.end.saturating_sub(range.start);
+                self.window.push_back((Arc::downgrade(&file.0), range.clone()));
+            }
+        }
+        while self.window_used_bytes > self.window_bytes || self.window.len() > WINDOW_ENTRIES_MAX {
+            let Some((file, range)) = self.window.pop_front() else {
+                return;
+            };
+            self.window_used_bytes -= range.end.saturating_sub(range.start);
+            if let Some(entry) = self.files.get_mut(&file.as_ptr().addr()) {
+                entry.written.remove(range);
+            }
+        }
     }
 
     /// Notes that all bytes of `range` were written by this process, successfully.
@@ -64,7 +108,8 @@ impl HotMaps {
             last_use: clock,
         });
         entry.last_use = clock;
-        entry.written.add(range);
+        entry.written.add(range.clone());
+        self.move_window(file, &range);
     }
 
     /// Notes that `range` no longer holds what this process wrote (zeroed, or a write failed).
@@ -253,6 +298,32 @@ mod tests {
     }
 
     #[test]
+    fn what_left_the_window_is_not_hot() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, vec![7; 40_000]).unwrap();
+            FileHandle::from_fd(0, path.clone(), std::fs::File::open(&path).unwrap().into())
+        };
+        let (one, other) = (open("one"), open("other"));
+        let mut hot = HotMaps::new(20_000);
+        hot.note_written(&one, 0..8_192);
+        // As appends do: it begins inside the page that was filled up.
+        hot.note_written(&one, 8_000..12_288);
+        assert_eq!(hot.window.len(), 1, "one run of one file");
+        assert_eq!(hot.hot_bytes(&one, 0..12_288).unwrap().len(), 12_288);
+        hot.note_written(&other, 0..8_192);
+        assert!(
+            hot.hot_bytes(&one, 0..100).is_none(),
+            "20,480 bytes do not fit the window"
+        );
+        assert!(hot.hot_bytes(&other, 0..8_192).is_some());
+        hot.note_written(&one, 12_288..24_000);
+        assert!(hot.hot_bytes(&one, 12_288..24_000).is_some());
+        assert_eq!(hot.window_used_bytes, 8_192 + 11_712);
+    }
+
+    #[test]
     fn the_lowest_range_is_forgotten_first() {
         let mut ranges = WrittenRanges::default();
         for n in 0..=RANGES_MAX as u64 {
@@ -273,7 +344,7 @@ mod tests {
     #[test]
     fn maps_are_bounded_and_leases_outlive_them() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut hot = HotMaps::new();
+        let mut hot = HotMaps::new(u64::MAX);
         let files: Vec<FileHandle> = (0..MAPS_MAX as u64 + 10)
             .map(|n| written_file(dir.path(), n))
             .collect();
@@ -295,7 +366,7 @@ mod tests {
     #[test]
     fn a_range_beyond_the_file_is_never_mapped() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut hot = HotMaps::new();
+        let mut hot = HotMaps::new(u64::MAX);
         let file = written_file(dir.path(), 1);
         hot.note_written(&file, 0..11);
         assert!(hot.hot_bytes(&file, 0..11).is_none(), "longer than the file");
@@ -308,7 +379,7 @@ mod tests {
     #[test]
     fn handles_with_equal_ids_are_told_apart() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut hot = HotMaps::new();
+        let mut hot = HotMaps::new(u64::MAX);
         let (one, two) = (written_file(dir.path(), 1), written_file(dir.path(), 1));
         hot.note_written(&one, 0..10);
         assert!(hot.hot_bytes(&one.clone(), 0..10).is_some());

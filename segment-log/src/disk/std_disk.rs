@@ -48,16 +48,38 @@ const ZERO_CHUNK: usize = 64 << 10;
 static NEXT_HANDLE_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Files by plain, blocking system calls. See the module.
-#[derive(Default)]
 pub struct StdDisk {
     hot: HotMaps,
     completions: VecDeque<Completion>,
 }
 
 impl StdDisk {
-    /// A disk with nothing open.
+    /// A disk with nothing open, all of whose writes stay hot: for tools and tests.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_hot_window(u64::MAX)
+    }
+
+    /// A disk with nothing open, of whose writes the last `window_bytes` are hot.
+    pub fn with_hot_window(window_bytes: u64) -> Self {
+        Self {
+            hot: HotMaps::new(window_bytes),
+            completions: VecDeque::new(),
+        }
+    }
+
+    /// A range of a file was written in full by other means than this disk: it is hot from now on.
+    pub fn note_written(&mut self, file: &FileHandle, range: Range<u64>) {
+        self.hot.note_written(file, range);
+    }
+
+    /// What a failed write left in a range is unknown: it is not hot any more.
+    pub fn note_failed_write(&mut self, file: &FileHandle, range: Range<u64>) {
+        self.hot.forget_range(file, range);
+    }
+
+    /// After a failed sync nothing of the file is believed.
+    pub fn note_failed_sync(&mut self, file: &FileHandle) {
+        self.hot.forget(file);
     }
 
     fn perform(&mut self, op: DiskOp) -> io::Result<DiskOutput> {
@@ -128,6 +150,12 @@ impl StdDisk {
                 Err(error.into())
             }
         }
+    }
+}
+
+impl Default for StdDisk {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

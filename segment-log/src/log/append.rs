@@ -93,7 +93,7 @@ impl PartitionLog {
         };
         self.stage(&mut header, &prefix, rest);
         assert!(
-            self.state.accept(&header, Some(&stored), &[]),
+            self.state.accept(&header, Some(&stored), &[]).is_ok(),
             "a data entry has no internal payload"
         );
         let appended = Appended {
@@ -199,7 +199,7 @@ impl PartitionLog {
         header.payload_crc = payload_crc(kind, 0, payload);
         self.stage(&mut header, payload, StagedRest::Copy(&[]));
         assert!(
-            self.state.accept(&header, None, payload),
+            self.state.accept(&header, None, payload).is_ok(),
             "our own payload can be read"
         );
     }

@@ -27,6 +27,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::disk::{AlignedBytes, Completion, Disk, DiskOp, DiskOutput, FileHandle, ReadSource, Token};
+use crate::recovery::unreadable::UnreadablePages;
 
 /// Hands out the tokens of one space, each once.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,7 @@ struct Cell {
     submissions: Vec<(Token, DiskOp)>,
     in_flight: BTreeSet<Token>,
     results: BTreeMap<Token, io::Result<DiskOutput>>,
+    unreadable: UnreadablePages,
 }
 
 /// The future's side: submits one operation and waits for it.
@@ -99,6 +101,11 @@ fn unexpected() -> io::Error {
 impl Io {
     fn lock(&self) -> MutexGuard<'_, Cell> {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pages that this machine found unreadable.
+    pub(crate) fn with_unreadable<T>(&self, look: impl FnOnce(&mut UnreadablePages) -> T) -> T {
+        look(&mut self.lock().unreadable)
     }
 
     /// The tokens go on from here when the machine is done.
@@ -303,6 +310,7 @@ impl<T> Machine<T> {
             submissions: Vec::new(),
             in_flight,
             results: BTreeMap::new(),
+            unreadable: UnreadablePages::default(),
         };
         let io = Io {
             cell: Arc::new(Mutex::new(cell)),

@@ -42,7 +42,7 @@ pub use append::Appended;
 pub use commit::CloseProgress;
 pub use internal::InternalEntry;
 pub use machine::Machine;
-pub use open::{OpenError, OpenProgress, OpenSpec, Opening, drive_open};
+pub use open::{OpenError, OpenProgress, OpenSpec, Opening, UnsupportedEntry, drive_open};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
 pub use removal::remove_partition_directory;
 
@@ -321,6 +321,7 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
+        self.create_again(disk);
         for segment in &mut self.segments {
             segment.no_space = false;
         }

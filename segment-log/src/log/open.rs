@@ -28,9 +28,10 @@ use super::state::LogState;
 use super::{LogConfig, LogStatus, PartitionLog};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
+use crate::entry::EntryError;
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::TERMS_PER_START;
-use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
+use crate::recovery::walk::{Ending, WalkError, WalkInput, Walked, walk};
 use crate::recovery::{
     FindError, FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files,
     matches_checkpoint, set_aside, zero_behind,
@@ -77,9 +78,30 @@ pub enum OpenError {
         /// What is not understood.
         cause: SegmentHeaderError,
     },
+    /// Refuse to serve the partition: another version of this program wrote it. Nothing was changed.
+    #[error("segment {name}, byte {position}: {cause}")]
+    UnsupportedEntry {
+        /// File name of the segment.
+        name: String,
+        /// Where the entry begins.
+        position: u64,
+        /// What is not understood.
+        cause: UnsupportedEntry,
+    },
     /// Refuse to serve the partition: its leader epochs are used up.
     #[error("leader epochs are used up")]
     TermsUsedUp,
+}
+
+/// What of an entry this version does not know, though its checksum holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UnsupportedEntry {
+    /// Something in its header.
+    #[error("{0}")]
+    Entry(EntryError),
+    /// The schema of its payload.
+    #[error("payload schema {0} is not known")]
+    Schema(u16),
 }
 
 /// How far an opening is.
@@ -218,6 +240,16 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
         Err(Failure::Find(FindError::Unsupported { name, cause })) => {
             Err(OpenError::Unsupported { name, cause })
         }
+        Err(Failure::Walk(WalkError::Io(cause))) => Err(OpenError::Io { directory, cause }),
+        Err(Failure::Walk(WalkError::Unsupported {
+            segment,
+            position,
+            cause,
+        })) => Err(OpenError::UnsupportedEntry {
+            name: segment,
+            position,
+            cause,
+        }),
         Err(Failure::TermsUsedUp) => Err(OpenError::TermsUsedUp),
     }
 }
@@ -225,7 +257,14 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
 enum Failure {
     Io(io::Error),
     Find(FindError),
+    Walk(WalkError),
     TermsUsedUp,
+}
+
+impl From<WalkError> for Failure {
+    fn from(error: WalkError) -> Self {
+        Self::Walk(error)
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -330,14 +369,16 @@ impl Opener {
             mut generations,
             term_max,
         } = found;
-        let lost_front = self.lost_front(&segments);
         let (mut walked, mut aside) = self.walk(segments, others, source, true).await?;
-        self.quarantine_front(&mut walked, lost_front);
+        self.quarantine_front(&mut walked);
 
         aside.extend(walked.set_aside.iter().map(Segment::name));
         set_aside(&self.io, &directory, &aside).await?;
         if let Some(last) = walked.segments.last() {
-            zero_behind(&self.io, last).await?;
+            // Damage is left as it is, and so is what may be readable again: only a torn tail is cut.
+            if walked.ending == Ending::Here && !self.unreadable_behind(last) {
+                zero_behind(&self.io, last).await?;
+            }
             self.report.end = Some((last.name(), last.tail.position));
         }
         for segment in &walked.segments {
@@ -352,6 +393,7 @@ impl Opener {
         self.report.torn_entries_seen = walked.successor_seen;
         self.report.set_aside = aside;
         self.report.quarantined = walked.quarantined.clone();
+        self.report.unreadable = self.io.with_unreadable(|pages| pages.ranges());
         self.report.raised_term = Some(term);
         let confirmed = self.options.bug == RecoveryBug::KeepTerm;
         let mut log = self.finish(walked.segments, walked.state, generations, term, confirmed);
@@ -359,22 +401,29 @@ impl Opener {
         Ok(log)
     }
 
-    /// Offsets and indices before the first segment that the checkpoint says are still served.
-    fn lost_front(&self, segments: &[Segment]) -> Option<Quarantined> {
-        let checkpoint = self.spec.checkpoint.as_ref()?;
-        let named = checkpoint.segments.first()?;
-        let first = segments.first()?;
-        let lost = named.base_index < first.base_index() && checkpoint.log_start < first.base_offset();
+    /// Whether bytes at or behind the end of a segment cannot be read: nothing is written there.
+    fn unreadable_behind(&self, segment: &Segment) -> bool {
+        self.io
+            .with_unreadable(|pages| pages.any_behind(&segment.name(), segment.tail.position))
+    }
+
+    /// Offsets and indices before the first segment that the checkpoint says are still served, and
+    /// no entry says were deleted.
+    fn lost_front(&self, walked: &Walked) -> Option<Quarantined> {
+        let named = self.spec.checkpoint.as_ref()?.segments.first()?;
+        let first = walked.segments.first()?;
+        let log_start = walked.state.declared_log_start();
+        let lost = named.base_index < first.base_index() && log_start < first.base_offset();
         lost.then(|| Quarantined {
             segment: crate::segment_header::segment_file_name(named.base_index, named.generation),
             position: 0..0,
             indices: named.base_index..first.base_index(),
-            offsets: checkpoint.log_start..first.base_offset(),
+            offsets: log_start..first.base_offset(),
         })
     }
 
-    fn quarantine_front(&self, walked: &mut Walked, lost_front: Option<Quarantined>) {
-        if let Some(lost) = lost_front {
+    fn quarantine_front(&self, walked: &mut Walked) {
+        if let Some(lost) = self.lost_front(walked) {
             walked.state.restore_log_start(lost.offsets.start);
             walked.quarantined.insert(0, lost);
         }
@@ -405,7 +454,17 @@ impl Opener {
         } else {
             match walked.ending {
                 Ending::Beyond { index, offset } => (index, offset),
-                Ending::Here if walked.segments.is_empty() || self.options.continue_in_new_file => {
+                // What was cut stays in its file behind the end. There it is dead only once the next
+                // segment begins: else it would fit behind an entry that is damaged later.
+                Ending::Here
+                    if walked.segments.is_empty()
+                        || self.options.continue_in_new_file
+                        || walked.successor_stays
+                        || walked
+                            .segments
+                            .last()
+                            .is_some_and(|last| self.unreadable_behind(last)) =>
+                {
                     (walked.state.next_index(), walked.state.next_offset())
                 }
                 Ending::Here => return Ok(()),

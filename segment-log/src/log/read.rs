@@ -259,6 +259,10 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
             break;
         }
     }
+    // Damaged bytes are not read: there may be much of them, or none that can be read.
+    if let Some(damage) = segment.damaged_from.iter().find(|damage| **damage >= start.0) {
+        end = end.min(*damage);
+    }
     if start.0 >= end {
         return None;
     }

@@ -3,7 +3,8 @@
 //! Runs on the partition's shard thread. Invariants:
 //! - a new segment's header and name are durable before an entry is written to it;
 //! - a segment begun by a roll opens with a producer_state entry;
-//! - a base index that was used before takes the next generation.
+//! - a base index that was used before takes the next generation;
+//! - a disk that is full while a segment is made delays it until a tick finds space, and nothing else.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -12,12 +13,13 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::append::is_full;
 use super::segment::{Creation, Segment};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp, DiskOutput};
 use crate::entry::EntryKind;
 use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey};
-use crate::segment_header::{SEGMENT_FORMAT_VERSION, SegmentHeader};
+use crate::segment_header::{SEGMENT_FORMAT_VERSION, SEGMENT_HEADER_LEN, SegmentHeader};
 
 /// Where incarnation ids come from.
 #[derive(Clone, Debug)]
@@ -86,9 +88,8 @@ impl PartitionLog {
         );
         let id = self.next_segment_id;
         self.next_segment_id += 1;
-        let path = self.directory.join(header.file_name());
         self.segments.push(Segment::to_create(id, header, now_ms));
-        self.submit(disk, Purpose::Create(id), DiskOp::Create { path });
+        self.go_on_creating(id, disk);
         let payload = self.state.producers.encode(self.state.log_start());
         self.stage_internal(EntryKind::ProducerState, &payload);
         Ok(())
@@ -118,58 +119,74 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
-        let directory = self.directory.clone();
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
         let output = match result {
             Ok(output) => output,
-            Err(error) => return self.fence(error),
-        };
-        if let DiskOutput::File(file) = &output {
-            segment.file = Some(file.clone());
-        }
-        let Some(file) = segment.file.clone() else {
-            return self.fence(io::Error::other("creating a segment answered no file"));
-        };
-        let header = || Bytes::from(segment.header.encode());
-        let op = match (segment.creation, output) {
-            (Creation::CreatingFile, DiskOutput::File(_)) => {
-                let data = header();
-                segment.creation = Creation::WritingHeader { written: 0 };
-                DiskOp::Write {
-                    file,
-                    position: 0,
-                    data,
-                }
-            }
-            (Creation::WritingHeader { written }, DiskOutput::Written(count)) => {
-                let data = header();
-                let written = written + count;
-                if count == 0 {
-                    return self.fence(io::ErrorKind::WriteZero.into());
-                }
-                if written < data.len() {
-                    segment.creation = Creation::WritingHeader { written };
-                    DiskOp::Write {
-                        file,
-                        position: written as u64,
-                        data: data.slice(written..),
-                    }
-                } else {
-                    segment.creation = Creation::SyncingFile;
-                    DiskOp::Sync { file }
-                }
-            }
-            (Creation::SyncingFile, DiskOutput::Done) => {
-                segment.creation = Creation::SyncingDirectory;
-                DiskOp::SyncDir { path: directory }
-            }
-            (Creation::SyncingDirectory, DiskOutput::Done) => {
-                segment.creation = Creation::Ready;
+            // Nothing of an entry was lost: the next tick goes on where this stopped. A sync that
+            // fails is a failed sync, whatever its reason.
+            Err(error) if is_full(&error) && segment.creation.takes_space() => {
+                segment.no_space = true;
                 return;
             }
+            Err(error) => return self.fence(error),
+        };
+        segment.creation = match (segment.creation, output) {
+            (Creation::CreatingFile, DiskOutput::File(file)) => {
+                segment.file = Some(file);
+                Creation::WritingHeader { written: 0 }
+            }
+            (Creation::WritingHeader { .. }, DiskOutput::Written(0)) => {
+                return self.fence(io::ErrorKind::WriteZero.into());
+            }
+            (Creation::WritingHeader { written }, DiskOutput::Written(count)) => {
+                let written = written.saturating_add(count);
+                if written < SEGMENT_HEADER_LEN {
+                    Creation::WritingHeader { written }
+                } else {
+                    Creation::SyncingFile
+                }
+            }
+            (Creation::SyncingFile, DiskOutput::Done) => Creation::SyncingDirectory,
+            (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
+        };
+        self.go_on_creating(id, disk);
+    }
+
+    /// Goes on making the segments whose making stopped at a full disk.
+    pub(super) fn create_again(&mut self, disk: &mut dyn Disk) {
+        let stalled: Vec<u64> = self
+            .segments
+            .iter()
+            .filter(|segment| segment.no_space && segment.creation != Creation::Ready)
+            .map(|segment| segment.id)
+            .collect();
+        for id in stalled {
+            self.go_on_creating(id, disk);
+        }
+    }
+
+    /// Submits the next step of making a segment.
+    fn go_on_creating(&mut self, id: u64, disk: &mut dyn Disk) {
+        let directory = self.directory.clone();
+        let Some(segment) = self.segment_by_id(id) else {
+            return;
+        };
+        let op = match (segment.creation, segment.file.clone()) {
+            (Creation::Ready, _) => return,
+            (Creation::CreatingFile, _) => DiskOp::Create {
+                path: directory.join(segment.header.file_name()),
+            },
+            (Creation::WritingHeader { written }, Some(file)) => DiskOp::Write {
+                file,
+                position: written as u64,
+                data: Bytes::from(segment.header.encode()).slice(written..),
+            },
+            (Creation::SyncingFile, Some(file)) => DiskOp::Sync { file },
+            (Creation::SyncingDirectory, Some(_)) => DiskOp::SyncDir { path: directory },
+            (_, None) => return self.fence(io::Error::other("creating a segment answered no file")),
         };
         self.submit(disk, Purpose::Create(id), op);
     }

@@ -78,6 +78,13 @@ pub(crate) enum Creation {
     Ready,
 }
 
+impl Creation {
+    /// Whether the step under way may find the disk full without anything being lost.
+    pub(crate) fn takes_space(self) -> bool {
+        matches!(self, Creation::CreatingFile | Creation::WritingHeader { .. })
+    }
+}
+
 /// One segment. See the module.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -100,6 +107,8 @@ pub(crate) struct Segment {
     pub(crate) file_len: u64,
     /// Where the log goes on behind damage: offset and byte.
     pub(crate) resumes: Vec<(Offset, u64)>,
+    /// Where damage begins, in order.
+    pub(crate) damaged_from: Vec<u64>,
 }
 
 impl Segment {
@@ -132,6 +141,7 @@ impl Segment {
             opened_ms: now_ms,
             file_len: 0,
             resumes: Vec::new(),
+            damaged_from: Vec::new(),
         }
     }
 

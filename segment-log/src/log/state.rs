@@ -9,12 +9,14 @@
 use crate::batch::BatchHeader;
 use crate::entry::{EntryHeader, EntryKind};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
-use crate::producer_state::{ProducerBatch, ProducerStates, decode_log_start};
+use crate::producer_state::{ProducerBatch, ProducerStateError, ProducerStates, decode_log_start};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct LogState {
     log_start: Offset,
+    /// As the checkpoint and entries say it, whatever files are there.
+    declared_log_start: Offset,
     next_offset: Offset,
     last_index: EntryIndex,
     last_term: LeaderEpoch,
@@ -28,6 +30,7 @@ impl LogState {
     pub(crate) fn new(log_start: Offset) -> Self {
         Self {
             log_start,
+            declared_log_start: log_start,
             next_offset: Offset(0),
             last_index: EntryIndex(0),
             last_term: LeaderEpoch(0),
@@ -40,6 +43,11 @@ impl LogState {
 
     pub(crate) fn log_start(&self) -> Offset {
         self.log_start
+    }
+
+    /// The log start that the checkpoint and the entries name, which files may not reach down to.
+    pub(crate) fn declared_log_start(&self) -> Offset {
+        self.declared_log_start
     }
 
     pub(crate) fn next_offset(&self) -> Offset {
@@ -84,25 +92,28 @@ impl LogState {
         self.log_start = self.log_start.min(log_start);
     }
 
-    /// Takes one entry in. False, and nothing changed, if an internal payload cannot be read.
+    fn raise_log_start(&mut self, log_start: Offset) {
+        self.log_start = self.log_start.max(log_start);
+        self.declared_log_start = self.declared_log_start.max(log_start);
+    }
+
+    /// Takes one entry in.
+    ///
+    /// # Errors
+    /// Its internal payload cannot be read; nothing changed.
     pub(crate) fn accept(
         &mut self,
         header: &EntryHeader,
         batch: Option<&BatchHeader>,
         payload: &[u8],
-    ) -> bool {
+    ) -> Result<(), ProducerStateError> {
         if header.kind == EntryKind::ProducerState {
-            let Ok((producers, log_start)) = ProducerStates::decode(payload) else {
-                return false;
-            };
+            let (producers, log_start) = ProducerStates::decode(payload)?;
             self.producers = producers;
-            self.log_start = self.log_start.max(log_start);
+            self.raise_log_start(log_start);
         }
         if header.kind == EntryKind::LogStart {
-            let Ok(log_start) = decode_log_start(payload) else {
-                return false;
-            };
-            self.log_start = self.log_start.max(log_start);
+            self.raise_log_start(decode_log_start(payload)?);
         }
         if header.kind.has_index() {
             self.last_index = header.index;
@@ -131,7 +142,7 @@ impl LogState {
                     .record(batch.producer_id, batch.producer_epoch, remembered);
             }
         }
-        true
+        Ok(())
     }
 
     /// Where the largest epoch at or below `epoch` ends; (-1, -1) if there is none.

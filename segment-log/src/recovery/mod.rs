@@ -14,6 +14,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod scan;
+pub(crate) mod unreadable;
 pub(crate) mod walk;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,10 @@ use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, parse_segment_file_name};
-use scan::Window;
+use scan::{Found, Window};
+use unreadable::read_around;
+
+pub use unreadable::Unreadable;
 
 /// Where segments go that do not belong to the log, inside the partition's directory.
 pub const SET_ASIDE_DIRECTORY: &str = "set-aside";
@@ -60,6 +64,8 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// Damage that was gone around.
     pub quarantined: Vec<Quarantined>,
+    /// Bytes that the device does not give back; they were treated like bytes that do not verify.
+    pub unreadable: Vec<Unreadable>,
     /// The leader epoch from now on, if it was raised.
     pub raised_term: Option<LeaderEpoch>,
 }
@@ -125,7 +131,7 @@ async fn read_header(
     file: &FileHandle,
     source: ReadSource,
 ) -> io::Result<Result<SegmentHeader, SegmentHeaderError>> {
-    let bytes = io.read(file, 0, SEGMENT_HEADER_LEN, source).await?;
+    let bytes = read_around(io, file, 0, SEGMENT_HEADER_LEN, source).await?;
     Ok(SegmentHeader::decode(&bytes))
 }
 
@@ -188,9 +194,7 @@ pub(crate) async fn find_files(
         kept.push(segment);
     }
     found.segments = kept;
-    if settle {
-        set_aside_terms(io, directory, &mut found).await?;
-    }
+    look_at_set_aside(io, directory, &mut found, settle).await?;
     Ok(found)
 }
 
@@ -209,21 +213,32 @@ async fn highest_term(io: &Io, segment: &Segment, source: ReadSource) -> io::Res
 async fn highest_term_in(window: &mut Window<'_>) -> io::Result<LeaderEpoch> {
     let mut highest = LeaderEpoch(0);
     let mut from = Segment::FIRST_ENTRY;
-    while let Some((at, header)) = window.search(from).await? {
-        highest = highest.max(header.term);
-        from = at + header.entry_len() as u64;
+    while let Some((at, found)) = window.search(from).await? {
+        if let Found::Header(header) = &found {
+            highest = highest.max(header.term);
+        }
+        from = found.end(at);
     }
     Ok(highest)
 }
 
-/// The terms and generations of what earlier recoveries set aside.
-async fn set_aside_terms(io: &Io, directory: &Path, found: &mut FoundFiles) -> io::Result<()> {
+/// The generations, and at an unclean open the terms, of what earlier recoveries set aside. A name
+/// that was used is never used again: setting its second bearer aside would overwrite the first.
+async fn look_at_set_aside(
+    io: &Io,
+    directory: &Path,
+    found: &mut FoundFiles,
+    with_terms: bool,
+) -> io::Result<()> {
     let directory = directory.join(SET_ASIDE_DIRECTORY);
     for name in io.names_if_present(&directory).await? {
         let Some((base_index, generation)) = parse_segment_file_name(&name) else {
             continue;
         };
         note_generation(&mut found.generations, base_index, generation);
+        if !with_terms {
+            continue;
+        }
         let file = io.open(&directory.join(&name)).await?;
         let Ok(header) = read_header(io, &file, ReadSource::Device).await? else {
             continue;
@@ -249,14 +264,19 @@ pub(crate) async fn set_aside(io: &Io, directory: &Path, names: &[String]) -> io
     io.sync_dir(directory).await
 }
 
-/// Zeroes from the end of the log to the end of its page, or the whole next page where it ends on a
-/// boundary, so that no torn bytes touch what is appended next.
+/// How far is zeroed behind a cut: to the end of its page, or of the whole next page where it lies on
+/// a boundary.
+pub(crate) fn zeroed_end(cut: u64) -> u64 {
+    (cut / PAGE_BYTES + 1) * PAGE_BYTES
+}
+
+/// Zeroes behind the end of the log, so that no torn bytes touch what is appended next.
 pub(crate) async fn zero_behind(io: &Io, segment: &Segment) -> io::Result<()> {
     let Some(file) = segment.file.clone() else {
         return Ok(());
     };
     let end = segment.tail.position;
-    let to = ((end / PAGE_BYTES + 1) * PAGE_BYTES).min(segment.file_len);
+    let to = zeroed_end(end).min(segment.file_len);
     if end < to {
         io.done(DiskOp::ZeroRange {
             file: file.clone(),

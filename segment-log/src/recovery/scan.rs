@@ -4,7 +4,7 @@
 //! Runs inside the future of an opening, on the thread that owns the partition. Invariants:
 //! - every read begins on a multiple of 4,096 and is bounded by the length the file really has, so
 //!   no length found in a file sizes an allocation beyond that;
-//! - at an unclean open every byte comes from the device;
+//! - at an unclean open every byte comes from the device; pages it does not give back are zeros;
 //! - the search skips only bytes that cannot be the start of an entry, or an entry that verified.
 
 #![forbid(unsafe_code)]
@@ -13,14 +13,15 @@
 use std::io;
 
 use crate::disk::{AlignedBytes, FileHandle, ReadSource};
-use crate::entry::{ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryHeader, PLAIN_PREFIX_LEN, decode_entry};
+use crate::entry::{
+    ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryError, EntryHeader, PLAIN_PREFIX_LEN, decode_entry,
+};
 use crate::ids::Incarnation;
 use crate::log::machine::Io;
+use crate::recovery::unreadable::{READ_ALIGN, read_around};
 
 /// Bytes of one read.
 const WINDOW_BYTES: usize = 1 << 20;
-/// Reads begin and end on multiples of this.
-const READ_ALIGN: u64 = 4_096;
 
 /// What lies at a position where an entry should begin.
 #[derive(Debug)]
@@ -30,8 +31,28 @@ pub(crate) enum Probe {
     Entry { header: EntryHeader, payload: Vec<u8> },
     /// The header verifies, the payload or the padding does not.
     BadPayload(EntryHeader),
+    /// A header whose checksum holds, of a version, kind or flags that are not known.
+    Unsupported(EntryError),
     /// Nothing that verifies.
     Nothing,
+}
+
+/// A header that the search came upon; its checksum holds.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Header(EntryHeader),
+    /// As [`Probe::Unsupported`]: how long the entry is is not known.
+    Unsupported(EntryError),
+}
+
+impl Found {
+    /// From where to search on, when it lies at `position`.
+    pub(crate) fn end(&self, position: u64) -> u64 {
+        match self {
+            Found::Header(header) => position + header.entry_len() as u64,
+            Found::Unsupported(_) => position + ENTRY_ALIGN as u64,
+        }
+    }
 }
 
 /// A moving window over one segment file.
@@ -80,7 +101,7 @@ impl<'a> Window<'a> {
             let wanted = (end - start).max(WINDOW_BYTES as u64).min(self.file_len - start);
             let wanted = usize::try_from(wanted.next_multiple_of(READ_ALIGN))
                 .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-            self.bytes = self.io.read(&self.file, start, wanted, self.source).await?;
+            self.bytes = read_around(self.io, &self.file, start, wanted, self.source).await?;
             self.start = start;
         }
         let from = usize::try_from(position - self.start).unwrap_or(usize::MAX);
@@ -100,8 +121,10 @@ impl<'a> Window<'a> {
     ) -> io::Result<Probe> {
         let incarnation = self.incarnation;
         let head = self.at(position, ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN).await?;
-        let Ok(header) = EntryHeader::decode(head, &incarnation) else {
-            return Ok(Probe::Nothing);
+        let header = match EntryHeader::decode(head, &incarnation) {
+            Ok(header) => header,
+            Err(cause) if cause.is_unsupported() => return Ok(Probe::Unsupported(cause)),
+            Err(_) => return Ok(Probe::Nothing),
         };
         let whole_len = header.entry_len();
         let kept = if header.kind.is_batch() {
@@ -128,8 +151,8 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The next position at or after `position` where a header verifies.
-    pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, EntryHeader)>> {
+    /// The next position at or after `position` where a header's checksum holds.
+    pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, Found)>> {
         let mut at = position.next_multiple_of(ENTRY_ALIGN as u64);
         let incarnation = self.incarnation;
         while at < self.file_len {
@@ -151,10 +174,15 @@ impl<'a> Window<'a> {
                     near_end = true;
                     break;
                 }
-                if rest.starts_with(&ENTRY_MAGIC)
-                    && let Ok(header) = EntryHeader::decode(rest, &incarnation)
-                {
-                    return Ok(Some((at + skipped as u64, header)));
+                if rest.starts_with(&ENTRY_MAGIC) {
+                    let found = at + skipped as u64;
+                    match EntryHeader::decode(rest, &incarnation) {
+                        Ok(header) => return Ok(Some((found, Found::Header(header)))),
+                        Err(cause) if cause.is_unsupported() => {
+                            return Ok(Some((found, Found::Unsupported(cause))));
+                        }
+                        Err(_) => {}
+                    }
                 }
                 skipped += ENTRY_ALIGN;
             }

@@ -16,13 +16,16 @@ use std::io;
 use crate::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::ReadSource;
-use crate::entry::EntryHeader;
+use crate::entry::{EntryError, EntryHeader};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
+use crate::log::UnsupportedEntry;
 use crate::log::machine::Io;
 use crate::log::segment::Segment;
 use crate::log::state::LogState;
-use crate::recovery::scan::{Probe, Window};
-use crate::recovery::{Quarantined, RecoveryBug};
+use crate::producer_state::ProducerStateError;
+use crate::recovery::scan::{Found, Probe, Window};
+use crate::recovery::{Quarantined, RecoveryBug, zeroed_end};
+use crate::sealed::SealedError;
 
 /// How the walk reads and what it may believe.
 pub(crate) struct WalkInput<'a> {
@@ -42,6 +45,22 @@ pub(crate) enum Ending {
     Beyond { index: EntryIndex, offset: Offset },
 }
 
+/// Why there is no answer; nothing was decided and nothing changed.
+pub(crate) enum WalkError {
+    Io(io::Error),
+    Unsupported {
+        segment: String,
+        position: u64,
+        cause: UnsupportedEntry,
+    },
+}
+
+impl From<io::Error> for WalkError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// What the walk found.
 pub(crate) struct Walked {
     pub(crate) segments: Vec<Segment>,
@@ -53,6 +72,8 @@ pub(crate) struct Walked {
     pub(crate) term_max: LeaderEpoch,
     /// Whether an entry beyond the accepted end verifies.
     pub(crate) successor_seen: bool,
+    /// Whether one does in the segment that the log ends in, behind what is zeroed there.
+    pub(crate) successor_stays: bool,
 }
 
 /// What lies behind the first index that fails.
@@ -65,6 +86,8 @@ struct Later {
     /// Offset of the first later entry above every proof.
     offset_beyond: Option<Offset>,
     seen: bool,
+    /// Where the last one in the same segment lies.
+    last_seen_at: u64,
 }
 
 enum Next {
@@ -83,6 +106,7 @@ struct Walk<'a> {
     quarantined: Vec<Quarantined>,
     term_max: LeaderEpoch,
     successor_seen: bool,
+    successor_stays: bool,
 }
 
 /// Walks `segments` (sorted, their headers verified, one for each base index).
@@ -90,7 +114,7 @@ pub(crate) async fn walk(
     input: WalkInput<'_>,
     segments: Vec<Segment>,
     state: LogState,
-) -> io::Result<Walked> {
+) -> Result<Walked, WalkError> {
     let mut walk = Walk {
         input,
         segments,
@@ -98,6 +122,7 @@ pub(crate) async fn walk(
         quarantined: Vec::new(),
         term_max: LeaderEpoch(0),
         successor_seen: false,
+        successor_stays: false,
     };
     let mut ending = Ending::Here;
     let mut kept = walk.segments.len();
@@ -117,12 +142,13 @@ pub(crate) async fn walk(
         ending,
         term_max: walk.term_max,
         successor_seen: walk.successor_seen,
+        successor_stays: walk.successor_stays,
     })
 }
 
 impl Walk<'_> {
     /// Walks one segment; `Some` when the log ends in it.
-    async fn segment(&mut self, at: usize) -> io::Result<Option<Ending>> {
+    async fn segment(&mut self, at: usize) -> Result<Option<Ending>, WalkError> {
         let io = self.input.io.clone();
         let Some(mut window) = self
             .segments
@@ -147,7 +173,7 @@ impl Walk<'_> {
             let probe = window.probe(position, BATCH_HEADER_LEN, verify).await?;
             if let Probe::Entry { header, payload } = &probe
                 && self.fits(header, chain)
-                && self.accept(at, position, header, payload)
+                && self.accept(at, position, header, payload)?
             {
                 position += header.entry_len() as u64;
                 chain = Some(header.header_crc);
@@ -155,6 +181,7 @@ impl Walk<'_> {
             }
             let bad = match probe {
                 Probe::BadPayload(header) if self.fits(&header, chain) => Some(header),
+                Probe::Unsupported(cause) => return Err(self.unsupported(at, position, cause)),
                 _ => None,
             };
             match self.failed(at, &mut window, position, limit, bad).await? {
@@ -181,23 +208,49 @@ impl Walk<'_> {
     }
 
     /// Takes an entry in; false if its payload says something that cannot be.
-    fn accept(&mut self, at: usize, position: u64, header: &EntryHeader, payload: &[u8]) -> bool {
+    fn accept(
+        &mut self,
+        at: usize,
+        position: u64,
+        header: &EntryHeader,
+        payload: &[u8],
+    ) -> Result<bool, WalkError> {
         self.term_max = self.term_max.max(header.term);
         let batch = if header.is_plain_data() {
             match BatchHeader::parse(payload) {
                 Ok(batch) => Some(batch),
-                Err(_) => return false,
+                Err(_) => return Ok(false),
             }
         } else {
             None
         };
-        if !self.state.accept(header, batch.as_ref(), payload) {
-            return false;
+        match self.state.accept(header, batch.as_ref(), payload) {
+            Ok(()) => {}
+            Err(ProducerStateError::Sealed(SealedError::Version(schema))) => {
+                return Err(WalkError::Unsupported {
+                    segment: self.name(at),
+                    position,
+                    cause: UnsupportedEntry::Schema(schema),
+                });
+            }
+            Err(_) => return Ok(false),
         }
         if let Some(segment) = self.segments.get_mut(at) {
             segment.accept_recovered(header, position);
         }
-        true
+        Ok(true)
+    }
+
+    fn name(&self, at: usize) -> String {
+        self.segments.get(at).map(Segment::name).unwrap_or_default()
+    }
+
+    fn unsupported(&self, at: usize, position: u64, cause: EntryError) -> WalkError {
+        WalkError::Unsupported {
+            segment: self.name(at),
+            position,
+            cause: UnsupportedEntry::Entry(cause),
+        }
     }
 
     /// The highest index that the checkpoint proves durable as far as segment `at` is concerned.
@@ -219,21 +272,32 @@ impl Walk<'_> {
             return Ok(());
         }
         let mut position = from;
-        while let Some((at, header)) = window.search(position).await? {
-            self.term_max = self.term_max.max(header.term);
-            position = at + header.entry_len() as u64;
+        // What is dead may be of any version.
+        while let Some((at, found)) = window.search(position).await? {
+            if let Found::Header(header) = &found {
+                self.term_max = self.term_max.max(header.term);
+            }
+            position = found.end(at);
         }
         Ok(())
     }
 
     /// Looks at everything behind `position` of segment `at`.
-    async fn later(&mut self, at: usize, window: &mut Window<'_>, position: u64) -> io::Result<Later> {
+    async fn later(&mut self, at: usize, window: &mut Window<'_>, position: u64) -> Result<Later, WalkError> {
         let mut later = Later::default();
         let expected = self.state.next_index();
         let last_term = self.state.last_term();
         let mut from = position;
-        while let Some((found_at, header)) = window.search(from).await? {
+        while let Some((found_at, found)) = window.search(from).await? {
+            from = found.end(found_at);
+            let header = match found {
+                Found::Header(header) => header,
+                Found::Unsupported(cause) => return Err(self.unsupported(at, found_at, cause)),
+            };
             self.note_later(&mut later, expected, last_term, &header);
+            if later.seen {
+                later.last_seen_at = found_at;
+            }
             if later.resume.is_none()
                 && found_at > position
                 && header.term >= last_term
@@ -243,7 +307,6 @@ impl Walk<'_> {
             {
                 later.resume = Some((found_at, header));
             }
-            from = found_at + header.entry_len() as u64;
         }
         let io = self.input.io.clone();
         for next in at + 1..self.segments.len() {
@@ -255,9 +318,12 @@ impl Walk<'_> {
                 break;
             };
             let mut from = Segment::FIRST_ENTRY;
-            while let Some((found_at, header)) = window.search(from).await? {
-                self.note_later(&mut later, expected, last_term, &header);
-                from = found_at + header.entry_len() as u64;
+            while let Some((found_at, found)) = window.search(from).await? {
+                from = found.end(found_at);
+                match found {
+                    Found::Header(header) => self.note_later(&mut later, expected, last_term, &header),
+                    Found::Unsupported(cause) => return Err(self.unsupported(next, found_at, cause)),
+                }
             }
         }
         Ok(later)
@@ -291,7 +357,7 @@ impl Walk<'_> {
         position: u64,
         limit: Option<EntryIndex>,
         bad_payload: Option<EntryHeader>,
-    ) -> io::Result<Next> {
+    ) -> Result<Next, WalkError> {
         if !self.input.verify_payload {
             // A clean open ends here and is then compared with what the checkpoint says.
             return Ok(Next::End(Ending::Here));
@@ -299,6 +365,7 @@ impl Walk<'_> {
         let expected = self.state.next_index();
         let later = self.later(at, window, position).await?;
         self.successor_seen |= later.seen;
+        self.successor_stays = later.last_seen_at >= zeroed_end(position);
         let proven = later.proven.max(self.checkpoint_claim(at));
         if proven < expected {
             return Ok(Next::End(Ending::Here));
@@ -362,9 +429,10 @@ impl Walk<'_> {
     }
 
     fn quarantine(&mut self, at: usize, range: std::ops::Range<u64>, last: EntryIndex, next_offset: Offset) {
-        let Some(segment) = self.segments.get(at) else {
+        let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
+        segment.damaged_from.push(range.start);
         self.quarantined.push(Quarantined {
             segment: segment.name(),
             position: range,

@@ -114,6 +114,8 @@ pub(super) struct SimFile {
     lens: Vec<(u64, u64)>,
     /// A failed write-back that no sync has reported yet.
     pub(super) error: bool,
+    /// Sectors that the device does not give back; one that is written is good again.
+    broken: BTreeSet<u64>,
 }
 
 impl SimFile {
@@ -123,7 +125,17 @@ impl SimFile {
             unsettled: BTreeSet::new(),
             lens: vec![(0, 0)],
             error: false,
+            broken: BTreeSet::new(),
         }
+    }
+
+    pub(super) fn break_sector(&mut self, position: u64) {
+        self.broken.insert(position / SECTOR_BYTES as u64);
+    }
+
+    /// Whether a read of this range meets a broken sector.
+    pub(super) fn is_broken(&self, range: &Range<u64>) -> bool {
+        self.broken.range(sectors_of(range)).next().is_some()
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -147,6 +159,7 @@ impl SimFile {
             let mut block = Box::new(*sector.seen(ReadSource::Cached));
             block[skip..skip + part.len()].copy_from_slice(part);
             sector.push(block, at);
+            self.broken.remove(&number);
             self.unsettled.insert(number);
             position += part.len() as u64;
             rest = later;
@@ -160,6 +173,7 @@ impl SimFile {
             return;
         }
         let numbers = sectors_of(&range);
+        self.broken.retain(|number| !numbers.contains(number));
         for (&number, sector) in self.sectors.range_mut(numbers) {
             let start = number * SECTOR_BYTES as u64;
             let from = range.start.saturating_sub(start) as usize;

@@ -17,7 +17,7 @@
 //! - [`SimDisk::process_kill`]: the cache survives; handles, locks, outstanding operations (each
 //!   happened or not) and unreported errors are forgotten.
 //! - Handles of an earlier life answer EBADF.
-//! - Bit rot happens only by [`SimDisk::flip_bit`].
+//! - Bit rot happens only by [`SimDisk::flip_bit`], bad sectors only by [`SimDisk::break_sector`].
 #![forbid(unsafe_code)]
 
 mod faults;
@@ -218,6 +218,21 @@ impl SimDisk {
         self.events.flipped_bits += 1;
         self.trace
             .note(format_args!("flip {} {byte} {bit}", path.display()));
+        Ok(())
+    }
+
+    /// A bad sector: reads that touch byte `byte` of a file fail with EIO until it is written again.
+    ///
+    /// # Errors
+    /// `NotFound` if no file has this path, `InvalidInput` if it is shorter.
+    pub fn break_sector(&mut self, path: &Path, byte: u64) -> io::Result<()> {
+        let node = self.names.resolve(path)?;
+        let file = self.files.get_mut(&node).ok_or(io::ErrorKind::NotFound)?;
+        if byte >= file.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        file.break_sector(byte);
+        self.trace.note(format_args!("break {} {byte}", path.display()));
         Ok(())
     }
 

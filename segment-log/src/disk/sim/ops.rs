@@ -256,6 +256,10 @@ impl SimDisk {
         let content = self.file_mut(file)?;
         let left = content.len().saturating_sub(position);
         let mut bytes = AlignedBytes::zeroed(len.min(to_usize(left)?));
+        if content.is_broken(&(position..position + bytes.len() as u64)) {
+            self.events.io_errors += 1;
+            return Err(Errno::IO.into());
+        }
         content.read(position, &mut bytes, source);
         self.events.device_reads += u64::from(source == ReadSource::Device);
         Ok(DiskOutput::Read(bytes))

@@ -6,14 +6,16 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidelog_segment_log::segment_header::parse_segment_file_name;
 
+use super::evidence::Evidence;
 use super::scan::{End, scan};
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::output::{OutputFormat, print_rows, progress};
 
 const AFTER_HELP: &str = "\
-Exit code 0 when all is good, 3 when damage was found. A torn tail is not damage: it was never
-acknowledged, and the broker cuts it when it opens the log. Files are only read.
+Exit code 0 when all is good, 3 when damage was found. A torn tail is not damage: nothing proves that
+it was acknowledged, and the broker cuts it when it opens the log. Below a data directory its
+checkpoints are such proofs too. Files are only read.
 
 Examples:
   tidelog segment verify tidelog-data
@@ -43,6 +45,7 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
     }
     let bar = progress(true);
     let mut rows = Vec::new();
+    let mut evidence = Evidence::default();
     let (mut damaged, mut torn) = (0, 0);
     for file in &files {
         bar.set_message(file.display().to_string());
@@ -51,7 +54,8 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
             bar.suspend(|| eprintln!("{} is gone; skipped", file.display()));
             continue;
         }
-        let scan = scan(file, |_, _| bar.inc(1))?;
+        let mut scan = scan(file, |_, _| bar.inc(1))?;
+        evidence.judge(file, &mut scan);
         damaged += u64::from(scan.is_damaged());
         torn += u64::from(matches!(scan.end, End::TornTail { .. }));
         rows.push(vec![
