@@ -49,7 +49,9 @@ fn a_changed_byte_is_found_and_not_served() {
     assert_eq!(run(command(&["segment", "inspect", file]), b"").code, Some(3));
 
     let broker = Broker::start(data.path());
-    let read = broker.run(&["consume", "t", "-e", "--timeout", "2s"], b"");
+    let read = broker.run(&["consume", "t", "-e"], b"");
+    assert_eq!(read.code, Some(3), "{}", read.stderr);
+    assert!(read.stderr.contains("t-0 at offset 9"), "{}", read.stderr);
     let served = read.lines();
     assert!(served.len() < lines.len(), "the changed record is not served");
     for line in served {

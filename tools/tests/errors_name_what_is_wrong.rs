@@ -101,6 +101,17 @@ fn a_record_that_is_too_large_is_refused_and_those_before_it_are_kept() {
         ],
     );
     assert_eq!(broker.run(&["consume", "t", "-e"], b"").ok().lines(), ["small"]);
+    // Batches keep to what the topic takes.
+    broker
+        .run(
+            &["topic", "create", "narrow", "-c", "max.message.bytes=5000"],
+            b"",
+        )
+        .ok();
+    let lines = "a line of some length\n".repeat(2_000);
+    broker.run(&["produce", "narrow"], lines.as_bytes()).ok();
+    let read = broker.run(&["consume", "narrow", "-e"], b"").ok();
+    assert!(read.stdout == lines.as_bytes());
     // Two records that fit alone but not together go in two batches.
     let pair = [&vec![b'a'; 700_000][..], b"\n", &vec![b'b'; 700_000][..], b"\n"].concat();
     broker.run(&["produce", "pair"], &pair).ok();

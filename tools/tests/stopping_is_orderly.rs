@@ -46,7 +46,7 @@ fn a_consumer_that_waits_does_not_hold_the_broker_up() {
     broker.run(&["produce", "t"], b"one\n").ok();
     let mut consumer = Process(
         broker
-            .command(&["consume", "t", "-o", "start", "--timeout", "2s"])
+            .command(&["consume", "t", "-o", "start", "--timeout", "500ms"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

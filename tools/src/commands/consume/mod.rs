@@ -16,7 +16,7 @@ use tidelog_bench::client::{Client, ClientError, Fetched, decode_batches, is_ret
 use tidelog_bench::limits::RETRY_BACKOFF;
 
 use crate::connect::ClientArgs;
-use crate::failure::{DONE, FAILED, Failure};
+use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::format::RecordFormat;
 use crate::output::progress;
 use crate::signals;
@@ -25,6 +25,7 @@ use cursor::{Cursor, find_cursors};
 use printer::Printer;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const CORRUPT_MESSAGE: i16 = 2;
 
 const AFTER_HELP: &str = "\
 Reads all partitions of the topics and goes on until it is stopped, unless -n or -e is given.
@@ -196,6 +197,12 @@ impl Consumer {
                 );
                 cursor.next = fetched.log_start_offset;
                 return Ok(0);
+            }
+            // Damage on a disk does not pass: asking again would only fill the broker's log.
+            CORRUPT_MESSAGE => {
+                return Err(Failure::new(DAMAGE, ClientError::broker(subject, CORRUPT_MESSAGE, None)).hint(
+                    "`tidelog segment verify` on the broker's data directory says where; -o N reads on behind it.",
+                ));
             }
             code => {
                 self.survive(ClientError::broker(subject, code, None))?;

@@ -100,7 +100,10 @@ pub fn run(args: ProduceArgs) -> Result<u8, Failure> {
             partition_count - 1
         )));
     }
-    let config = client.config().clone();
+    let mut config = client.config().clone();
+    if let Some(most) = batch_bytes_max(&mut client, &args.topic) {
+        config.batch_bytes = config.batch_bytes.min(most);
+    }
     let mut sender = Sender {
         client,
         topic: args.topic.clone(),
@@ -294,6 +297,13 @@ fn was_not_taken(error: &ClientError) -> bool {
         ClientError::Broker { code, .. } => is_retriable_code(*code) && !matches!(code, 3 | 7 | 20),
         _ => false,
     }
+}
+
+/// The largest batch that `topic` takes, when the broker says it.
+fn batch_bytes_max(client: &mut Client, topic: &str) -> Option<usize> {
+    let configs = client.describe_topic_configs(topic).ok()?;
+    let most = configs.iter().find(|c| c.name == "max.message.bytes")?;
+    most.value.as_ref()?.parse().ok()
 }
 
 /// The partitions of `topic`, which the broker may create now.
