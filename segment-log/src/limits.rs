@@ -15,6 +15,9 @@ pub const INDEX_INTERVAL_BYTES: u64 = 4096;
 /// Most points in one segment's index (a full segment at the usual interval).
 pub const INDEX_POINTS_MAX: usize = (SEGMENT_BYTES_MAX / INDEX_INTERVAL_BYTES) as usize;
 
+/// Leader epochs in one index file; a segment with more is read again at each open.
+pub const INDEX_EPOCHS_MAX: usize = 65_536;
+
 /// Most bytes of one index file.
 pub const INDEX_FILE_BYTES_MAX: usize = 64 << 20;
 

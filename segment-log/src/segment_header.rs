@@ -49,6 +49,7 @@ const CRC_AT: usize = 8;
 const COVERED_FROM: usize = 12;
 const RESERVED_FROM: usize = 100;
 const FILE_NAME_SUFFIX: &str = ".log";
+const INDEX_NAME_SUFFIX: &str = ".index";
 
 /// Why a segment's header was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -126,6 +127,11 @@ impl SegmentHeader {
     /// The name of a file with this header.
     pub fn file_name(&self) -> String {
         segment_file_name(self.base_index, self.generation)
+    }
+
+    /// The name of its index file.
+    pub fn index_file_name(&self) -> String {
+        index_file_name(self.base_index, self.generation)
     }
 
     /// The 8 KiB before the first entry.
@@ -271,6 +277,11 @@ pub fn decode_copies(bytes: &[u8]) -> [Result<SegmentHeader, SegmentHeaderError>
 /// `<base index>-<generation>.log`, the index with leading zeros so that names sort by it.
 pub fn segment_file_name(base_index: EntryIndex, generation: u32) -> String {
     format!("{:020}-{generation}{FILE_NAME_SUFFIX}", base_index.0)
+}
+
+/// The name of a segment's index file: the segment's with `.index` in place of `.log`.
+pub fn index_file_name(base_index: EntryIndex, generation: u32) -> String {
+    format!("{:020}-{generation}{INDEX_NAME_SUFFIX}", base_index.0)
 }
 
 /// What a file name says, if it is exactly one that [`segment_file_name`] makes.

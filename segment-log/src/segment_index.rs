@@ -8,8 +8,11 @@
 //!   point*, so it never falls either and a search by time is a binary search.
 //!
 //! The file is a sealed file (see `docs/FORMAT.md`) with magic `TLOGIDX0`, version 0, and
-//! the archive {incarnation: 16 bytes, covered: u64 segment length the index speaks of,
-//! points: array of {index u64, base_offset i64, position u64, max_timestamp i64}}.
+//! the archive {incarnation: 16 bytes, covered: u64 segment length the index speaks of, last_index
+//! u64, next_offset i64, max_timestamp i64, max_timestamp_offset i64, crc_chain_end u32, epochs: array
+//! of {epoch i32, offset i64}, points: array of {index u64, base_offset i64, position u64,
+//! max_timestamp i64}}. Besides the points it holds what an open would otherwise read the whole
+//! segment for.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -19,8 +22,8 @@ use thiserror::Error;
 
 pub use crate::sealed::SealedError;
 
-use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
-use crate::limits::{INDEX_FILE_BYTES_MAX, INDEX_INTERVAL_BYTES, INDEX_POINTS_MAX};
+use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
+use crate::limits::{INDEX_EPOCHS_MAX, INDEX_FILE_BYTES_MAX, INDEX_INTERVAL_BYTES, INDEX_POINTS_MAX};
 use crate::sealed::{at_most, seal, unseal};
 
 /// First eight bytes of an index file.
@@ -62,15 +65,52 @@ pub enum IndexError {
     Order,
 }
 
+/// A leader epoch and the offset at which its entries begin in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+    /// Base offset of its first entry (for kinds without offsets the next offset).
+    pub offset: Offset,
+}
+
+/// An index file: the index, and what else an open would have to read the segment for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexFile {
+    /// Of the segment.
+    pub incarnation: Incarnation,
+    /// Where the last entry it speaks of ends.
+    pub covered: FilePosition,
+    /// Index of that entry.
+    pub last_index: EntryIndex,
+    /// The offset behind that entry.
+    pub next_offset: Offset,
+    /// `header_crc` of that entry.
+    pub crc_chain_end: u32,
+    /// The highest timestamp of its batches, in ms, and the base offset of the first that has it.
+    pub max_timestamp: Option<(i64, Offset)>,
+    /// Each leader epoch that has entries in the segment.
+    pub epochs: Vec<EpochStart>,
+    /// The index.
+    pub index: SegmentIndex,
+}
+
 #[derive(Archive, Serialize, Deserialize)]
 struct IndexFileV0 {
     incarnation: Incarnation,
     covered: FilePosition,
+    last_index: EntryIndex,
+    next_offset: Offset,
+    max_timestamp: i64,
+    max_timestamp_offset: Offset,
+    crc_chain_end: u32,
+    epochs: Vec<EpochStart>,
     points: Vec<IndexEntry>,
 }
 
 const _: () = {
-    assert!(size_of::<ArchivedIndexFileV0>() == 32);
+    assert!(size_of::<ArchivedIndexFileV0>() == 80);
+    assert!(size_of::<ArchivedEpochStart>() == 16);
     assert!(size_of::<ArchivedIndexEntry>() == 32);
 };
 
@@ -156,21 +196,31 @@ impl SegmentIndex {
     fn before(&self, at: usize) -> Option<IndexEntry> {
         at.checked_sub(1).and_then(|at| self.points.get(at)).copied()
     }
+}
 
-    /// The index file of a segment of this incarnation, which speaks of its first `covered` bytes.
-    pub fn encode(&self, incarnation: &Incarnation, covered: FilePosition) -> Vec<u8> {
+impl IndexFile {
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let (max_timestamp, max_timestamp_offset) = self.max_timestamp.unwrap_or((-1, Offset(-1)));
         let file = IndexFileV0 {
-            incarnation: *incarnation,
-            covered,
-            points: self.points.clone(),
+            incarnation: self.incarnation,
+            covered: self.covered,
+            last_index: self.last_index,
+            next_offset: self.next_offset,
+            max_timestamp,
+            max_timestamp_offset,
+            crc_chain_end: self.crc_chain_end,
+            epochs: self.epochs.clone(),
+            points: self.index.points.clone(),
         };
         seal(INDEX_MAGIC, INDEX_VERSION, &file)
     }
 
-    /// The index in a file, and how many bytes of the segment it speaks of.
-    pub fn decode(bytes: &[u8], incarnation: &Incarnation) -> Result<(Self, FilePosition), IndexError> {
+    /// What is in a file, if it speaks of the segment of this incarnation.
+    pub fn decode(bytes: &[u8], incarnation: &Incarnation) -> Result<Self, IndexError> {
         let file: IndexFileV0 = unseal(INDEX_MAGIC, INDEX_VERSION, bytes, INDEX_FILE_BYTES_MAX)?;
         at_most(file.points.len(), INDEX_POINTS_MAX)?;
+        at_most(file.epochs.len(), INDEX_EPOCHS_MAX)?;
         if file.incarnation != *incarnation {
             return Err(IndexError::Incarnation);
         }
@@ -178,11 +228,29 @@ impl SegmentIndex {
             .points
             .array_windows()
             .all(|[a, b]| is_sorted_pair(a, b) && a.max_timestamp <= b.max_timestamp);
-        let inside = file.points.last().is_none_or(|last| last.position < file.covered);
-        if !sorted || !inside {
+        let inside = file.points.last().is_none_or(|last| {
+            last.position < file.covered
+                && last.index <= file.last_index
+                && last.base_offset <= file.next_offset
+        });
+        let epochs_sorted = file
+            .epochs
+            .array_windows()
+            .all(|[a, b]| a.epoch < b.epoch && a.offset <= b.offset);
+        if !sorted || !inside || !epochs_sorted {
             return Err(IndexError::Order);
         }
-        Ok((Self { points: file.points }, file.covered))
+        let has_batch = file.max_timestamp_offset.0 >= 0;
+        Ok(Self {
+            incarnation: file.incarnation,
+            covered: file.covered,
+            last_index: file.last_index,
+            next_offset: file.next_offset,
+            crc_chain_end: file.crc_chain_end,
+            max_timestamp: has_batch.then_some((file.max_timestamp, file.max_timestamp_offset)),
+            epochs: file.epochs,
+            index: SegmentIndex { points: file.points },
+        })
     }
 }
 

@@ -19,13 +19,14 @@ use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity, write_checkpoint};
 use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
 use tidelog_segment_log::disk::{
-    Completion, DirectoryLock, Disk, DiskOp, FileHandle, HotBytes, ReadSource, Token, WriteNow,
+    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource, Token, WriteNow,
 };
 use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
     AppendError, CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenProgress, OpenSpec, Opening,
     PartitionLog, ReadPart, verify_cold,
 };
+use tidelog_segment_log::producer_state::{ProducerBatch, ProducerStates};
 use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions, RecoveryReport};
 
 const LOG_SPACE: u32 = 7;
@@ -92,6 +93,8 @@ struct World {
     ever: BTreeSet<(i64, Bytes)>,
     given_out: BTreeSet<(i32, i64)>,
     recoveries: usize,
+    clean_opens: usize,
+    index_damages: usize,
     fences: usize,
 }
 
@@ -147,6 +150,8 @@ impl World {
             ever: BTreeSet::new(),
             given_out: BTreeSet::new(),
             recoveries: 0,
+            clean_opens: 0,
+            index_damages: 0,
             fences: 0,
         }
     }
@@ -227,6 +232,7 @@ impl World {
     /// After an open everything in the log is durable, and everything that was durable is in it.
     fn check_after_open(&mut self, report: &RecoveryReport, existed: bool) -> Verdict {
         self.recoveries += usize::from(existed);
+        self.clean_opens += usize::from(existed && report.clean);
         if !report.quarantined.is_empty() {
             return Err(format!("damage where none was done: {:?}", report.quarantined));
         }
@@ -235,6 +241,7 @@ impl World {
             None => return Err("no log".into()),
         };
         let served = self.read(start, end, usize::MAX)?;
+        self.check_what_is_derived(&served)?;
         for (base, sent) in &self.acked {
             if served.get(base) != Some(&sent.stored) {
                 return Err(format!("acked batch at offset {base} is lost ({report:?})"));
@@ -260,6 +267,86 @@ impl World {
         }
         self.pending.clear();
         Ok(())
+    }
+
+    /// Producers and timestamps, wherever the open had them from, are those of the batches served.
+    fn check_what_is_derived(&self, served: &BTreeMap<i64, Bytes>) -> Verdict {
+        let Some(log) = &self.log else { return Ok(()) };
+        let mut producers = ProducerStates::new();
+        let mut newest: Option<(i64, Offset)> = None;
+        for stored in served.values() {
+            let batch = BatchHeader::parse(stored).map_err(|error| error.to_string())?;
+            let remembered = ProducerBatch {
+                first_sequence: batch.base_sequence,
+                last_sequence: batch.last_sequence(),
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset(),
+                timestamp: batch.max_timestamp,
+            };
+            producers.record(batch.producer_id, batch.producer_epoch, remembered);
+            if newest.is_none_or(|(highest, _)| batch.max_timestamp > highest) {
+                newest = Some((batch.max_timestamp, batch.base_offset));
+            }
+        }
+        if *log.producers() != producers {
+            return Err(format!("producers are {:?}, not {producers:?}", log.producers()));
+        }
+        if log.max_timestamp() != newest {
+            return Err(format!("{:?} is not {newest:?}", log.max_timestamp()));
+        }
+        Ok(())
+    }
+
+    /// Index files may be lost, zeroed, torn or mixed up at any time.
+    fn damage_index_files(&mut self) {
+        let directory = Self::root().join("partition");
+        let Ok(DiskOutput::Names(names)) = self.do_now(DiskOp::List {
+            path: directory.clone(),
+        }) else {
+            return;
+        };
+        let paths: Vec<PathBuf> = names
+            .iter()
+            .filter(|name| name.ends_with(".index"))
+            .map(|name| directory.join(name))
+            .collect();
+        for path in &paths {
+            let path = path.clone();
+            match self.rng.index(6) {
+                0 => drop(self.do_now(DiskOp::Unlink { path })),
+                1 => {
+                    if let Ok(DiskOutput::File(file)) = self.do_now(DiskOp::Open { path }) {
+                        let range = self.rng.below(40)..self.rng.below(400).max(40);
+                        let _ = self.do_now(DiskOp::ZeroRange { file, range });
+                        self.index_damages += 1;
+                    }
+                }
+                2 => {
+                    let to = paths[self.rng.index(paths.len())].clone();
+                    let _ = self.do_now(DiskOp::Rename { from: path, to });
+                }
+                3 => {
+                    let (byte, bit) = (self.rng.below(300), self.rng.index(8) as u8);
+                    self.index_damages += usize::from(self.disk.flip_bit(&path, byte, bit).is_ok());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn do_now(&mut self, op: DiskOp) -> io::Result<DiskOutput> {
+        let token = Token(99 << 32);
+        self.disk.submit(token, op);
+        let mut completions = Vec::new();
+        while self.disk.advance() {
+            self.disk.take_completions(&mut completions);
+        }
+        let own = completions
+            .into_iter()
+            .find(|completion| completion.token == token);
+        own.map_or(Err(io::ErrorKind::NotFound.into()), |completion| {
+            completion.result
+        })
     }
 
     /// Reads through plans, whatever they are; every batch must be one that was appended.
@@ -334,9 +421,9 @@ impl World {
         value.extend_from_slice(&self.next_value.to_le_bytes());
         let values: Vec<&[u8]> = (0..records).map(|_| value.as_slice()).collect();
         let spec = BatchSpec {
-            producer_id: 4,
+            producer_id: self.rng.index(5) as i64,
             producer_epoch: 0,
-            base_sequence: 0,
+            base_sequence: self.next_value as i32,
             timestamp_ms: self.now_ms,
             ..BatchSpec::default()
         };
@@ -500,6 +587,9 @@ impl World {
                     drop(data);
                     self.disk.process_kill();
                     let _ = clean;
+                    if self.rng.coin() {
+                        self.damage_index_files();
+                    }
                     return self.start();
                 }
             }
@@ -518,6 +608,9 @@ impl World {
                 self.disk.process_kill();
                 self.disk.power_cut();
             }
+        }
+        if self.rng.index(3) == 0 {
+            self.damage_index_files();
         }
         self.start()
     }
@@ -572,6 +665,8 @@ struct Outcome {
     trace: u64,
     acked: usize,
     recoveries: usize,
+    clean_opens: usize,
+    index_damages: usize,
     fences: usize,
 }
 
@@ -597,6 +692,8 @@ fn run(seed: u64, scenario: Scenario) -> Outcome {
         trace: world.disk.trace_hash(),
         acked: world.acked.len(),
         recoveries: world.recoveries,
+        clean_opens: world.clean_opens,
+        index_damages: world.index_damages,
         fences: world.fences,
     }
 }
@@ -611,17 +708,25 @@ fn seeds() -> u64 {
 #[test]
 fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
     let (mut acked, mut recoveries, mut fences) = (0, 0, 0);
+    let (mut clean_opens, mut index_damages) = (0, 0);
     for seed in 0..seeds() {
         let outcome = run(seed, SOUND);
         assert_eq!(outcome.verdict, Ok(()));
         acked += outcome.acked;
         recoveries += outcome.recoveries;
         fences += outcome.fences;
+        clean_opens += outcome.clean_opens;
+        index_damages += outcome.index_damages;
     }
     let seeds = seeds() as usize;
     assert!(acked > 20 * seeds, "the runs do something: {acked} batches acked");
     assert!(recoveries > 3 * seeds, "the runs crash: {recoveries} recoveries");
     assert!(fences > seeds / 10, "the runs fence: {fences} fences");
+    assert!(
+        clean_opens > seeds,
+        "the runs shut down: {clean_opens} clean opens"
+    );
+    assert!(index_damages > seeds, "index files are damaged: {index_damages}");
 }
 
 #[test]

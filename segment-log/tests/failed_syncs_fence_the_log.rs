@@ -171,6 +171,11 @@ fn a_full_disk_delays_a_roll(fault: ScriptedFault) {
     log.tick(3, &mut disk);
     settle(&mut log, &mut disk);
     assert_eq!(log.durable_offset(), Offset(2));
+    assert!(
+        matches!(log.close(3, &mut disk), CloseProgress::Pending),
+        "the index file"
+    );
+    settle(&mut log, &mut disk);
     assert!(matches!(log.close(3, &mut disk), CloseProgress::Closed(_)));
 }
 

@@ -25,7 +25,7 @@ use tidelog_segment_log::producer_state::{
 use tidelog_segment_log::segment_header::{
     SegmentHeader, SegmentHeaderError, decode_copies, parse_segment_file_name, segment_file_name,
 };
-use tidelog_segment_log::segment_index::{IndexEntry, IndexError, SegmentIndex};
+use tidelog_segment_log::segment_index::{IndexEntry, IndexError, IndexFile, SegmentIndex};
 
 const INCARNATION: Incarnation = Incarnation([0xa5; 16]);
 
@@ -147,7 +147,7 @@ fn segment_header() -> SegmentHeader {
 fn decode_with_everything(bytes: &[u8]) {
     let _ = decode_entry(bytes, &INCARNATION);
     let _ = SegmentHeader::decode(bytes);
-    let _ = SegmentIndex::decode(bytes, &INCARNATION);
+    let _ = IndexFile::decode(bytes, &INCARNATION);
     let _ = Checkpoint::decode(bytes);
     let _ = Identity::decode(bytes);
     let _ = CleanFlag::decode(bytes);
@@ -322,10 +322,18 @@ proptest! {
             prop_assert!(after.is_none_or(|after| by_time.position < after.position));
         }
 
-        let bytes = index.encode(&INCARNATION, next.position);
-        prop_assert_eq!(SegmentIndex::decode(&bytes, &INCARNATION), Ok((index.clone(), next.position)));
+        let file = IndexFile {
+            incarnation: INCARNATION,
+            covered: next.position,
+            last_index: next.index,
+            next_offset: next.base_offset,
+            index: index.clone(),
+            ..IndexFile::default()
+        };
+        let bytes = file.encode();
+        prop_assert_eq!(IndexFile::decode(&bytes, &INCARNATION), Ok(file));
         prop_assert_eq!(
-            SegmentIndex::decode(&bytes, &Incarnation([0; 16])),
+            IndexFile::decode(&bytes, &Incarnation([0; 16])),
             Err(IndexError::Incarnation)
         );
         let cut = entries[entries.len() / 2].position;
@@ -403,7 +411,7 @@ fn zeros_never_decode() {
         Err(EntryError::Magic)
     );
     assert_eq!(SegmentHeader::decode(&zeros), Err(SegmentHeaderError::Magic));
-    assert!(SegmentIndex::decode(&zeros, &Incarnation([0; 16])).is_err());
+    assert!(IndexFile::decode(&zeros, &Incarnation([0; 16])).is_err());
     assert!(Checkpoint::decode(&zeros).is_err());
     assert!(Identity::decode(&zeros).is_err());
     assert!(CleanFlag::decode(&zeros).is_err());

@@ -20,7 +20,7 @@ use tidelog_segment_log::producer_state::{
     ProducerBatch, ProducerStates, decode_log_start, encode_log_start,
 };
 use tidelog_segment_log::segment_header::SegmentHeader;
-use tidelog_segment_log::segment_index::{IndexEntry, SegmentIndex};
+use tidelog_segment_log::segment_index::{EpochStart, IndexEntry, IndexFile, SegmentIndex};
 
 const INCARNATION: Incarnation = Incarnation(*b"incarnation-0001");
 const TOPIC: TopicId = TopicId(*b"topic-id-0000001");
@@ -212,12 +212,28 @@ fn an_index() {
         };
         assert!(index.observe(entry));
     }
-    let bytes = index.encode(&INCARNATION, FilePosition(30_000));
+    let file = IndexFile {
+        incarnation: INCARNATION,
+        covered: FilePosition(30_000),
+        last_index: EntryIndex(25),
+        next_offset: Offset(250),
+        crc_chain_end: 0x0102_0304,
+        max_timestamp: Some((60, Offset(200))),
+        epochs: vec![
+            EpochStart {
+                epoch: LeaderEpoch(3),
+                offset: Offset(0),
+            },
+            EpochStart {
+                epoch: LeaderEpoch(5),
+                offset: Offset(100),
+            },
+        ],
+        index,
+    };
+    let bytes = file.encode();
     assert_golden("segment_index.hex", &bytes);
-    assert_eq!(
-        SegmentIndex::decode(&bytes, &INCARNATION),
-        Ok((index, FilePosition(30_000)))
-    );
+    assert_eq!(IndexFile::decode(&bytes, &INCARNATION), Ok(file));
 }
 
 #[test]

@@ -209,6 +209,7 @@ impl PartitionLog {
     pub fn flush(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         self.write_staged(disk);
         self.start_commit(now_ms, disk);
+        self.write_index_files(disk);
     }
 
     fn write_staged(&mut self, disk: &mut dyn Disk) {

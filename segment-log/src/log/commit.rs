@@ -106,6 +106,7 @@ impl PartitionLog {
             if is_last || synced.position < segment.tail.position {
                 break;
             }
+            self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }
         assert!(
@@ -129,7 +130,7 @@ impl PartitionLog {
             && self.segments.iter().all(|segment| {
                 segment.creation == Creation::Ready && segment.synced.position == segment.tail.position
             });
-        if all_durable && self.in_flight.is_empty() {
+        if all_durable && self.in_flight.is_empty() && self.last_index_files_are_written(disk) {
             CloseProgress::Closed(Box::new(self.checkpoint()))
         } else {
             CloseProgress::Pending

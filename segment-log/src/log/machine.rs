@@ -41,6 +41,12 @@ impl TokenCounter {
         Self { space, next: 1 }
     }
 
+    /// For work beside the owner's own operations: these tokens never meet those of
+    /// [`TokenCounter::new`], unless two thousand million are used while one is in flight.
+    pub(crate) fn beside(space: u32) -> Self {
+        Self { space, next: 1 << 31 }
+    }
+
     pub(crate) fn space(&self) -> u32 {
         self.space
     }
@@ -317,6 +323,11 @@ impl<T> Machine<T> {
         };
         let future = Box::pin(start(io.clone()));
         Self { io, future }
+    }
+
+    /// What it has submitted and not seen the end of.
+    pub(crate) fn in_flight(&self) -> BTreeSet<Token> {
+        self.io.lock().in_flight.clone()
     }
 
     /// Takes in completions, goes on as far as they allow and submits what is needed next.

@@ -16,6 +16,7 @@
 
 mod append;
 mod commit;
+mod index_files;
 mod internal;
 pub(crate) mod machine;
 mod open;
@@ -25,7 +26,7 @@ mod roll;
 pub(crate) mod segment;
 pub(crate) mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 
@@ -47,6 +48,7 @@ pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_co
 pub use removal::remove_partition_directory;
 
 use commit::Commit;
+use index_files::IndexWrite;
 use machine::TokenCounter;
 use roll::Incarnations;
 use segment::{Mark, Segment};
@@ -161,6 +163,10 @@ pub struct PartitionLog {
     status: LogStatus,
     fence_cause: Option<io::Error>,
     closing: bool,
+    /// Closed segments whose index files are to be written.
+    index_queue: VecDeque<u64>,
+    index_write: Option<IndexWrite>,
+    last_index_queued: bool,
 }
 
 impl PartitionLog {
@@ -267,7 +273,7 @@ impl PartitionLog {
 
     /// Whether an operation of this log is in flight.
     pub fn is_waiting_for_disk(&self) -> bool {
-        !self.in_flight.is_empty()
+        !self.in_flight.is_empty() || self.index_write.is_some()
     }
 
     /// Whether the raised leader epoch still has to be made durable by a checkpoint.
@@ -291,7 +297,7 @@ impl PartitionLog {
             raft_base: EntryIndex(0),
             durable_index: durable.index,
             next_offset: durable.next_offset,
-            producer_state: Vec::new(),
+            producer_state: self.producers_at(durable.index),
             segments: self
                 .segments
                 .iter()
@@ -301,10 +307,19 @@ impl PartitionLog {
         }
     }
 
+    /// The producers' states as of `index`, or nothing if they are ahead of it.
+    fn producers_at(&self, index: EntryIndex) -> Vec<u8> {
+        if self.state.last_index() == index {
+            self.state.producers.encode(self.state.log_start())
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Takes the end of one of its operations and goes on with what waited for it.
     pub fn on_completion(&mut self, now_ms: i64, disk: &mut dyn Disk, completion: Completion) {
         let Some(purpose) = self.in_flight.remove(&completion.token) else {
-            return;
+            return self.index_completed(disk, completion);
         };
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
@@ -357,6 +372,7 @@ impl PartitionLog {
             self.status = LogStatus::Fenced;
             self.fence_cause = Some(cause);
             self.commit = None;
+            self.index_queue.clear();
             for segment in &mut self.segments {
                 segment.staged = Vec::new();
                 segment.staged_bytes = 0;

@@ -31,6 +31,7 @@ use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
 use crate::entry::EntryError;
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::TERMS_PER_START;
+use crate::recovery::known::look_up;
 use crate::recovery::walk::{Ending, WalkError, WalkInput, Walked, walk};
 use crate::recovery::{
     FindError, FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files,
@@ -196,7 +197,10 @@ impl PartitionLog {
             continue_in_new_file: true,
             ..self.options
         };
-        let in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
+        let mut in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
+        if let Some(write) = &self.index_write {
+            in_flight.extend(write.in_flight());
+        }
         let handles: Vec<FileHandle> = self
             .segments
             .iter()
@@ -344,11 +348,13 @@ impl Opener {
     ) -> Result<(Walked, Vec<String>), Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
+        let known = look_up(&self.io, &self.spec.directory, checkpoint, &segments, source).await?;
         let input = WalkInput {
             io: &self.io,
             source,
             verify_payload,
             checkpoint,
+            known,
             bug: self.options.bug,
         };
         Ok((walk(input, segments, LogState::new(log_start)).await?, others))
@@ -543,6 +549,9 @@ impl Opener {
             // Space behind the tail may be a hole: it is reserved again before it is written.
             segment.allocated = segment.page_end();
         }
+        let closed = segments.len().saturating_sub(1);
+        let index_queue = segments.iter().take(closed).filter(|segment| !segment.is_indexed);
+        let index_queue = index_queue.map(|segment| segment.id).collect();
         let next_segment_id = segments.iter().map(|segment| segment.id + 1).max().unwrap_or(0);
         let durable = segments.last().map(|segment| segment.tail);
         let durable = durable.unwrap_or_else(|| unreachable!("an open log has a segment"));
@@ -570,6 +579,9 @@ impl Opener {
             status: LogStatus::Open,
             fence_cause: None,
             closing: false,
+            index_queue,
+            index_write: None,
+            last_index_queued: false,
         }
     }
 }

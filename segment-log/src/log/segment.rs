@@ -17,11 +17,11 @@ use crate::checkpoint::SegmentCheckpoint;
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
-use crate::limits::EXTENT_BYTES_MIN;
+use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX};
 use crate::log::machine::Io;
 use crate::recovery::scan::Window;
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::segment_index::{IndexEntry, SegmentIndex};
+use crate::segment_index::{EpochStart, IndexEntry, IndexFile, SegmentIndex};
 
 /// Appends fill whole pages of this size.
 pub(crate) const PAGE_BYTES: u64 = 4_096;
@@ -109,6 +109,10 @@ pub(crate) struct Segment {
     pub(crate) resumes: Vec<(Offset, u64)>,
     /// Where damage begins, in order.
     pub(crate) damaged_from: Vec<u64>,
+    epochs: Vec<EpochStart>,
+    max_timestamp: Option<(i64, Offset)>,
+    /// An index file that speaks of all of it is there.
+    pub(crate) is_indexed: bool,
 }
 
 impl Segment {
@@ -142,6 +146,9 @@ impl Segment {
             file_len: 0,
             resumes: Vec::new(),
             damaged_from: Vec::new(),
+            epochs: Vec::new(),
+            max_timestamp: None,
+            is_indexed: false,
         }
     }
 
@@ -210,6 +217,17 @@ impl Segment {
         } else {
             self.index.observe_timestamp(header.max_timestamp);
         }
+        if self.epochs.last().is_none_or(|last| last.epoch < header.term) {
+            self.epochs.push(EpochStart {
+                epoch: header.term,
+                offset: header.base_offset,
+            });
+        }
+        let newer = |(highest, _)| header.max_timestamp > highest;
+        if header.is_plain_data() && self.max_timestamp.is_none_or(newer) {
+            self.max_timestamp = Some((header.max_timestamp, header.base_offset));
+        }
+        self.is_indexed = false;
         self.tail = Mark {
             position: position + header.entry_len() as u64,
             index: header.index,
@@ -237,6 +255,42 @@ impl Segment {
         self.resumes.push((next_offset, position));
         self.written = self.tail;
         self.synced = self.tail;
+    }
+
+    /// What an index file says of it, once all of it is durable. A segment with damage has none: the
+    /// damage is to be found again at each open.
+    pub(crate) fn index_file(&self) -> Option<IndexFile> {
+        let settled = self.creation == Creation::Ready
+            && !self.is_empty()
+            && self.synced.position == self.tail.position
+            && self.damaged_from.is_empty()
+            && self.epochs.len() <= INDEX_EPOCHS_MAX;
+        settled.then(|| IndexFile {
+            incarnation: self.incarnation(),
+            covered: FilePosition(self.tail.position),
+            last_index: self.tail.index,
+            next_offset: self.tail.next_offset,
+            crc_chain_end: self.tail.crc,
+            max_timestamp: self.max_timestamp,
+            epochs: self.epochs.clone(),
+            index: self.index.clone(),
+        })
+    }
+
+    /// Takes all that its index file says for read; the checkpoint says the same of its end.
+    pub(crate) fn adopt(&mut self, file: IndexFile) {
+        self.tail = Mark {
+            position: file.covered.0,
+            index: file.last_index,
+            next_offset: file.next_offset,
+            crc: file.crc_chain_end,
+        };
+        self.written = self.tail;
+        self.synced = self.tail;
+        self.index = file.index;
+        self.epochs = file.epochs;
+        self.max_timestamp = file.max_timestamp;
+        self.is_indexed = true;
     }
 
     /// Stages the bytes of one entry: its parts and the padding.

@@ -10,6 +10,7 @@ use crate::batch::BatchHeader;
 use crate::entry::{EntryHeader, EntryKind};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
 use crate::producer_state::{ProducerBatch, ProducerStateError, ProducerStates, decode_log_start};
+use crate::segment_index::IndexFile;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct LogState {
     epochs: Vec<(LeaderEpoch, Offset)>,
     max_timestamp: Option<(i64, Offset)>,
     pub(crate) producers: ProducerStates,
+    /// What entries up to this index say of producers is known already.
+    producers_known_to: EntryIndex,
     started: bool,
 }
 
@@ -37,6 +40,7 @@ impl LogState {
             epochs: Vec::new(),
             max_timestamp: None,
             producers: ProducerStates::new(),
+            producers_known_to: EntryIndex(0),
             started: false,
         }
     }
@@ -92,6 +96,29 @@ impl LogState {
         self.log_start = self.log_start.min(log_start);
     }
 
+    /// Takes what is known of producers up to `index`, before entries are taken in.
+    pub(crate) fn adopt_producers(&mut self, producers: ProducerStates, index: EntryIndex) {
+        self.producers = producers;
+        self.producers_known_to = index;
+    }
+
+    /// Takes in all entries of a segment that its index file speaks of, but for their producers.
+    pub(crate) fn adopt(&mut self, file: &IndexFile) {
+        self.last_index = file.last_index;
+        self.next_offset = self.next_offset.max(file.next_offset);
+        for start in &file.epochs {
+            self.last_term = self.last_term.max(start.epoch);
+            if self.epochs.last().is_none_or(|(epoch, _)| *epoch < start.epoch) {
+                self.epochs.push((start.epoch, start.offset));
+            }
+        }
+        if let Some((timestamp, offset)) = file.max_timestamp
+            && self.max_timestamp.is_none_or(|(highest, _)| timestamp > highest)
+        {
+            self.max_timestamp = Some((timestamp, offset));
+        }
+    }
+
     fn raise_log_start(&mut self, log_start: Offset) {
         self.log_start = self.log_start.max(log_start);
         self.declared_log_start = self.declared_log_start.max(log_start);
@@ -109,7 +136,9 @@ impl LogState {
     ) -> Result<(), ProducerStateError> {
         if header.kind == EntryKind::ProducerState {
             let (producers, log_start) = ProducerStates::decode(payload)?;
-            self.producers = producers;
+            if header.index > self.producers_known_to {
+                self.producers = producers;
+            }
             self.raise_log_start(log_start);
         }
         if header.kind == EntryKind::LogStart {
@@ -130,7 +159,8 @@ impl LogState {
             if newer {
                 self.max_timestamp = Some((header.max_timestamp, header.base_offset));
             }
-            if batch.has_producer_id() && !batch.is_control() {
+            let is_news = header.index > self.producers_known_to;
+            if is_news && batch.has_producer_id() && !batch.is_control() {
                 let remembered = ProducerBatch {
                     first_sequence: batch.base_sequence,
                     last_sequence: batch.last_sequence(),

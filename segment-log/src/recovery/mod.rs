@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub(crate) mod known;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -27,7 +28,9 @@ use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
-use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, parse_segment_file_name};
+use crate::segment_header::{
+    SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
+};
 use scan::{Found, Window};
 use unreadable::read_around;
 
@@ -259,6 +262,11 @@ pub(crate) async fn set_aside(io: &Io, directory: &Path, names: &[String]) -> io
     io.create_dir(&target).await?;
     for name in names {
         io.rename(&directory.join(name), &target.join(name)).await?;
+        if let Some((base_index, generation)) = parse_segment_file_name(name) {
+            // Derived, and of no more use; one that stays does no harm.
+            let index = directory.join(index_file_name(base_index, generation));
+            let _ = io.unlink_if_present(&index).await;
+        }
     }
     io.sync_dir(&target).await?;
     io.sync_dir(directory).await
@@ -306,6 +314,7 @@ pub(crate) fn matches_checkpoint(
     same_segments
         && others.is_empty()
         && walked.set_aside.is_empty()
+        && !walked.successor_seen
         && walked.quarantined.is_empty()
         && walked.state.last_index() == checkpoint.durable_index
         && walked.state.next_offset() == checkpoint.next_offset

@@ -20,8 +20,10 @@ use crate::ids::Incarnation;
 use crate::log::machine::Io;
 use crate::recovery::unreadable::{READ_ALIGN, read_around};
 
-/// Bytes of one read.
+/// Bytes of one read, at most where no entry is larger.
 const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes of a window's first read; each next one is twice as large. Often one look is all.
+const FIRST_READ_BYTES: u64 = 8 << 10;
 
 /// What lies at a position where an entry should begin.
 #[derive(Debug)]
@@ -64,6 +66,7 @@ pub(crate) struct Window<'a> {
     file_len: u64,
     start: u64,
     bytes: AlignedBytes,
+    ahead: u64,
 }
 
 impl<'a> Window<'a> {
@@ -82,6 +85,7 @@ impl<'a> Window<'a> {
             file_len,
             start: 0,
             bytes: AlignedBytes::zeroed(0),
+            ahead: FIRST_READ_BYTES,
         }
     }
 
@@ -98,7 +102,8 @@ impl<'a> Window<'a> {
         let held = self.start + self.bytes.len() as u64;
         if position < self.start || end > held {
             let start = position - position % READ_ALIGN;
-            let wanted = (end - start).max(WINDOW_BYTES as u64).min(self.file_len - start);
+            let wanted = (end - start).max(self.ahead).min(self.file_len - start);
+            self.ahead = (self.ahead * 2).min(WINDOW_BYTES as u64);
             let wanted = usize::try_from(wanted.next_multiple_of(READ_ALIGN))
                 .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
             self.bytes = read_around(self.io, &self.file, start, wanted, self.source).await?;

@@ -20,9 +20,10 @@ use crate::entry::{EntryError, EntryHeader};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
 use crate::log::UnsupportedEntry;
 use crate::log::machine::Io;
-use crate::log::segment::Segment;
+use crate::log::segment::{Mark, Segment};
 use crate::log::state::LogState;
 use crate::producer_state::ProducerStateError;
+use crate::recovery::known::Known;
 use crate::recovery::scan::{Found, Probe, Window};
 use crate::recovery::{Quarantined, RecoveryBug, zeroed_end};
 use crate::sealed::SealedError;
@@ -33,6 +34,7 @@ pub(crate) struct WalkInput<'a> {
     pub(crate) source: ReadSource,
     pub(crate) verify_payload: bool,
     pub(crate) checkpoint: Option<&'a PartitionCheckpoint>,
+    pub(crate) known: Known,
     pub(crate) bug: RecoveryBug,
 }
 
@@ -113,8 +115,12 @@ struct Walk<'a> {
 pub(crate) async fn walk(
     input: WalkInput<'_>,
     segments: Vec<Segment>,
-    state: LogState,
+    mut state: LogState,
 ) -> Result<Walked, WalkError> {
+    let mut input = input;
+    if let (Some(producers), Some(checkpoint)) = (input.known.producers.take(), input.checkpoint) {
+        state.adopt_producers(producers, checkpoint.recovery_point);
+    }
     let mut walk = Walk {
         input,
         segments,
@@ -162,11 +168,19 @@ impl Walk<'_> {
             self.state
                 .begin_segment(segment.base_index(), segment.base_offset());
         }
-        let mut position = Segment::FIRST_ENTRY;
-        let mut chain = Some(0u32);
+        let (mut position, mut chain) = (Segment::FIRST_ENTRY, Some(0u32));
+        let known = self.adopt_known(at, limit);
+        if let Some(mark) = known {
+            (position, chain) = (mark.position, Some(mark.crc));
+        }
         loop {
             if limit.is_some_and(|limit| self.state.next_index() >= limit) {
-                self.note_terms(&mut window, position).await?;
+                if !self.input.verify_payload {
+                    self.look_behind(&mut window, position, chain).await?;
+                } else if known.is_none() || !self.is_named(at + 1) {
+                    // Whoever wrote the checkpoint knew all terms of what it calls closed.
+                    self.note_terms(&mut window, position).await?;
+                }
                 return Ok(None);
             }
             let verify = self.input.verify_payload && self.input.bug != RecoveryBug::TrustPayload;
@@ -193,6 +207,44 @@ impl Walk<'_> {
                 Next::End(ending) => return Ok(Some(ending)),
             }
         }
+    }
+
+    /// Takes what is known of segment `at` for read; answers where the walk begins behind it.
+    fn adopt_known(&mut self, at: usize, limit: Option<EntryIndex>) -> Option<Mark> {
+        let file = self.input.known.indexes.get_mut(at)?.take()?;
+        let segment = self.segments.get_mut(at)?;
+        let fits = segment.base_index() == self.state.next_index()
+            && limit.is_none_or(|limit| file.last_index < limit);
+        if !fits {
+            return None;
+        }
+        self.state.adopt(&file);
+        self.term_max = self.term_max.max(self.state.last_term());
+        segment.adopt(file);
+        Some(segment.tail)
+    }
+
+    fn is_named(&self, at: usize) -> bool {
+        match (self.input.checkpoint, self.segments.get(at)) {
+            (Some(checkpoint), Some(segment)) => checkpoint.segment(&segment.incarnation()).is_some(),
+            _ => false,
+        }
+    }
+
+    /// A clean open looks behind each recorded end: a successor means that the checkpoint is stale.
+    async fn look_behind(
+        &mut self,
+        window: &mut Window<'_>,
+        position: u64,
+        chain: Option<u32>,
+    ) -> io::Result<()> {
+        match window.probe(position, 0, false).await? {
+            Probe::Entry { header, .. } | Probe::BadPayload(header) if self.fits(&header, chain) => {
+                self.successor_seen = true;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn fits(&self, header: &EntryHeader, chain: Option<u32>) -> bool {
@@ -360,6 +412,7 @@ impl Walk<'_> {
     ) -> Result<Next, WalkError> {
         if !self.input.verify_payload {
             // A clean open ends here and is then compared with what the checkpoint says.
+            self.successor_seen |= bad_payload.is_some();
             return Ok(Next::End(Ending::Here));
         }
         let expected = self.state.next_index();
