@@ -44,6 +44,7 @@ IMAGE_BYTES = 1 << 30
 COPIES_MAX = 20
 TOPIC = "power"
 PARTITIONS = 4
+UMOUNT_TIMEOUT_S = 30.0
 LOAD_S_MIN = 0.2
 LOAD_S_MAX = 3.0
 
@@ -75,7 +76,10 @@ class Volume:
         return (fields[4], fields[6], fields[8], *fields[15:16])
 
     def close(self) -> None:
-        must("umount", str(self.mount_point))
+        # The kernel closes the files of a killed process's rings a moment after the process is gone.
+        wait_until(
+            lambda: run(["umount", str(self.mount_point)]).returncode == 0, UMOUNT_TIMEOUT_S, f"umount {self.mount_point}"
+        )
         must("losetup", "--detach", self.device)
 
 

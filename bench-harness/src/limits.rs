@@ -16,8 +16,9 @@ pub const FETCH_WAIT: Duration = Duration::from_millis(500);
 pub const FETCH_BYTES_MAX: i32 = 16 * 1024 * 1024;
 /// Bytes asked for in one fetch for one partition.
 pub const FETCH_PARTITION_BYTES_MAX: i32 = 1024 * 1024;
-/// Bytes of records gathered before a batch is sent.
-pub const BATCH_BYTES: usize = 512 * 1024;
+/// Bytes of records gathered before a batch is sent: as many as a batch may have, because each
+/// acknowledged batch costs a sync of the broker's disk.
+pub const BATCH_BYTES: usize = BATCH_BYTES_MAX;
 /// Most bytes of records a batch may gather: below the usual `max.message.bytes` of 1,048,588.
 pub const BATCH_BYTES_MAX: usize = 1_000_000;
 /// How long records may wait for others to join their batch.
@@ -38,3 +39,5 @@ pub const HISTORY_BATCH_RECORDS_MAX: usize = 1_000;
 pub const DECODED_BYTES_BASE: usize = 1024 * 1024;
 /// Memory the decoded form of an answer may take for each of its bytes.
 pub const DECODED_FACTOR: usize = 16;
+/// Memory the decoded records of one answer may take, decompressed bytes included.
+pub const DECODED_RECORDS_BYTES_MAX: usize = 512 * 1024 * 1024;

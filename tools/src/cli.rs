@@ -127,6 +127,8 @@ mod tests {
         "consume a -f %q",
         "consume a -n 0",
         "consume a -p x",
+        "consume a -g g",
+        "consume a --isolation read_committed",
         "cluster",
         "cluster info --output xml",
         "cluster info --timeout soon",

@@ -6,22 +6,24 @@ use std::time::Duration;
 use clap::Args;
 use tidelog_bench::client::{Client, ClientConfig};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::output::OutputFormat;
 use crate::settings::{parse_key_value, read_client_config};
 use crate::signals;
 use crate::when::parse_timeout;
 
+/// Names the brokers when `-b` does not.
+const BOOTSTRAP_VARIABLE: &str = "TIDELOG_BOOTSTRAP";
+
 /// How to reach the cluster and how to print.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Connection and output")]
 pub struct ClientArgs {
-    /// Brokers to begin with [default: localhost:9092]
+    /// Brokers to begin with [env: TIDELOG_BOOTSTRAP] [default: localhost:9092]
     #[arg(
         short = 'b',
         long = "bootstrap-server",
         visible_alias = "bootstrap",
-        env = "TIDELOG_BOOTSTRAP",
         value_name = "HOST:PORT[,..]"
     )]
     pub bootstrap_server: Option<String>,
@@ -40,9 +42,19 @@ pub struct ClientArgs {
 }
 
 impl ClientArgs {
-    /// The client settings: defaults, then the file, then -b, then -X, then --timeout.
+    /// The client settings: defaults, then the environment, the file, -b, -X, and --timeout.
     pub fn config(&self) -> Result<ClientConfig, Failure> {
+        self.config_in(std::env::var(BOOTSTRAP_VARIABLE).ok().as_deref())
+    }
+
+    /// As [`ClientArgs::config`], with this value of the environment variable.
+    fn config_in(&self, bootstrap: Option<&str>) -> Result<ClientConfig, Failure> {
         let mut config = ClientConfig::default();
+        if let Some(bootstrap) = bootstrap.filter(|list| !list.trim().is_empty()) {
+            config
+                .set("bootstrap.servers", bootstrap)
+                .map_err(|e| Failure::new(USAGE, format!("{BOOTSTRAP_VARIABLE}: {e}")))?;
+        }
         if let Some(path) = &self.client_config {
             for (key, value) in read_client_config(path)? {
                 config.set(&key, &value)?;
@@ -82,7 +94,10 @@ mod tests {
             client_config: Some(file),
             ..ClientArgs::default()
         };
-        assert_eq!(args.config().expect("fine").bootstrap, ["file:1"]);
+        let bootstrap = |args: &ClientArgs, env| args.config_in(env).expect("fine").bootstrap;
+        assert_eq!(bootstrap(&args, Some("env:3")), ["file:1"]);
+        assert_eq!(bootstrap(&ClientArgs::default(), Some("env:3")), ["env:3"]);
+        assert_eq!(bootstrap(&ClientArgs::default(), Some(" ")), ["localhost:9092"]);
         args.bootstrap_server = Some("flag:2,other".into());
         args.settings = vec![("linger.ms".into(), "9".into())];
         args.timeout = Some(Duration::from_secs(2));
@@ -93,6 +108,15 @@ mod tests {
             (config.request_timeout, config.connect_timeout),
             (Duration::from_secs(2), Duration::from_secs(2))
         );
+    }
+
+    #[test]
+    fn a_wrong_environment_names_itself() {
+        let error = ClientArgs::default()
+            .config_in(Some("http://x"))
+            .expect_err("no address");
+        assert_eq!(error.code(), USAGE);
+        assert!(error.message().contains(BOOTSTRAP_VARIABLE), "{error:?}");
     }
 
     #[test]

@@ -84,9 +84,11 @@ impl From<ClientError> for Failure {
             ClientError::TimedOut { .. } => {
                 Some("Allow more time with --timeout, or look at the broker's log.")
             }
-            ClientError::Malformed { .. } | ClientError::TooLarge { .. } => {
-                Some("Check that -b names a plaintext Kafka listener, not a TLS, HTTP or admin port.")
-            }
+            ClientError::Malformed { .. }
+            | ClientError::Closed {
+                what: "ApiVersions", ..
+            } => Some("Check that -b names a plaintext Kafka listener, not a TLS, HTTP or admin port."),
+            ClientError::TooLarge { .. } => Some("Allow more with -X receive.message.max.bytes=BYTES."),
             _ => error.code().and_then(hint_for_code),
         };
         let failure = Failure::new(code, &error);
@@ -111,6 +113,7 @@ fn hint_for_code(code: i16) -> Option<&'static str> {
     match code {
         3 => Some("See what exists with `tidelog topic list`; make it with `tidelog topic create NAME`."),
         10 => Some("Send smaller records, or raise the topic's max.message.bytes."),
+        37 => Some("See how many there are with `tidelog topic describe NAME`."),
         17 => Some("A topic name has 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`."),
         36 => Some("Use --if-not-exists to accept a topic that is there already."),
         38 => Some("This broker keeps one copy; leave -r out or give -r 1."),

@@ -8,6 +8,10 @@ pub const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const INPUT_CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks of input read ahead of the broker.
 pub const INPUT_CHUNKS_MAX: usize = 4;
+/// Bytes of records that `produce` gathers over all partitions before it sends what there is.
+pub const BATCHED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long records may wait beyond their linger time while more input keeps coming.
+pub const BUSY_LINGER_MAX: Duration = Duration::from_secs(1);
 /// How long a topic that is being created may stay unknown.
 pub const AUTO_CREATE_WAIT: Duration = Duration::from_secs(2);
 /// How long a client command may take to end by itself after a signal.

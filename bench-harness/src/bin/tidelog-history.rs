@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use tidelog_bench::client::{Acks, ClientConfig, Compression};
+use tidelog_bench::client::{Acks, ClientConfig, Compression, parse_compression};
 use tidelog_bench::history::{self, HistoryError, WriteOptions};
 use tidelog_bench::limits;
 
@@ -90,10 +90,6 @@ struct CheckArgs {
 }
 
 fn parse_acks(text: &str) -> Result<Acks, String> {
-    text.parse()
-}
-
-fn parse_compression(text: &str) -> Result<Compression, String> {
     text.parse()
 }
 

@@ -323,7 +323,10 @@ impl Client {
                     return Ok(());
                 }
                 Err(error) => {
-                    failures.push(error.to_string());
+                    failures.push(match &error {
+                        ClientError::Unreachable { address, detail } => format!("{address}: {detail}"),
+                        other => other.to_string(),
+                    });
                     last = Some(error);
                 }
             }
@@ -331,7 +334,7 @@ impl Client {
         match last {
             Some(error) if failures.len() == 1 => Err(error),
             _ => Err(ClientError::Unreachable {
-                address: self.config.bootstrap.join(","),
+                address: "any of the addresses".to_owned(),
                 detail: failures.join("; "),
             }),
         }
@@ -425,7 +428,7 @@ mod tests {
         let config = ClientConfig::with_bootstrap("127.0.0.1:1,127.0.0.1:2").expect("fine");
         let error = Client::connect(config).expect_err("nobody there").to_string();
         assert!(
-            error.contains("127.0.0.1:1") && error.contains("127.0.0.1:2"),
+            error.contains("127.0.0.1:1: ") && error.contains("127.0.0.1:2: "),
             "{error}"
         );
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::ClientError;
-use super::records::Compression;
+use super::records::{Compression, parse_compression};
 use crate::limits;
 
 /// When a Produce request is answered.
@@ -160,7 +160,7 @@ impl ClientConfig {
                 self.acks = value.parse().map_err(|e: String| bad(key, &e))?;
             }
             "compression.type" | "compression.codec" => {
-                self.compression = value.parse().map_err(|e: String| bad(key, &e))?;
+                self.compression = parse_compression(value).map_err(|e| bad(key, &e))?;
             }
             "security.protocol" if value.eq_ignore_ascii_case("plaintext") => {}
             "security.protocol" => return Err(bad(key, "only plaintext is served so far")),

@@ -186,6 +186,11 @@ impl Connection {
         let mut size = [0u8; 4];
         self.read_full(&mut size, deadline)
             .map_err(|e| self.lost(what, &e, timeout))?;
+        if self.versions.is_empty()
+            && let Some(protocol) = foreign_protocol(&size)
+        {
+            return Err(self.malformed(what, format!("it begins like {protocol}")));
+        }
         let size = i32::from_be_bytes(size);
         let Some(size) = usize::try_from(size).ok().filter(|s| *s >= 4) else {
             return Err(self.malformed(what, format!("frame size {size}")));
@@ -266,6 +271,17 @@ impl Connection {
     }
 }
 
+/// The protocol that a first answer beginning with these bytes is of, when it cannot be Kafka's.
+fn foreign_protocol(first: &[u8; 4]) -> Option<&'static str> {
+    match first {
+        b"HTTP" => Some("HTTP"),
+        b"SSH-" => Some("SSH"),
+        // An alert or a handshake record of TLS 1.0 to 1.3; as a frame, more than 340 MB.
+        [0x15 | 0x16, 3, 0..=4, _] => Some("TLS"),
+        _ => None,
+    }
+}
+
 fn connect(address: &str, timeout: Duration) -> Result<TcpStream, ClientError> {
     let unreachable = |detail: String| ClientError::Unreachable {
         address: address.to_owned(),
@@ -331,17 +347,19 @@ mod tests {
     }
 
     #[test]
-    fn an_http_server_is_told_apart() {
-        let (address, server) = serve_once(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
-        let error = Connection::open(&address, &config()).expect_err("refused");
-        assert!(
-            matches!(
-                error,
-                ClientError::TooLarge { .. } | ClientError::Malformed { .. }
-            ),
-            "{error}"
-        );
-        server.join().expect("server");
+    fn a_server_of_another_protocol_is_told_apart() {
+        let others: [(&[u8], &str); 3] = [
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
+            (b"\x15\x03\x01\x00\x02\x02\x46", "TLS"),
+            (b"SSH-2.0-x\r\n", "SSH"),
+        ];
+        for (answer, protocol) in others {
+            let (address, server) = serve_once(answer.to_vec());
+            let error = Connection::open(&address, &config()).expect_err("refused");
+            assert!(matches!(error, ClientError::Malformed { .. }), "{error}");
+            assert!(error.to_string().ends_with(protocol), "{error}");
+            server.join().expect("server");
+        }
     }
 
     #[test]

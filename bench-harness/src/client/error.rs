@@ -70,7 +70,7 @@ pub enum ClientError {
         client: String,
     },
     /// The broker answered with an error code. [`ClientError::is_retriable`] tells whether to repeat.
-    #[error("{subject}: {} ({code}){}", code_name(*.code), detail_suffix(.detail))]
+    #[error("{subject}: {} ({code}): {}", code_name(*.code), .detail.as_deref().unwrap_or_else(|| explain(*.code)))]
     Broker {
         /// What the answer is about, such as `topic logs` or `logs-3`.
         subject: String,
@@ -164,8 +164,26 @@ fn screaming_snake(camel: &str) -> String {
     name
 }
 
-fn detail_suffix(detail: &Option<String>) -> String {
-    detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default()
+/// What a code means, for an answer that has no words of its own.
+fn explain(code: i16) -> &'static str {
+    match code {
+        1 => "the log does not hold this offset",
+        2 => "the bytes do not match their checksum",
+        3 => "there is no such topic or partition",
+        5 | 6 => "the partition has no leader here at the moment",
+        7 => "the broker did not finish in time; it may be done or not",
+        10 => "the batch is larger than the topic allows",
+        17 => "the name is not allowed",
+        19 | 20 => "too few copies are in sync",
+        29..=31 => "access is denied",
+        35 => "the broker does not serve this version",
+        36 => "there is such a topic already",
+        37 => "the number of partitions is not allowed",
+        41 => "this broker is not the controller",
+        56 => "the broker's disk failed",
+        87 => "the broker refused a record",
+        _ => "the broker gave no reason",
+    }
 }
 
 fn seconds(timeout: Duration) -> String {
@@ -192,6 +210,10 @@ mod tests {
         );
         assert!(!error.is_retriable());
         assert!(ClientError::broker("logs-0", 6, None).is_retriable());
+        assert_eq!(
+            ClientError::broker("topic logs", 3, None).to_string(),
+            "topic logs: UNKNOWN_TOPIC_OR_PARTITION (3): there is no such topic or partition"
+        );
     }
 
     #[test]

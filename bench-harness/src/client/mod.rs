@@ -22,4 +22,4 @@ pub use connection::Connection;
 pub use error::{ClientError, code_name, is_retriable_code};
 pub use fetch::{FetchTarget, Fetched, TIMESTAMP_END, TIMESTAMP_START};
 pub use partitioner::{murmur2, partition_of_key};
-pub use records::{Compression, Decoded, Record, decode_batches, encode_batch};
+pub use records::{Compression, Decoded, Record, decode_batches, encode_batch, parse_compression};

@@ -1,57 +1,23 @@
 //! Records and record batches as a client sees them. Holds no state.
 //!
-//! | at | size | field of a record batch (version 2, big endian) |
-//! |---|---|---|
-//! | 0 | 8 | base offset |
-//! | 8 | 4 | length of what follows |
-//! | 16 | 1 | magic: 2 |
-//! | 21 | 2 | attributes; bit 5 marks a control batch |
-//! | 23 | 4 | last offset delta |
-//! | 57 | 4 | record count |
-//! | 61 | | records, compressed or not |
+//! Batches are read and built by [`tidelog_net::records`], which describes their bytes; here they
+//! become records that own what they hold. What a broker serves is not trusted: decompression is
+//! capped, and one call decodes no more than [`DECODED_RECORDS_BYTES_MAX`].
 #![deny(clippy::indexing_slicing)]
 
-use bytes::{Bytes, BytesMut};
-use kafka_protocol::indexmap::IndexMap;
-use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records as wire;
+use bytes::Bytes;
+use tidelog_net::records::{Batch, BatchBuilder, BatchError, RecordView};
 
-/// Bytes before the length field ends: base offset and length.
-const PREFIX_BYTES: usize = 12;
-/// Smallest encoding of a record: a length, attributes, two deltas, key, value and header count.
-const RECORD_BYTES_MIN: usize = 7;
+pub use tidelog_net::records::Compression;
 
-/// Codec of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Stored as it is.
-    None,
-    /// gzip.
-    Gzip,
-    /// snappy, in the framing Java clients use.
-    Snappy,
-    /// lz4 frames.
-    Lz4,
-    /// zstd.
-    Zstd,
+use crate::limits::DECODED_RECORDS_BYTES_MAX;
+
+/// Parses a codec by the name Kafka gives it.
+pub fn parse_compression(text: &str) -> Result<Compression, String> {
+    Compression::from_name(text).ok_or_else(|| format!("`{text}` is not none, gzip, snappy, lz4 or zstd"))
 }
 
-impl std::str::FromStr for Compression {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Compression::None),
-            "gzip" => Ok(Compression::Gzip),
-            "snappy" => Ok(Compression::Snappy),
-            "lz4" => Ok(Compression::Lz4),
-            "zstd" => Ok(Compression::Zstd),
-            other => Err(format!("`{other}` is not none, gzip, snappy, lz4 or zstd")),
-        }
-    }
-}
-
-/// A header of a record.
+/// A header of a record. Kafka allows the same name more than once.
 pub type Header = (String, Option<Bytes>);
 
 /// One record, to be produced or as it was read.
@@ -69,34 +35,28 @@ pub struct Record {
     pub headers: Vec<Header>,
 }
 
-impl Record {
-    /// Bytes this record takes in a batch, rounded up.
-    pub fn size_bytes(&self) -> usize {
-        let text = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
-        let headers: usize = self.headers.iter().map(|(k, v)| k.len() + text(v) + 10).sum();
-        text(&self.key) + text(&self.value) + headers + 32
-    }
-}
-
-/// Encodes `records` as one batch, offsets counted from 0. Empty input gives empty bytes.
+/// Encodes `records` as one batch, offsets counted from 0. There must be at least one.
 pub fn encode_batch(records: &[Record], compression: Compression) -> Result<Bytes, String> {
-    let options = wire::RecordEncodeOptions {
-        version: 2,
-        compression: match compression {
-            Compression::None => wire::Compression::None,
-            Compression::Gzip => wire::Compression::Gzip,
-            Compression::Snappy => wire::Compression::Snappy,
-            Compression::Lz4 => wire::Compression::Lz4,
-            Compression::Zstd => wire::Compression::Zstd,
-        },
-    };
-    let mut encoded = Vec::with_capacity(records.len());
-    for (at, record) in records.iter().enumerate() {
-        encoded.push(to_wire(at, record)?);
+    let mut builder = BatchBuilder::new(compression);
+    let mut headers: Vec<(&str, Option<&[u8]>)> = Vec::new();
+    for record in records {
+        headers.clear();
+        headers.extend(
+            record
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_deref())),
+        );
+        builder
+            .append(
+                record.timestamp_ms,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &headers,
+            )
+            .map_err(|e| e.to_string())?;
     }
-    let mut buffer = BytesMut::new();
-    wire::RecordBatchEncoder::encode(&mut buffer, encoded.iter(), &options).map_err(|e| e.to_string())?;
-    Ok(buffer.freeze())
+    builder.build().map_err(|e| e.to_string())
 }
 
 /// What [`decode_batches`] read.
@@ -106,125 +66,115 @@ pub struct Decoded {
     pub records: Vec<Record>,
     /// The offset after the last whole batch, control batches included; `None` without any.
     pub next_offset: Option<i64>,
-    /// True when the bytes end inside a batch, as an answer cut at a byte limit does.
+    /// True when something is left: the bytes end inside a batch, as an answer cut at a byte limit
+    /// does, or more batches would not fit into memory. Ask for [`Decoded::next_offset`] next.
     pub is_cut: bool,
 }
 
 /// Decodes the whole batches in `bytes`, checking each CRC. The offsets are those of the broker.
-pub fn decode_batches(mut bytes: Bytes) -> Result<Decoded, String> {
+pub fn decode_batches(bytes: Bytes) -> Result<Decoded, String> {
+    decode_within(bytes, DECODED_RECORDS_BYTES_MAX)
+}
+
+/// As [`decode_batches`], taking at most `budget_bytes`. A first batch beyond that is an error.
+fn decode_within(mut bytes: Bytes, budget_bytes: usize) -> Result<Decoded, String> {
     let mut decoded = Decoded::default();
+    let mut left_bytes = budget_bytes;
     while !bytes.is_empty() {
-        let Some(length) = batch_length(&bytes)? else {
-            decoded.is_cut = true;
-            break;
+        let batch = match Batch::take(&mut bytes) {
+            Ok(batch) => batch,
+            Err(BatchError::Incomplete { .. }) => {
+                decoded.is_cut = true;
+                break;
+            }
+            Err(error) => return Err(error.to_string()),
         };
-        let mut batch = bytes.split_to(length);
-        let head = BatchHead::read(&batch)?;
-        decoded.next_offset = Some(head.next_offset);
-        let set = wire::RecordBatchDecoder::decode(&mut batch).map_err(|e| e.to_string())?;
+        batch.verify_crc().map_err(|e| e.to_string())?;
+        let next_offset = next_offset(&batch)?;
         // A control batch is checked like any other, but its records are not the client's.
-        if !head.is_control {
-            decoded.records.extend(set.records.into_iter().map(from_wire));
+        if !batch.header.is_control() {
+            let payload = match batch.decompressed(left_bytes) {
+                Ok(payload) => payload,
+                Err(error) if decoded.next_offset.is_none() => return Err(error.to_string()),
+                Err(tidelog_net::records::DecompressError::TooLarge { .. }) => {
+                    decoded.is_cut = true;
+                    break;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            let records_before = decoded.records.len();
+            left_bytes = left_bytes.saturating_sub(payload.len());
+            match take_records(&batch, &payload, left_bytes, &mut decoded.records)? {
+                Some(taken_bytes) => left_bytes = left_bytes.saturating_sub(taken_bytes),
+                None if decoded.next_offset.is_none() => {
+                    return Err(format!("a batch decodes to more than {budget_bytes} bytes"));
+                }
+                None => {
+                    decoded.records.truncate(records_before);
+                    decoded.is_cut = true;
+                    break;
+                }
+            }
         }
+        decoded.next_offset = Some(next_offset);
     }
     Ok(decoded)
 }
 
-/// Length of the batch at the front, or none when it is not whole.
-fn batch_length(bytes: &[u8]) -> Result<Option<usize>, String> {
-    let Some(length) = read_i32(bytes, 8) else {
-        return Ok(None);
-    };
-    let length = usize::try_from(length).map_err(|_| format!("batch length {length}"))?;
-    Ok(length.checked_add(PREFIX_BYTES).filter(|end| *end <= bytes.len()))
+/// The offset after `batch`, whose own offsets must make sense.
+fn next_offset(batch: &Batch) -> Result<i64, String> {
+    let (base_offset, delta) = (batch.header.base_offset, batch.header.last_offset_delta);
+    base_offset
+        .checked_add(i64::from(delta))
+        .and_then(|last| last.checked_add(1))
+        .filter(|_| base_offset >= 0 && delta >= 0)
+        .ok_or_else(|| format!("batch with base offset {base_offset} and last offset delta {delta}"))
 }
 
-struct BatchHead {
-    next_offset: i64,
-    is_control: bool,
-}
-
-impl BatchHead {
-    fn read(batch: &[u8]) -> Result<Self, String> {
-        let cut = || "batch shorter than its header".to_owned();
-        let magic = *batch.get(16).ok_or_else(cut)?;
-        if magic != 2 {
-            return Err(format!("batch of magic {magic}; only 2 is read"));
+/// Appends the records of `batch` and returns the bytes their structs take, or nothing when that
+/// would be more than `budget_bytes`.
+fn take_records(
+    batch: &Batch,
+    payload: &Bytes,
+    budget_bytes: usize,
+    into: &mut Vec<Record>,
+) -> Result<Option<usize>, String> {
+    let mut taken_bytes = 0usize;
+    let mut last_delta = -1;
+    for view in batch.records(payload).map_err(|e| e.to_string())? {
+        let view = view.map_err(|e| e.to_string())?;
+        if view.offset_delta <= last_delta || view.offset_delta > batch.header.last_offset_delta {
+            let first = batch.header.base_offset;
+            return Err(format!(
+                "the batch at offset {first} has offset delta {} after {last_delta}, and ends at {}",
+                view.offset_delta, batch.header.last_offset_delta
+            ));
         }
-        let base_offset = batch
-            .first_chunk::<8>()
-            .map(|b| i64::from_be_bytes(*b))
-            .ok_or_else(cut)?;
-        let attributes = batch.get(22).ok_or_else(cut)?;
-        let last_offset_delta = read_i32(batch, 23).ok_or_else(cut)?;
-        let record_count = read_i32(batch, 57).ok_or_else(cut)?;
-        let next_offset = base_offset
-            .checked_add(i64::from(last_offset_delta))
-            .and_then(|last| last.checked_add(1))
-            .filter(|next| base_offset >= 0 && last_offset_delta >= 0 && *next > base_offset)
-            .ok_or_else(|| format!("batch with base offset {base_offset} and delta {last_offset_delta}"))?;
-        let is_plain = attributes & 7 == 0;
-        let room = (batch.len() - 61) / RECORD_BYTES_MIN;
-        if record_count < 0
-            || i64::from(record_count) > i64::from(last_offset_delta) + 1
-            || (is_plain && record_count as usize > room)
-        {
-            return Err(format!("batch with a record count of {record_count}"));
+        last_delta = view.offset_delta;
+        let headers_bytes = (view.headers.count_left() as usize).saturating_mul(size_of::<Header>());
+        taken_bytes = taken_bytes.saturating_add(size_of::<Record>() + headers_bytes);
+        if taken_bytes > budget_bytes {
+            return Ok(None);
         }
-        Ok(BatchHead {
-            next_offset,
-            is_control: attributes & 0x20 != 0,
-        })
+        into.push(to_record(batch, payload, &view));
     }
+    Ok(Some(taken_bytes))
 }
 
-fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes
-        .get(at..)?
-        .first_chunk::<4>()
-        .map(|b| i32::from_be_bytes(*b))
-}
-
-fn to_wire(at: usize, record: &Record) -> Result<wire::Record, String> {
-    let sequence = i32::try_from(at).map_err(|_| "too many records for one batch".to_owned())?;
-    let mut headers = IndexMap::with_capacity(record.headers.len());
-    for (name, value) in &record.headers {
-        if headers
-            .insert(StrBytes::from_string(name.clone()), value.clone())
-            .is_some()
-        {
-            return Err(format!("header `{name}` is given twice"));
-        }
-    }
-    Ok(wire::Record {
-        transactional: false,
-        control: false,
-        delete_horizon: false,
-        partition_leader_epoch: wire::NO_PARTITION_LEADER_EPOCH,
-        producer_id: wire::NO_PRODUCER_ID,
-        producer_epoch: wire::NO_PRODUCER_EPOCH,
-        timestamp_type: wire::TimestampType::Creation,
-        offset: i64::from(sequence),
-        // The encoder splits a batch where offset - sequence changes, and a base sequence of -1
-        // means "not idempotent".
-        sequence: sequence - 1,
-        timestamp: record.timestamp_ms,
-        key: record.key.clone(),
-        value: record.value.clone(),
-        headers,
-    })
-}
-
-fn from_wire(record: wire::Record) -> Record {
+fn to_record(batch: &Batch, payload: &Bytes, view: &RecordView<'_>) -> Record {
+    let header = &batch.header;
+    let shared = |bytes: Option<&[u8]>| bytes.map(|b| payload.slice_ref(b));
     Record {
-        offset: record.offset,
-        timestamp_ms: record.timestamp,
-        key: record.key,
-        value: record.value,
-        headers: record
+        offset: header.base_offset + i64::from(view.offset_delta),
+        timestamp_ms: match header.is_log_append_time() {
+            true => header.max_timestamp,
+            false => header.base_timestamp.saturating_add(view.timestamp_delta),
+        },
+        key: shared(view.key),
+        value: shared(view.value),
+        headers: view
             .headers
-            .into_iter()
-            .map(|(name, value)| (name.to_string(), value))
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), shared(value)))
             .collect(),
     }
 }
@@ -232,6 +182,9 @@ fn from_wire(record: wire::Record) -> Record {
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
 mod tests {
+    use bytes::BytesMut;
+    use tidelog_net::records::crc32c;
+
     use super::*;
 
     fn sample() -> Vec<Record> {
@@ -252,10 +205,16 @@ mod tests {
         ]
     }
 
+    fn crc_fixed(mut batch: BytesMut) -> Bytes {
+        let crc = crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        batch.freeze()
+    }
+
     #[test]
     fn every_codec_gives_back_what_went_in() {
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-            let bytes = encode_batch(&sample(), codec.parse().expect(codec)).expect(codec);
+            let bytes = encode_batch(&sample(), parse_compression(codec).expect(codec)).expect(codec);
             let decoded = decode_batches(bytes).expect(codec);
             assert_eq!(decoded.records, sample(), "{codec}");
             assert_eq!(decoded.next_offset, Some(3), "{codec}");
@@ -264,15 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_batch_is_one_batch_without_a_producer() {
-        let bytes = encode_batch(&sample(), Compression::None).expect("fine");
-        assert_eq!(batch_length(&bytes).expect("fine"), Some(bytes.len()));
+    fn a_batch_has_no_producer_and_counts_its_records() {
+        let mut bytes = encode_batch(&sample(), Compression::None).expect("fine");
+        let header = Batch::take(&mut bytes).expect("whole").header;
+        assert!(bytes.is_empty(), "one batch");
         assert_eq!(
-            bytes[43..57],
-            [0xff; 14],
-            "producer id, epoch and base sequence are -1"
+            (header.producer_id, header.producer_epoch, header.base_sequence),
+            (-1, -1, -1)
         );
-        assert_eq!(read_i32(&bytes, 57), Some(3));
+        assert_eq!((header.record_count, header.last_offset_delta), (3, 2));
+        assert!(encode_batch(&[], Compression::None).is_err(), "nothing to send");
     }
 
     #[test]
@@ -303,13 +263,79 @@ mod tests {
     }
 
     #[test]
-    fn a_header_given_twice_is_refused() {
+    fn a_header_given_twice_is_kept_twice() {
         let mut records = sample();
+        records[0].headers.push(("h".to_owned(), Some("again".into())));
         records[0].headers.push(("h".to_owned(), None));
+        for codec in Compression::ALL {
+            let bytes = encode_batch(&records, codec).expect("fine");
+            assert_eq!(decode_batches(bytes).expect("fine").records, records, "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_decompression_bomb_stops_at_the_budget() {
+        let bomb = vec![Record {
+            value: Some(vec![0; 8 << 20].into()),
+            ..sample().remove(0)
+        }];
+        for codec in Compression::ALL {
+            let batch = encode_batch(&bomb, codec).expect("fine");
+            let error = decode_within(batch.clone(), 1 << 20).expect_err("more than a MiB");
+            assert!(error.contains("1048576"), "{codec:?}: {error}");
+            assert_eq!(
+                decode_within(batch, 16 << 20).expect("fits").records,
+                bomb,
+                "{codec:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn batches_beyond_the_budget_are_left_for_the_next_call() {
+        let one = encode_batch(&sample(), Compression::Zstd).expect("fine");
+        let mut two = BytesMut::from(&one[..]);
+        two.extend_from_slice(&one);
+        let budget_bytes = 3 * (size_of::<Record>() + 2 * size_of::<Header>()) + 200;
+        let decoded = decode_within(two.freeze(), budget_bytes).expect("the first fits");
+        assert_eq!((decoded.records.len(), decoded.next_offset), (3, Some(3)));
+        assert!(decoded.is_cut);
         assert!(
-            encode_batch(&records, Compression::None)
-                .expect_err("twice")
-                .contains("`h`")
+            decode_within(one, 400).is_err(),
+            "not even one fits: records count as well as bytes"
+        );
+    }
+
+    #[test]
+    fn offsets_that_go_back_or_leave_the_batch_are_refused() {
+        let whole = encode_batch(&sample(), Compression::None).expect("fine");
+        let mut short = BytesMut::from(&whole[..]);
+        short[23..27].copy_from_slice(&1i32.to_be_bytes());
+        assert!(
+            decode_batches(crc_fixed(short))
+                .expect_err("beyond")
+                .contains("offset delta 2")
+        );
+        // The offset delta of the first record is the byte after its length, attributes and time.
+        let mut back = BytesMut::from(&whole[..]);
+        assert_eq!(back[64], 0);
+        back[64] = 2 << 1;
+        assert!(
+            decode_batches(crc_fixed(back))
+                .expect_err("back")
+                .contains("offset delta 1 after 2")
+        );
+    }
+
+    #[test]
+    fn times_are_the_brokers_when_it_says_so() {
+        let mut batch = BytesMut::from(&encode_batch(&sample(), Compression::None).expect("fine")[..]);
+        batch[22] |= 1 << 3;
+        batch[35..43].copy_from_slice(&77i64.to_be_bytes());
+        let decoded = decode_batches(crc_fixed(batch)).expect("fine");
+        assert!(
+            decoded.records.iter().all(|r| r.timestamp_ms == 77),
+            "{decoded:?}"
         );
     }
 }

@@ -6,9 +6,12 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+/// Time between attempts to bind a port that a killed broker may still hold.
+const POLL: Duration = Duration::from_millis(10);
 /// Connections the kernel queues per socket before they are accepted.
 const BACKLOG: i32 = 1024;
 
@@ -33,11 +36,18 @@ fn socket(address: &SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
 /// One listening socket per shard at `address`; a port of 0 is chosen by the kernel, the same for all.
 ///
 /// # Errors
-/// `AddrInUse` when anything listens there already; whatever else the kernel says.
-pub(super) fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+/// `AddrInUse` when anything still listens there after `patience`: the kernel closes the sockets that a killed
+/// broker's rings hold a moment after its process is gone. Whatever else the kernel says.
+pub(super) fn listen(address: SocketAddr, shards: usize, patience: Duration) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
-        let probe = socket(&address, false)?;
-        rustix::net::listen(&probe, 1)?;
+        let started = Instant::now();
+        while let Err(error) = socket(&address, false).and_then(|probe| Ok(rustix::net::listen(&probe, 1)?)) {
+            if error.kind() != io::ErrorKind::AddrInUse || started.elapsed() >= patience {
+                return Err(error);
+            }
+            // The condition is in the kernel and cannot be awaited: poll it.
+            std::thread::sleep(POLL);
+        }
     }
     let mut address = address;
     let mut sockets = Vec::with_capacity(shards);
@@ -57,14 +67,29 @@ mod tests {
     #[test]
     fn all_shards_share_a_port_and_a_second_broker_does_not() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let sockets = listen(any, 3).expect("listen");
+        let sockets = listen(any, 3, Duration::ZERO).expect("listen");
         let address = sockets[0].local_addr().expect("address");
         assert!(
             sockets
                 .iter()
                 .all(|socket| socket.local_addr().expect("address") == address)
         );
-        let refused = listen(address, 1).expect_err("the port is in use");
+        let refused = listen(address, 1, Duration::ZERO).expect_err("the port is in use");
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_that_becomes_free_is_waited_for() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sockets = listen(any, 1, Duration::ZERO).expect("listen");
+        let address = sockets[0].local_addr().expect("address");
+        let (begun, begins) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            begun.send(()).expect("the test lives");
+            listen(address, 1, Duration::from_secs(60))
+        });
+        begins.recv().expect("the waiter lives");
+        drop(sockets);
+        waiter.join().expect("no panic").expect("free in the end");
     }
 }

@@ -57,6 +57,8 @@ pub struct ServeOptions {
     pub set: Vec<String>,
 }
 
+/// How long a port is waited for that a killed broker may still hold.
+const KILLED_PORT_PATIENCE: Duration = Duration::from_secs(3);
 /// A drain that was cut short by its deadline.
 const CUT_SHORT: i32 = 1;
 
@@ -116,7 +118,7 @@ struct Bound {
     port: u16,
 }
 
-fn bind(settings: &ListenerSettings, shards: usize) -> Result<Bound, StartupError> {
+fn bind(settings: &ListenerSettings, shards: usize, patience: Duration) -> Result<Bound, StartupError> {
     let text = settings.bind.to_string();
     let refused = |error: io::Error| bind_failed(&settings.name, &text, &error);
     let resolved = settings.bind.resolve().map_err(refused)?;
@@ -126,7 +128,7 @@ fn bind(settings: &ListenerSettings, shards: usize) -> Result<Bound, StartupErro
     for mut address in resolved {
         // A port chosen by the kernel for the first address holds for the others.
         address.set_port(port);
-        match listen::listen(address, shards) {
+        match listen::listen(address, shards, patience) {
             Ok(sockets) => {
                 port = sockets
                     .first()
@@ -234,15 +236,28 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         tracing::warn!("{warning}");
     }
     let directory = open_directory(&facts.path, &settings)?;
+    let node_id = directory.identity().node_id;
+    if node_id != settings.node_id {
+        let (path, wanted) = (facts.path.display(), settings.node_id);
+        return Err(StartupError::usage(format!(
+            "{path} belongs to node {node_id}, and node.id is {wanted}; set node.id = {node_id}, or use another directory"
+        )));
+    }
     for name in directory.unreadable_checkpoints() {
         tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
     }
     install_panic_hook(Some(facts.path.clone()));
 
+    let killed = !directory.was_clean() && !directory.is_first_start();
+    let patience = if killed {
+        KILLED_PORT_PATIENCE
+    } else {
+        Duration::ZERO
+    };
     let listeners = settings
         .listeners
         .iter()
-        .map(|l| bind(l, shards))
+        .map(|listener| bind(listener, shards, patience))
         .collect::<Result<Vec<_>, _>>()?;
     let admin = bind_page("admin", &settings.admin_listen)?;
     let metrics_page = settings

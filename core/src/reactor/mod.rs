@@ -39,6 +39,8 @@ const MESSAGES_PER_TURN: usize = 256;
 const FRAMES_PER_TURN: usize = 64;
 /// The longest sleep without a deadline.
 const IDLE_WAIT_MS: u64 = 1_000;
+/// How often connections are looked at for frames that were begun and do not go on.
+const STALL_LOOK_MS: u64 = 1_000;
 /// Wait after an accept failed for want of descriptors.
 const ACCEPT_BACKOFF_MS: u64 = 100;
 
@@ -146,6 +148,7 @@ struct Reactor {
     /// What a wake-up reads: a counter nobody looks at.
     wake_count: Box<[u8; 8]>,
     stop_seen: bool,
+    stall_look_ms: u64,
 }
 
 impl Reactor {
@@ -168,6 +171,7 @@ impl Reactor {
             wake_armed: false,
             wake_count: Box::new([0; 8]),
             stop_seen: false,
+            stall_look_ms: 0,
         })
     }
 
@@ -211,6 +215,10 @@ impl Reactor {
         {
             self.shard.on_timers(now, &mut self.disk);
             progressed = true;
+        }
+        if now.monotonic_ms >= self.stall_look_ms {
+            self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
+            self.close_stalled(now)?;
         }
         for id in std::mem::take(&mut self.read_later) {
             self.read_frames(now, id)?;
@@ -428,7 +436,7 @@ impl Reactor {
             self.uncount();
             return;
         }
-        let id = self.sockets.insert(socket);
+        let id = self.sockets.insert(socket, now.monotonic_ms);
         self.shard.on_accepted(now, id, listener, peer);
         self.read_later.push(id);
     }
@@ -439,7 +447,7 @@ impl Reactor {
         };
         match reaped.into_result() {
             Ok(received) if received > 0 && !socket.is_closing() => {
-                socket.received(received as usize);
+                socket.received(received as usize, now.monotonic_ms);
                 self.shard.metrics().received_bytes.add(u64::from(received));
                 self.read_frames(now, id)
             }
@@ -464,7 +472,8 @@ impl Reactor {
             let Some(socket) = self.sockets.get(id) else {
                 return Ok(());
             };
-            if socket.is_receiving() {
+            // Both go on when the kernel is done: with the receive, or with the send.
+            if socket.is_receiving() || socket.is_behind() {
                 return Ok(());
             }
             match socket.next_frame(request_max) {
@@ -531,6 +540,21 @@ impl Reactor {
         }
         self.send(id)?;
         self.read_frames(now, id)
+    }
+
+    /// Closes connections that began a frame and do not go on with it.
+    fn close_stalled(&mut self, now: Now) -> io::Result<()> {
+        for id in self.sockets.ids() {
+            if self
+                .sockets
+                .get(id)
+                .is_some_and(|socket| socket.is_stalled(now.monotonic_ms))
+            {
+                self.shard.on_frame_stalled(id);
+                self.close(id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.

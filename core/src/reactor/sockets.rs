@@ -19,6 +19,10 @@ use crate::shard::{Charge, Response, SendPart, SocketId};
 pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
 /// A frame up to this size is received into one buffer from the start.
 const WHOLE_FRAME_BYTES_MAX: usize = 1 << 20;
+/// Answers that a client has not taken; beyond it no request of it is read.
+const QUEUED_BYTES_MAX: usize = 1 << 20;
+/// A frame that was begun holds memory: without progress for this long its connection is closed.
+const FRAME_STALL_MS: u64 = 30_000;
 /// The kernel takes at most this many pieces per call (UIO_MAXIOV).
 const IOVECS_MAX: usize = 1024;
 /// Runs of parts smaller than this are copied into one.
@@ -63,6 +67,10 @@ pub(super) struct Socket {
     expected: Option<usize>,
     receiving: bool,
     out: VecDeque<Response>,
+    /// Bytes of `out` that are not sent.
+    queued_bytes: usize,
+    /// When bytes last came, on the reactor's clock.
+    received_ms: u64,
     sending: Option<Outgoing>,
     closing: bool,
     close_after_send: bool,
@@ -90,7 +98,7 @@ impl Sockets {
         self.open
     }
 
-    pub(super) fn insert(&mut self, fd: OwnedFd) -> SocketId {
+    pub(super) fn insert(&mut self, fd: OwnedFd, now_ms: u64) -> SocketId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             (self.slots.len() - 1) as u32
@@ -104,6 +112,8 @@ impl Sockets {
             expected: None,
             receiving: false,
             out: VecDeque::new(),
+            queued_bytes: 0,
+            received_ms: now_ms,
             sending: None,
             closing: false,
             close_after_send: false,
@@ -235,8 +245,9 @@ impl Socket {
     }
 
     /// A receive ended with `received` bytes.
-    pub(super) fn received(&mut self, received: usize) {
+    pub(super) fn received(&mut self, received: usize, now_ms: u64) {
         self.receiving = false;
+        self.received_ms = now_ms;
         let len = self.read.len() + received;
         assert!(
             len <= self.read.capacity(),
@@ -251,7 +262,23 @@ impl Socket {
     }
 
     pub(super) fn queue(&mut self, response: Response) {
+        self.queued_bytes += response
+            .parts
+            .iter()
+            .map(|part| part.bytes().len())
+            .sum::<usize>();
         self.out.push_back(response);
+    }
+
+    /// Whether the client takes its answers slower than it asks: nothing more is read from it meanwhile.
+    pub(super) fn is_behind(&self) -> bool {
+        self.queued_bytes > QUEUED_BYTES_MAX
+    }
+
+    /// Whether a frame was begun and nothing more of it came for [`FRAME_STALL_MS`].
+    pub(super) fn is_stalled(&self, now_ms: u64) -> bool {
+        let begun = self.expected.is_some() || !self.read.is_empty();
+        begun && self.receiving && now_ms.saturating_sub(self.received_ms) > FRAME_STALL_MS
     }
 
     pub(super) fn close_when_sent(&mut self) {
@@ -323,11 +350,11 @@ impl Socket {
             _copied: copied,
             reserved_bytes: if copy { copy_bytes } else { 0 },
         };
-        // SAFETY: header, iovecs and copies are on the heap and owned by `sending` until the completion;
-        // the parts they point to stay in `out` until `sent` advances past them.
-        let pushed = unsafe { ring.push(entry, tag) };
+        // SAFETY: header, iovecs and copies are on the heap and owned by `outgoing`, then by `sending` until the
+        // completion; the parts they point to stay in `out` until `sent` advances past them.
+        unsafe { ring.push(entry, tag)? };
         self.sending = Some(outgoing);
-        pushed
+        Ok(())
     }
 
     /// Memory reserved for the copies of the send in the kernel.
@@ -339,6 +366,7 @@ impl Socket {
 
     /// A send ended with `sent` bytes: releases what is wholly out, into `finished`.
     pub(super) fn sent(&mut self, mut sent: usize, finished: &mut Vec<Charge>) {
+        self.queued_bytes = self.queued_bytes.saturating_sub(sent);
         if let Some(outgoing) = self.sending.take() {
             assert_eq!(
                 outgoing.header.iov,

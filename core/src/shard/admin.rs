@@ -2,9 +2,10 @@
 //!
 //! Every address in an answer is the advertised one of the listener that the request came in on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tidelog_net::hot::MetadataRequest;
+use tidelog_net::hot::{MetadataRequest, MetadataTopic};
 use tidelog_net::messages as kp;
 use tidelog_net::request::is_valid_software_name;
 use tidelog_net::response::{self, ResponseBody};
@@ -224,15 +225,15 @@ impl Shard {
         context: &RequestContext,
         request: MetadataRequest,
     ) {
-        let create = request.allow_auto_topic_creation && self.settings.auto_create_topics;
-        let missing: Vec<String> = match (&request.topics, create) {
+        // A set: a name may be asked for twice, but is created once.
+        let missing: BTreeSet<String> = match (&request.topics, self.may_create(&request)) {
             (Some(topics), true) => topics
                 .iter()
                 .filter_map(|topic| topic.name.as_ref())
                 .filter(|name| self.image.topic(name).is_none() && check_topic_name(name).is_ok())
                 .map(|name| name.to_string())
                 .collect(),
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         };
         if missing.is_empty() {
             let body = self.metadata_body(&origin, context, &request);
@@ -243,7 +244,16 @@ impl Shard {
             origin,
             metadata: Some((request, Arc::new(context.clone()))),
         };
-        self.ask_control(now, disk, pending, ControlOp::AutoCreate(missing));
+        self.ask_control(
+            now,
+            disk,
+            pending,
+            ControlOp::AutoCreate(missing.into_iter().collect()),
+        );
+    }
+
+    fn may_create(&self, request: &MetadataRequest) -> bool {
+        request.allow_auto_topic_creation && self.settings.auto_create_topics
     }
 
     fn metadata_body(
@@ -277,7 +287,7 @@ impl Shard {
         } else {
             let asked = request.topics.iter().flatten();
             asked
-                .map(|asked| self.asked_topic_body(context, asked.name.as_ref(), asked.topic_id))
+                .map(|asked| self.asked_topic_body(context, asked, self.may_create(request)))
                 .collect()
         };
         let mut body = kp::MetadataResponse::default();
@@ -300,9 +310,10 @@ impl Shard {
     fn asked_topic_body(
         &self,
         context: &RequestContext,
-        name: Option<&StrBytes>,
-        id: Uuid,
+        asked: &MetadataTopic,
+        may_create: bool,
     ) -> kp::metadata_response::MetadataResponseTopic {
+        let (name, id) = (asked.name.as_ref(), asked.topic_id);
         let mut body = kp::metadata_response::MetadataResponseTopic::default()
             .with_topic_id(id)
             .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
@@ -320,6 +331,10 @@ impl Shard {
                 ErrorCode::TopicAuthorizationFailed
             }
             (None, Some(name)) if check_topic_name(name).is_err() => ErrorCode::InvalidTopicException,
+            // It was to be created and cannot be: no retry changes that.
+            (None, Some(name)) if may_create && self.image.colliding(name).is_some() => {
+                ErrorCode::InvalidTopicException
+            }
             (None, Some(_)) => ErrorCode::UnknownTopicOrPartition,
             (None, None) => ErrorCode::UnknownTopicId,
         };

@@ -2,7 +2,7 @@
 //!
 //! What is sent is what was verified; a range that does not verify is an error code, never bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use tidelog_net::ErrorCode;
@@ -11,6 +11,8 @@ use tidelog_segment_log::log::{ColdRange, verify_cold};
 
 use super::{Now, Pending, Shard};
 
+/// Damaged ranges that are logged, each once.
+const REPORTED_MAX: usize = 1_024;
 /// The upper half of this room's tokens.
 pub(super) const TOKEN_SPACE: u32 = 1;
 
@@ -18,9 +20,16 @@ pub(super) const TOKEN_SPACE: u32 = 1;
 pub(super) struct ColdReads {
     next: u32,
     in_flight: HashMap<u32, (u64, usize, ColdRange)>,
+    /// Damage that was logged already, by file and position; at most [`REPORTED_MAX`].
+    reported: HashSet<(u64, u64)>,
 }
 
 impl ColdReads {
+    /// Whether the damage of this range was not logged yet: clients ask again and again.
+    fn is_new(&mut self, range: &ColdRange) -> bool {
+        self.reported.len() < REPORTED_MAX && self.reported.insert((range.file.id(), range.position.start))
+    }
+
     /// Reads a range for part `at` of a pending request.
     pub(super) fn read(&mut self, disk: &mut dyn Disk, pending: u64, at: usize, range: ColdRange) {
         self.next = self.next.wrapping_add(1);
@@ -50,7 +59,10 @@ impl Shard {
                 }
                 Err(error) => {
                     self.metrics.checksum_failures.increment();
-                    tracing::error!(%error, file = ?range.file, "a cold read does not verify; it is not served");
+                    if self.cold.is_new(&range) {
+                        let file = range.file.path().display();
+                        tracing::error!(%error, %file, at = range.position.start, "stored bytes do not verify and are not served");
+                    }
                     Err(ErrorCode::CorruptMessage)
                 }
             },

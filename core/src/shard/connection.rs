@@ -17,6 +17,8 @@ enum Place {
     Waiting,
     Ready(Response),
     Nothing,
+    /// Nothing behind it is sent; the connection closes when what is before it is out.
+    Close,
 }
 
 /// See the file's head.
@@ -31,8 +33,10 @@ pub struct Connection {
     places: VecDeque<Place>,
     /// When its last request came, on the shard's monotonic clock.
     pub active_ms: u64,
-    /// Nothing more is read; it is closed when its answers are out.
-    pub closing: bool,
+    /// Nothing more is read.
+    closing: bool,
+    /// Counts fetches.
+    fetch_turn: usize,
 }
 
 impl Connection {
@@ -46,6 +50,7 @@ impl Connection {
             first: 0,
             places: VecDeque::new(),
             closing: false,
+            fetch_turn: 0,
         }
     }
 
@@ -54,9 +59,15 @@ impl Connection {
         !self.closing && self.places.len() < REQUESTS_IN_FLIGHT_MAX
     }
 
-    /// Whether no request is under way.
+    /// Whether no request is under way that will be answered.
     pub fn is_idle(&self) -> bool {
-        self.places.is_empty()
+        matches!(self.places.front(), None | Some(Place::Close))
+    }
+
+    /// Counts fetches: which of its partitions one begins with.
+    pub fn next_fetch_turn(&mut self) -> usize {
+        self.fetch_turn = self.fetch_turn.wrapping_add(1);
+        self.fetch_turn
     }
 
     /// Takes the next place in the order.
@@ -67,25 +78,40 @@ impl Connection {
 
     /// Fills a place: `None` means that no answer is sent.
     pub fn complete(&mut self, place: u64, response: Option<Response>) {
+        self.fill(place, response.map_or(Place::Nothing, Place::Ready));
+    }
+
+    /// Ends the connection at a place: nothing more is read, nothing behind it is answered.
+    pub fn close_at(&mut self, place: u64) {
+        self.closing = true;
+        self.fill(place, Place::Close);
+    }
+
+    fn fill(&mut self, place: u64, with: Place) {
         let at = place
             .checked_sub(self.first)
             .and_then(|at| usize::try_from(at).ok());
         if let Some(slot) = at.and_then(|at| self.places.get_mut(at)) {
-            *slot = response.map_or(Place::Nothing, Place::Ready);
+            *slot = with;
         }
     }
 
-    /// Takes the answers whose turn has come.
-    pub fn take_ready(&mut self, out: &mut Vec<Response>) {
+    /// Takes the answers whose turn has come. True: the connection is to be closed behind them.
+    pub fn take_ready(&mut self, out: &mut Vec<Response>) -> bool {
         while let Some(place) = self.places.front_mut() {
             match std::mem::replace(place, Place::Waiting) {
-                Place::Waiting => return,
+                Place::Waiting => return false,
                 Place::Nothing => {}
                 Place::Ready(response) => out.push(response),
+                Place::Close => {
+                    *place = Place::Close;
+                    return true;
+                }
             }
             self.places.pop_front();
             self.first += 1;
         }
+        false
     }
 
     /// What is held by answers that were never sent.
@@ -149,7 +175,8 @@ mod tests {
         connection.complete(places[3], Some(response(3)));
         connection.take_ready(&mut out);
         assert_eq!(out.len(), 3);
-        assert!(connection.is_idle());
+        assert!(connection.places.is_empty());
+        let connection_first = connection.first;
         for _ in 0..REQUESTS_IN_FLIGHT_MAX {
             assert!(connection.has_room());
             connection.begin();
@@ -158,5 +185,14 @@ mod tests {
             !connection.has_room(),
             "a bound on what one connection has under way"
         );
+        let at = |n: u64| connection_first + n;
+        connection.close_at(at(1));
+        connection.complete(at(2), Some(response(4)));
+        assert!(!connection.take_ready(&mut out), "what is before it comes first");
+        connection.complete(at(0), Some(response(5)));
+        assert!(connection.take_ready(&mut out) && out.len() == 4);
+        let never_sent = [response(4).charge];
+        assert_eq!(connection.abandoned_charges(), never_sent);
+        assert!(connection.is_idle());
     }
 }

@@ -14,7 +14,7 @@ use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
 use tidelog_net::{ErrorCode, StrBytes, Uuid};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, DiskOutput};
 use tidelog_segment_log::entry::EntryKind;
 use tidelog_segment_log::ids::{EntryIndex, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
@@ -291,6 +291,7 @@ impl Shard {
         if !control.started {
             control.started = true;
             self.partitions.want_checkpoint();
+            self.partitions.list_directories(disk);
             self.publish_image(now, disk);
             return;
         }
@@ -305,6 +306,21 @@ impl Shard {
         }
         self.commit_current(now, disk);
         self.take_next(now, disk);
+    }
+
+    /// The directories of partitions are listed.
+    pub(super) fn on_directories_listed(&mut self, disk: &mut dyn Disk, completion: Completion) {
+        let Some(control) = &self.control else { return };
+        match completion.result {
+            Ok(DiskOutput::Names(names)) => {
+                self.partitions.sweep(disk, &names, |topic| {
+                    control.machine.is_deleted(Uuid::from_bytes(topic.0))
+                });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "directories of deleted topics could not be looked for"),
+        }
     }
 
     /// Applies the current request's records once they are durable.

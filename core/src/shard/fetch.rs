@@ -14,7 +14,9 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
+use super::connection::Connection;
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::timers::TimerWheel;
 use super::{Now, Origin, Pending, ReplyTo, SendPart, Shard, SocketId, Timer, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -22,9 +24,15 @@ use crate::request_context::RequestContext;
 /// Waits longer than this are cut, so that no fetch outlives its connection's welcome by far.
 const MAX_WAIT_MS: i32 = 5 * 60 * 1000;
 
+/// How long a fetch for which there is no memory waits before it looks again.
+const MEMORY_RETRY_MS: u64 = 20;
+
 /// Batches of the hot tail in one answer: each is a piece of its own, which takes memory too. A client with
 /// more to read asks again.
 const BATCHES_PER_ANSWER_MAX: usize = 8_192;
+
+/// What is planned per partition at least, however many are asked for.
+const PLAN_BYTES_MIN: usize = 256 << 10;
 
 /// One partition that can be read.
 struct Wanted {
@@ -64,6 +72,8 @@ pub(super) struct PendingFetch {
     min_bytes: usize,
     max_bytes: usize,
     deadline_ms: u64,
+    /// Its timer is set.
+    has_deadline: bool,
     expired: bool,
     /// Records per wanted partition, once loaded.
     records: Vec<Vec<SendPart>>,
@@ -80,6 +90,19 @@ impl PendingFetch {
     /// Whether it waits for records.
     pub(super) fn is_waiting(&self) -> bool {
         self.phase == Phase::Waiting
+    }
+
+    /// From now on it waits, at most until its deadline.
+    fn wait(&mut self, id: u64, timers: &mut TimerWheel<Timer>) {
+        self.phase = Phase::Waiting;
+        if !std::mem::replace(&mut self.has_deadline, true) {
+            timers.set(self.deadline_ms, Timer::FetchDeadline(id));
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        let mut found = self.wanted.iter().flat_map(|wanted| &wanted.found);
+        !self.response.error.is_ok() || found.any(|found| !found.error.is_ok())
     }
 }
 
@@ -159,9 +182,13 @@ impl Shard {
                 partitions,
             });
         }
-        // Who is served first changes from request to request, so that no partition starves.
+        // Who is served first changes from fetch to fetch of a connection, so that no partition starves.
+        let turn = self
+            .connections
+            .get_mut(&origin.socket)
+            .map_or(0, Connection::next_fetch_turn);
         if !wanted.is_empty() {
-            let turn = self.metrics.requests.get() as usize % wanted.len();
+            let turn = turn % wanted.len();
             wanted.rotate_left(turn);
         }
         let failed = response
@@ -169,7 +196,7 @@ impl Shard {
             .iter()
             .flat_map(|topic| &topic.partitions)
             .any(|p| !p.error.is_ok());
-        let wait_ms = if failed {
+        let wait_ms = if failed || wanted.is_empty() {
             0
         } else {
             request.max_wait_ms.clamp(0, MAX_WAIT_MS) as u64
@@ -185,6 +212,7 @@ impl Shard {
             min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
             max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(fetch_max),
             deadline_ms: now.monotonic_ms + wait_ms,
+            has_deadline: false,
             expired: wait_ms == 0,
             records: Vec::new(),
             loading: 0,
@@ -198,6 +226,24 @@ impl Shard {
         self.read_all(now, disk, id);
     }
 
+    /// Ends a fetch whose connection is gone, with its watches; one that is being read from the disk
+    /// ends by itself.
+    pub(super) fn abandon_fetch(&mut self, id: u64) {
+        let phase = match self.pending.get(&id) {
+            Some(Pending::Fetch(pending)) => &pending.phase,
+            _ => return,
+        };
+        if *phase == Phase::Loading {
+            return;
+        }
+        if *phase == Phase::Waiting {
+            self.unwatch(id);
+        }
+        if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
+            self.finish(&pending.origin, None);
+        }
+    }
+
     /// Asks every owner again.
     fn read_all(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
@@ -207,13 +253,19 @@ impl Shard {
         pending.round = pending.round.wrapping_add(1) & ROUND_MASK;
         pending.missing = pending.wanted.len();
         let round = pending.round;
+        // A cold range is read as a whole and may end a batch later than asked: one that could never be
+        // read into this shard's fetch memory would never be served.
+        let bytes_max = pending.max_bytes.min(self.fetch_budget.limit_bytes() / 2);
+        // Owners plan for the whole answer each: with many partitions most of it would be thrown away.
+        let share = (2 * pending.max_bytes / pending.wanted.len().max(1)).max(PLAN_BYTES_MIN);
+        let bytes_max = bytes_max.min(share);
         let asks: Vec<(PartitionKey, PartitionOp)> = pending
             .wanted
             .iter_mut()
             .map(|wanted| {
                 wanted.found = None;
                 let (offset, leader_epoch) = (wanted.offset, wanted.leader_epoch);
-                let max_bytes = wanted.max_bytes.min(pending.max_bytes);
+                let max_bytes = wanted.max_bytes.min(bytes_max);
                 (
                     wanted.key,
                     PartitionOp::Fetch {
@@ -258,8 +310,13 @@ impl Shard {
         let found = match answer {
             PartitionAnswer::Watching { moved } => {
                 if moved && pending.phase == Phase::Waiting {
-                    self.read_all(now, disk, reply.pending);
+                    self.read_again(now, disk, reply.pending);
                 }
+                return;
+            }
+            // A watch that could not be set, since the partition is gone or opens again: the read says why.
+            PartitionAnswer::Failed(..) if pending.phase == Phase::Waiting => {
+                self.read_again(now, disk, reply.pending);
                 return;
             }
             PartitionAnswer::Fetched {
@@ -297,11 +354,6 @@ impl Shard {
         let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
             return;
         };
-        let failed = pending
-            .wanted
-            .iter()
-            .flat_map(|w| &w.found)
-            .any(|found| !found.error.is_ok());
         let bytes: usize = pending
             .wanted
             .iter()
@@ -309,14 +361,13 @@ impl Shard {
             .flat_map(|found| &found.parts)
             .map(part_bytes)
             .sum();
-        let enough = failed || bytes >= pending.min_bytes.max(1) || !pending.response.error.is_ok();
+        let enough = pending.has_failed() || bytes >= pending.min_bytes;
         if enough || pending.expired || self.stopping {
             self.load(now, disk, id);
             return;
         }
-        let first_wait = pending.phase == Phase::Reading && pending.round == 1;
-        pending.phase = Phase::Waiting;
-        let (round, deadline_ms) = (pending.round, pending.deadline_ms);
+        pending.wait(id, &mut self.timers);
+        let round = pending.round;
         let asks: Vec<(PartitionKey, i64)> = pending
             .wanted
             .iter_mut()
@@ -325,9 +376,6 @@ impl Shard {
                 (wanted.key, wanted.high_watermark)
             })
             .collect();
-        if first_wait {
-            self.timers.set(deadline_ms, Timer::FetchDeadline(id));
-        }
         for (part, (key, high_watermark)) in asks.into_iter().enumerate() {
             let reply = ReplyTo {
                 shard: self.own,
@@ -343,9 +391,14 @@ impl Shard {
             && pending.phase == Phase::Waiting
             && reply.part >> ROUND_SHIFT == pending.round
         {
-            self.unwatch_others(reply.pending);
-            self.read_all(now, disk, reply.pending);
+            self.read_again(now, disk, reply.pending);
         }
+    }
+
+    /// Ends a wait: no watch of it is left behind.
+    fn read_again(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        self.unwatch(id);
+        self.read_all(now, disk, id);
     }
 
     pub(super) fn on_fetch_deadline(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
@@ -354,22 +407,7 @@ impl Shard {
         };
         pending.expired = true;
         if pending.phase == Phase::Waiting {
-            self.unwatch_others(id);
-            self.read_all(now, disk, id);
-        }
-    }
-
-    /// The connection of a fetch is gone: it waits for nothing any more.
-    pub(super) fn abandon_fetch(&mut self, id: u64) {
-        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
-            return;
-        };
-        // What is being read or loaded ends by itself, and finds no connection then.
-        if pending.phase == Phase::Waiting {
-            self.unwatch_others(id);
-            if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
-                self.finish(&pending.origin, None);
-            }
+            self.read_again(now, disk, id);
         }
     }
 
@@ -380,7 +418,7 @@ impl Shard {
     }
 
     /// Takes the watches of a fetch back.
-    fn unwatch_others(&mut self, id: u64) {
+    fn unwatch(&mut self, id: u64) {
         let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
             return;
         };
@@ -404,6 +442,7 @@ impl Shard {
         pending.records = pending.wanted.iter().map(|_| Vec::new()).collect();
         let mut room = pending.max_bytes;
         let mut first = true;
+        let mut starved = false;
         let mut batches_left = BATCHES_PER_ANSWER_MAX;
         let mut cold = Vec::new();
         for (at, wanted) in pending.wanted.iter_mut().enumerate() {
@@ -435,8 +474,8 @@ impl Shard {
                             pending.loading += 1;
                             cold.push((at, range));
                         } else {
-                            // No memory for it now: the client asks again.
                             self.metrics.budget_waits.increment();
+                            starved = true;
                             room = 0;
                         }
                     }
@@ -446,6 +485,14 @@ impl Shard {
                 }
             }
         }
+        if first && starved && !pending.expired && !self.stopping && !pending.has_failed() {
+            // There is something, but no memory for it now. An empty answer would have the client ask again
+            // at once, and again.
+            pending.wait(id, &mut self.timers);
+            let at_ms = now.monotonic_ms + MEMORY_RETRY_MS;
+            self.timers.set(at_ms, Timer::FetchRetry(id));
+            return;
+        }
         if cold.is_empty() {
             self.finish_fetch(id);
             return;
@@ -453,7 +500,15 @@ impl Shard {
         for (at, range) in cold {
             self.cold.read(disk, id, at, range);
         }
-        let _ = now;
+    }
+
+    /// A fetch that found no memory tries again.
+    pub(super) fn on_fetch_retry(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        if let Some(Pending::Fetch(pending)) = self.pending.get(&id)
+            && pending.is_waiting()
+        {
+            self.read_again(now, disk, id);
+        }
     }
 
     /// A cold range is here and verified (or is not).

@@ -13,7 +13,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
-use super::partition::{PartitionAnswer, PartitionOp};
+use super::partition::{MAX_TIMESTAMP, PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -22,8 +22,6 @@ use crate::request_context::RequestContext;
 const SCAN_BYTES: usize = 1 << 20;
 /// What a compressed batch may decompress to during a search.
 const SCAN_DECOMPRESSED_MAX: usize = 128 << 20;
-/// Asks for the record with the largest timestamp.
-const MAX_TIMESTAMP: i64 = -3;
 
 struct Search {
     topic_at: usize,

@@ -23,9 +23,11 @@ mod partition;
 mod partitions;
 mod produce;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -251,6 +253,7 @@ enum RequestKind {
 
 enum Timer {
     FetchDeadline(u64),
+    FetchRetry(u64),
     Wake,
     Tick,
     DrainDeadline,
@@ -268,6 +271,8 @@ pub struct Shard {
     leader_epochs: HashMap<PartitionKey, i32>,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
+    /// Not read because of the backlog; told to read again when it is short.
+    held_back: HashSet<SocketId>,
     connections: HashMap<SocketId, Connection>,
     pending: HashMap<u64, Pending>,
     next_pending: u64,
@@ -317,6 +322,7 @@ impl Shard {
             leader_epochs: HashMap::new(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
             endpoint,
+            held_back: HashSet::new(),
             connections: HashMap::new(),
             pending: HashMap::new(),
             next_pending: 0,
@@ -441,6 +447,7 @@ impl Shard {
     /// The engine has released the socket.
     pub fn on_closed(&mut self, socket: SocketId) {
         if let Some(connection) = self.connections.remove(&socket) {
+            self.held_back.remove(&socket);
             self.metrics.connections_closed.increment();
             for charge in connection.abandoned_charges() {
                 self.on_sent(charge);
@@ -451,11 +458,20 @@ impl Shard {
         }
     }
 
-    /// Whether this connection may have another request started.
-    pub fn wants_frame(&self, socket: SocketId) -> bool {
-        !self.stopping
-            && self.backlog.iter().all(|kept| kept.len() < BACKLOG_MAX)
-            && self.connections.get(&socket).is_some_and(Connection::has_room)
+    /// Whether this connection may have another request started. Where not, an [`Effect`] says when it may.
+    pub fn wants_frame(&mut self, socket: SocketId) -> bool {
+        if self.stopping || !self.connections.get(&socket).is_some_and(Connection::has_room) {
+            return false;
+        }
+        if self.is_backlogged() {
+            self.held_back.insert(socket);
+            return false;
+        }
+        true
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
     }
 
     /// The client announced a frame that this shard could never hold.
@@ -471,6 +487,13 @@ impl Shard {
         self.metrics.frames_refused.increment();
         let peer = self.peer_of(socket);
         tracing::warn!(%peer, "closed: {error}");
+    }
+
+    /// A frame was begun and nothing more of it came.
+    pub fn on_frame_stalled(&mut self, socket: SocketId) {
+        self.metrics.connections_idle_closed.increment();
+        let peer = self.peer_of(socket);
+        tracing::warn!(%peer, "closed: a request was begun and not finished");
     }
 
     fn peer_of(&self, socket: SocketId) -> String {
@@ -509,17 +532,32 @@ impl Shard {
             self.receive_budget.release(origin.charge_bytes);
         }
         connection.complete(origin.place, response);
+        self.send_ready(origin.socket);
+    }
+
+    /// Ends a connection at this request: what came before it is still answered.
+    fn close_at(&mut self, origin: &Origin) {
+        self.receive_budget.release(origin.charge_bytes);
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.close_at(origin.place);
+            self.send_ready(origin.socket);
+        }
+    }
+
+    fn send_ready(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(&socket) else {
+            return;
+        };
         let mut ready = Vec::new();
-        connection.take_ready(&mut ready);
-        let closing = connection.closing && connection.is_idle();
+        let close = connection.take_ready(&mut ready);
         if ready.is_empty() {
-            self.effects.push(Effect::ReadAgain(origin.socket));
+            self.effects.push(Effect::ReadAgain(socket));
         }
         for response in ready {
-            self.effects.push(Effect::Respond(origin.socket, response));
+            self.effects.push(Effect::Respond(socket, response));
         }
-        if closing {
-            self.effects.push(Effect::CloseAfterSend(origin.socket));
+        if close {
+            self.effects.push(Effect::CloseAfterSend(socket));
         }
     }
 
@@ -567,6 +605,9 @@ impl Shard {
                     break;
                 }
             }
+        }
+        if !self.held_back.is_empty() && !self.is_backlogged() {
+            self.effects.extend(self.held_back.drain().map(Effect::ReadAgain));
         }
     }
 
@@ -715,6 +756,7 @@ impl Shard {
             match timer {
                 Timer::Wake => {}
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
+                Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
                     self.partitions.tick(now, disk);
                     if let Some(control) = &mut self.control {
@@ -742,6 +784,7 @@ impl Shard {
         let space = (completion.token.0 >> 32) as u32;
         match space {
             cold::TOKEN_SPACE => self.on_cold_read(now, disk, completion),
+            partitions::SWEEP_SPACE => self.on_directories_listed(disk, completion),
             control::TOKEN_SPACE | control::READ_SPACE => {
                 if let Some(control) = &mut self.control {
                     control.on_completion(now, disk, completion);
@@ -758,7 +801,8 @@ impl Shard {
             .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
         self.tell_opened();
         self.control_end_of_turn(now, disk);
-        if self.has_image && !self.stopping {
+        // What was created while stopping is answered as well, which takes a checkpoint.
+        if self.has_image && !(self.stopping && self.all_quiet()) {
             let group_zero = self
                 .control
                 .as_ref()
@@ -858,14 +902,18 @@ impl Shard {
         }
     }
 
+    /// Whether no shard has a request of its connections left.
+    fn all_quiet(&self) -> bool {
+        self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards()
+    }
+
     fn go_on_stopping(&mut self, now: Now, disk: &mut dyn Disk) {
         if !self.quiet && self.pending.is_empty() && self.backlog.iter().all(VecDeque::is_empty) {
             self.quiet = true;
             self.quiet_shards.fetch_add(1, Ordering::AcqRel);
         }
         // Until then this shard's partitions are still needed by the requests of other shards.
-        let all_quiet = self.quiet_shards.load(Ordering::Acquire) >= self.endpoint.shards();
-        if all_quiet || self.partitions.is_cut_short() {
+        if self.all_quiet() || self.partitions.is_cut_short() {
             let group_zero = match &mut self.control {
                 None => None,
                 Some(control) => {

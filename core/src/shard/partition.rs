@@ -14,7 +14,7 @@ use tidelog_segment_log::batch::{BatchError, BatchHeader, set_log_append_time, v
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
 use tidelog_segment_log::log::{
-    AppendError, LogConfig, LogStatus, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
+    AppendError, LogConfig, LogStatus, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
 use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::RecoveryOptions;
@@ -23,8 +23,13 @@ use super::{Now, ReplyTo};
 use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
+/// Time between attempts to open a partition, milliseconds.
+const OPEN_AGAIN_MS: u64 = 1_000;
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
 const WATCHERS_MAX: usize = 65_536;
+
+/// Asks for the record with the largest timestamp.
+pub(super) const MAX_TIMESTAMP: i64 = -3;
 
 /// What a shard asks of a partition.
 #[derive(Debug)]
@@ -124,7 +129,8 @@ pub enum PartitionAnswer {
 /// An answer on its way to the shard that asked.
 pub(super) type Answers = Vec<(ReplyTo, PartitionAnswer)>;
 
-struct WaitingProduce {
+/// An answer that waits for a commit.
+struct Waiting {
     reply: ReplyTo,
     last_offset: Offset,
     durable: bool,
@@ -134,7 +140,11 @@ struct WaitingProduce {
 enum State {
     Opening(Box<Opening>),
     Open(Box<PartitionLog>),
-    Failed(String),
+    /// It could not be opened; tried again then, unless trying cannot help.
+    Failed {
+        reason: String,
+        retry_ms: Option<u64>,
+    },
 }
 
 /// See the file's head.
@@ -142,8 +152,12 @@ pub(super) struct Partition {
     key: PartitionKey,
     topic: String,
     config: TopicConfig,
+    log_config: LogConfig,
     state: State,
-    waiting: VecDeque<WaitingProduce>,
+    /// How to open it again, should opening fail.
+    open: OpenSpec,
+    options: RecoveryOptions,
+    waiting: VecDeque<Waiting>,
     watchers: Vec<(ReplyTo, i64)>,
     last_high_watermark: Offset,
 }
@@ -159,12 +173,16 @@ pub(super) struct PartitionSpec {
 impl Partition {
     pub(super) fn new(spec: PartitionSpec) -> Self {
         let key = spec.open.key;
-        let opening = Opening::with_options(spec.open, spec.options);
+        let log_config = spec.open.config;
+        let opening = Opening::with_options(spec.open.clone(), spec.options.clone());
         Self {
             key,
             topic: spec.topic,
             config: spec.config,
+            log_config,
             state: State::Opening(Box::new(opening)),
+            open: spec.open,
+            options: spec.options,
             waiting: VecDeque::new(),
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
@@ -174,6 +192,7 @@ impl Partition {
     /// Takes a new configuration, in force from the next append on.
     pub(super) fn set_config(&mut self, config: TopicConfig, log: LogConfig) {
         self.config = config;
+        self.log_config = log;
         if let Some(open) = self.log_mut() {
             open.set_config(log);
         }
@@ -209,7 +228,9 @@ impl Partition {
         };
         match opening.step(now.wall_ms, disk, completions) {
             OpenProgress::Pending => false,
-            OpenProgress::Ready(log, report) => {
+            OpenProgress::Ready(mut log, report) => {
+                // It may have changed since the opening began.
+                log.set_config(self.log_config);
                 if !report.set_aside.is_empty() || !report.quarantined.is_empty() {
                     tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
                 }
@@ -219,7 +240,14 @@ impl Partition {
             }
             OpenProgress::Failed(error) => {
                 tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
-                self.state = State::Failed(error.to_string());
+                // Files may be there by now, in whatever state.
+                (self.open.created, self.open.clean) = (false, false);
+                let retry_ms =
+                    matches!(error, OpenError::Io { .. }).then_some(now.monotonic_ms + OPEN_AGAIN_MS);
+                self.state = State::Failed {
+                    reason: error.to_string(),
+                    retry_ms,
+                };
                 true
             }
         }
@@ -232,7 +260,7 @@ impl Partition {
                 log.on_completion(now.wall_ms, disk, completion);
                 false
             }
-            State::Failed(_) => false,
+            State::Failed { .. } => false,
         }
     }
 
@@ -248,7 +276,7 @@ impl Partition {
     ) {
         let log = match &mut self.state {
             State::Open(log) if log.status() == LogStatus::Open => log,
-            State::Failed(reason) => {
+            State::Failed { reason, .. } => {
                 answers.push((
                     reply,
                     PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone()),
@@ -268,7 +296,7 @@ impl Partition {
             PartitionOp::Produce { batch, acks } => {
                 match produce(now, disk, log, &self.config, batch, metrics) {
                     Ok((last_offset, answer)) if acks != 0 => {
-                        self.waiting.push_back(WaitingProduce {
+                        self.waiting.push_back(Waiting {
                             reply,
                             last_offset,
                             durable: acks == -1,
@@ -300,7 +328,22 @@ impl Partition {
                 timestamp,
                 leader_epoch,
             } => {
-                answers.push((reply, list_offset(log, timestamp, leader_epoch)));
+                let answer = list_offset(log, timestamp, leader_epoch);
+                match answer {
+                    // The batch with the largest timestamp is not to be seen yet, and the one that had
+                    // it before is not known: the answer comes with that batch's commit.
+                    PartitionAnswer::ScanFrom { offset, .. }
+                        if timestamp == MAX_TIMESTAMP && offset >= log.high_watermark().0 =>
+                    {
+                        self.waiting.push_back(Waiting {
+                            reply,
+                            last_offset: Offset(offset),
+                            durable: true,
+                            answer,
+                        });
+                    }
+                    answer => answers.push((reply, answer)),
+                }
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
                 reply,
@@ -355,6 +398,11 @@ impl Partition {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        self.watchers.len()
+    }
+
     /// Forgets the watches of fetches that ended.
     pub(super) fn unwatch(&mut self, shard: u16, pending: u64) {
         self.watchers
@@ -366,11 +414,32 @@ impl Partition {
         if self.log().is_none_or(|log| log.status() == LogStatus::Open) || !self.waiting.is_empty() {
             return false;
         }
-        let placeholder = State::Failed("reopening".to_owned());
+        let placeholder = State::Failed {
+            reason: "reopening".to_owned(),
+            retry_ms: None,
+        };
         if let State::Open(log) = std::mem::replace(&mut self.state, placeholder) {
+            self.open.checkpoint = Some(log.checkpoint());
+            self.open.config = self.log_config;
+            (self.open.created, self.open.clean) = (false, false);
+            self.options.term_floor = self.options.term_floor.max(log.leader_epoch());
+            self.options.checkpoint_is_old = false;
+            self.options.continue_in_new_file = true;
             self.state = State::Opening(Box::new(log.into_reopening()));
         }
         true
+    }
+
+    /// Whether opening failed and is to be tried again now.
+    pub(super) fn wants_opening(&self, now: Now) -> bool {
+        matches!(self.state, State::Failed { retry_ms: Some(at), .. } if at <= now.monotonic_ms)
+    }
+
+    /// Begins opening anew. `token_space`: a fresh one, which no late completion of the failed opening has.
+    pub(super) fn open_again(&mut self, token_space: u32) {
+        self.open.token_space = token_space;
+        let opening = Opening::with_options(self.open.clone(), self.options.clone());
+        self.state = State::Opening(Box::new(opening));
     }
 
     /// Ends every wait with an error, before the partition is deleted.
@@ -388,8 +457,17 @@ impl Partition {
 
 type Refusal = (ErrorCode, String);
 
-fn corrupt(error: BatchError) -> Refusal {
-    (ErrorCode::CorruptMessage, error.to_string())
+/// Bytes that are damaged are told apart from batches that say something we do not take.
+fn refused(error: BatchError) -> Refusal {
+    let code = match error {
+        BatchError::Truncated { .. } | BatchError::Length(_) | BatchError::Crc { .. } => {
+            ErrorCode::CorruptMessage
+        }
+        BatchError::Magic(_) | BatchError::Counts { .. } | BatchError::Compression(_) => {
+            ErrorCode::InvalidRecord
+        }
+    };
+    (code, error.to_string())
 }
 
 /// Checks a client's batch as Kafka does, and appends it.
@@ -401,7 +479,7 @@ fn produce(
     batch: Bytes,
     metrics: &ShardCells,
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
-    let header = BatchHeader::parse(&batch).map_err(corrupt)?;
+    let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
         return Err((
             ErrorCode::InvalidRecord,
@@ -416,7 +494,7 @@ fn produce(
         );
         return Err((ErrorCode::MessageTooLarge, text));
     }
-    validate_crc(&batch).map_err(corrupt)?;
+    validate_crc(&batch).map_err(refused)?;
     if header.is_control() {
         return Err((
             ErrorCode::InvalidRecord,
@@ -429,18 +507,13 @@ fn produce(
             "transactions are not served yet".to_owned(),
         ));
     }
-    if header.record_count < 1 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
-        return Err((
-            ErrorCode::InvalidRecord,
-            "the record count does not match the last offset delta".to_owned(),
-        ));
-    }
+    header.validate_new().map_err(refused)?;
     let mut batch = batch;
     let mut log_append_time_ms = -1;
     match config.timestamp_type {
         TimestampType::LogAppendTime => {
             let mut own = batch.to_vec();
-            set_log_append_time(&mut own, now.wall_ms).map_err(corrupt)?;
+            set_log_append_time(&mut own, now.wall_ms).map_err(refused)?;
             batch = Bytes::from(own);
             log_append_time_ms = now.wall_ms;
         }
@@ -582,7 +655,7 @@ fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswe
             timestamp_ms: -1,
             leader_epoch: -1,
         },
-        -3 => match log.max_timestamp() {
+        MAX_TIMESTAMP => match log.max_timestamp() {
             Some((_, offset)) => PartitionAnswer::ScanFrom {
                 offset: offset.0,
                 leader_epoch,

@@ -13,10 +13,11 @@ use std::task::Poll;
 use tidelog_net::Uuid;
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
-use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
+use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, remove_partition_directory,
+    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, PartitionLog,
+    remove_partition_directory,
 };
 
 use super::partition::{Answers, Partition, PartitionSpec};
@@ -29,6 +30,8 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 
 /// Token spaces below this belong to the shard itself.
 const FIRST_SPACE: u32 = 16;
+/// The look for directories of deleted topics.
+pub(super) const SWEEP_SPACE: u32 = 5;
 /// The checkpoint writer's space.
 const CHECKPOINT_SPACE: u32 = 2;
 /// Time between checkpoints while something is appended, milliseconds.
@@ -47,13 +50,15 @@ impl DirectorySeed {
         self.directory.evidence(key)
     }
 
+    /// Where partitions have their directories.
+    fn partitions_path(&self) -> PathBuf {
+        self.directory.path().join("partitions")
+    }
+
     /// Where a partition's files are.
     pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
         let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.directory
-            .path()
-            .join("partitions")
-            .join(format!("{topic}-{}", key.partition))
+        self.partitions_path().join(format!("{topic}-{}", key.partition))
     }
 }
 
@@ -89,8 +94,8 @@ pub(super) struct Partitions {
     checkpoint: Option<Machine<io::Result<()>>>,
     checkpoint_due_ms: u64,
     checkpoint_wanted: bool,
-    /// Whose terms the checkpoint under way carries.
-    covered: Vec<PartitionKey>,
+    /// The terms that the checkpoint under way carries.
+    covered: Vec<(PartitionKey, LeaderEpoch)>,
     closed: Option<Vec<PartitionCheckpoint>>,
     cut_short: bool,
 }
@@ -141,6 +146,12 @@ impl Partitions {
         let (_, partition) = self.by_key.get_mut(key)?;
         self.active.insert(*key);
         Some(partition)
+    }
+
+    #[cfg(test)]
+    pub(super) fn watcher_count(&self) -> usize {
+        let partitions = self.by_key.values();
+        partitions.map(|(_, partition)| partition.watcher_count()).sum()
     }
 
     pub(super) fn unwatch(&mut self, key: &PartitionKey, shard: u16, pending: u64) {
@@ -241,8 +252,34 @@ impl Partitions {
         self.active.remove(&key);
         // The log's operations in flight end unseen: their space has no owner any more.
         drop(partition);
+        self.remove_directory(disk, self.seed.partition_path(&key));
+    }
+
+    /// Looks for directories of partitions, to remove those of topics that were deleted: a kill may have come
+    /// between the deletion and the removal. Shard 0, at start.
+    pub(super) fn list_directories(&mut self, disk: &mut dyn Disk) {
+        let path = self.seed.partitions_path();
+        disk.submit(Token(u64::from(SWEEP_SPACE) << 32), DiskOp::List { path });
+    }
+
+    /// Removes the directories among `names` whose topic is dead. One that is not known is kept.
+    pub(super) fn sweep(
+        &mut self,
+        disk: &mut dyn Disk,
+        names: &[String],
+        is_dead: impl Fn(&TopicId) -> bool,
+    ) {
+        for name in names {
+            if parse_directory_name(name).is_some_and(|key| is_dead(&key.topic)) {
+                tracing::info!(directory = name, "removing what a deleted topic left");
+                self.remove_directory(disk, self.seed.partitions_path().join(name));
+            }
+        }
+    }
+
+    fn remove_directory(&mut self, disk: &mut dyn Disk, path: PathBuf) {
         let space = self.take_space();
-        let mut machine = remove_partition_directory(space, self.seed.partition_path(&key));
+        let mut machine = remove_partition_directory(space, path);
         if machine.step(disk, Vec::new()).is_pending() {
             self.removing.insert(space, machine);
         }
@@ -316,6 +353,23 @@ impl Partitions {
                 }
             }
         }
+        let failed: Vec<PartitionKey> = self
+            .by_key
+            .iter()
+            .filter(|(_, (_, partition))| partition.wants_opening(now))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in failed {
+            let fresh = self.take_space();
+            if let Some((space, partition)) = self.by_key.get_mut(&key) {
+                self.spaces.remove(space);
+                *space = fresh;
+                partition.open_again(fresh);
+            }
+            self.spaces.insert(fresh, key);
+            self.opening += 1;
+            self.drive_opening(now, disk, key, Vec::new());
+        }
         if now.monotonic_ms >= self.checkpoint_due_ms {
             self.checkpoint_due_ms = now.monotonic_ms + CHECKPOINT_INTERVAL_MS;
             self.checkpoint_wanted = true;
@@ -356,16 +410,12 @@ impl Partitions {
             return;
         }
         self.checkpoint_wanted = false;
-        let (covered, mut partitions): (Vec<_>, Vec<_>) = self
-            .by_key
+        let logs = self.by_key.values().filter_map(|(_, partition)| partition.log());
+        let partitions: Vec<_> = logs.map(PartitionLog::checkpoint).chain(group_zero).collect();
+        self.covered = partitions
             .iter()
-            .filter_map(|(key, (_, partition))| Some((*key, partition.log()?.checkpoint())))
-            .unzip();
-        self.covered = covered;
-        if let Some(group_zero) = group_zero {
-            self.covered.push(group_zero.key);
-            partitions.push(group_zero);
-        }
+            .map(|partition| (partition.key, partition.term))
+            .collect();
         self.begin_checkpoint(disk, partitions);
     }
 
@@ -399,10 +449,12 @@ impl Partitions {
                 &format!("the checkpoint cannot be written: {error}"),
             );
         }
-        for key in &self.covered {
+        for (key, term) in &self.covered {
+            // One that was opened again meanwhile has a term that this checkpoint does not carry.
             if let Some((_, partition)) = self.by_key.get_mut(key)
                 && let Some(log) = partition.log_mut()
                 && log.needs_term_checkpoint()
+                && log.leader_epoch() == *term
             {
                 log.confirm_term();
             }
@@ -411,7 +463,7 @@ impl Partitions {
 
     /// Whether a finished checkpoint has carried this partition.
     pub(super) fn is_covered(&self, key: &PartitionKey) -> bool {
-        self.checkpoint.is_none() && self.covered.contains(key)
+        self.checkpoint.is_none() && self.covered.iter().any(|(covered, _)| covered == key)
     }
 
     /// The drain's deadline has passed: stop without waiting.
@@ -455,6 +507,18 @@ impl Partitions {
         self.closed = Some(closed);
         self.checkpoint.is_none()
     }
+}
+
+/// The partition that a directory's name stands for.
+fn parse_directory_name(name: &str) -> Option<PartitionKey> {
+    let (topic, partition) = name.split_once('-')?;
+    let id = u128::from_str_radix(topic, 16)
+        .ok()
+        .filter(|_| topic.len() == 32)?;
+    Some(PartitionKey {
+        topic: TopicId(id.to_be_bytes()),
+        partition: partition.parse().ok()?,
+    })
 }
 
 fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {

@@ -113,10 +113,7 @@ impl Shard {
         self.metrics.request_errors.increment();
         let peer = self.peer_of(origin.socket);
         tracing::warn!(%peer, "closed: {error}");
-        if let Some(connection) = self.connections.get_mut(&origin.socket) {
-            connection.closing = true;
-        }
-        self.finish(origin, None);
+        self.close_at(origin);
     }
 
     /// Ends a request that wants no answer.
@@ -127,9 +124,6 @@ impl Shard {
     /// Closes a connection whose acks=0 request failed: there is no other way to tell.
     pub(super) fn close_for_error(&mut self, origin: &Origin) {
         self.metrics.request_errors.increment();
-        if let Some(connection) = self.connections.get_mut(&origin.socket) {
-            connection.closing = true;
-        }
-        self.finish(origin, None);
+        self.close_at(origin);
     }
 }

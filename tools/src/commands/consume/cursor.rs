@@ -1,5 +1,7 @@
 //! Where each partition is read from, and where reading it ends.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tidelog_bench::client::{Client, FetchTarget, Fetched, TIMESTAMP_END, TIMESTAMP_START};
 
 use crate::failure::{FAILED, Failure};
@@ -49,7 +51,10 @@ pub fn find_cursors(
 ) -> Result<Vec<Cursor>, Failure> {
     let metadata = client.metadata(Some(topics), false)?;
     let mut cursors = Vec::new();
-    for name in topics {
+    for (at, name) in topics.iter().enumerate() {
+        if topics.iter().take(at).any(|earlier| earlier == name) {
+            continue;
+        }
         let topic = metadata.topic(name)?;
         let all: Vec<i32> = topic.partitions.iter().map(|p| p.partition).collect();
         if let Some(missing) = partitions.iter().find(|p| !all.contains(p)) {
@@ -58,10 +63,9 @@ pub fn find_cursors(
                     .hint(format!("It has 0 to {}.", all.len().saturating_sub(1))),
             );
         }
-        let wanted = if partitions.is_empty() {
-            all.as_slice()
-        } else {
-            partitions
+        let wanted: BTreeSet<i32> = match partitions.is_empty() {
+            true => all.into_iter().collect(),
+            false => partitions.iter().copied().collect(),
         };
         let mut at = |timestamp: i64| {
             let asked: Vec<(i32, i64)> = wanted.iter().map(|p| (*p, timestamp)).collect();
@@ -73,12 +77,12 @@ pub fn find_cursors(
             OffsetSpec::Time(timestamp) => at(timestamp)?,
             _ => Default::default(),
         };
-        for partition in wanted {
-            let of = |offsets: &std::collections::BTreeMap<i32, i64>| offsets.get(partition).copied();
+        for partition in &wanted {
+            let of = |offsets: &BTreeMap<i32, i64>| offsets.get(partition).copied();
             let (start, end) = (of(&starts).unwrap_or(0), of(&ends).unwrap_or(0));
             let next = begin(offset, start, end, of(&times)).map_err(|wrong| {
                 Failure::new(FAILED, format!("{name}-{partition}: {wrong}"))
-                    .hint("Use -o start, -o end, or an offset in that range.")
+                    .hint("Use -o start, -o end, or an offset up to where it goes on.")
             })?;
             let stop = exit_at_end.then_some(end);
             cursors.push(Cursor {
@@ -100,7 +104,13 @@ fn begin(offset: OffsetSpec, start: i64, end: i64, by_time: Option<i64>) -> Resu
         OffsetSpec::Last(count) => Ok(end.saturating_sub(count).max(start)),
         OffsetSpec::Time(_) => Ok(by_time.filter(|found| *found >= 0).unwrap_or(end)),
         OffsetSpec::At(wanted) if (start..=end).contains(&wanted) => Ok(wanted),
-        OffsetSpec::At(wanted) => Err(format!("offset {wanted} is not there; it holds {start} to {end}")),
+        OffsetSpec::At(wanted) if start == end => Err(format!(
+            "offset {wanted} is not there: it is empty and goes on at {end}"
+        )),
+        OffsetSpec::At(wanted) => Err(format!(
+            "offset {wanted} is not there: it holds {start} to {} and goes on at {end}",
+            end - 1
+        )),
     }
 }
 
@@ -118,7 +128,7 @@ mod tests {
         assert_eq!(begin(OffsetSpec::Time(1), 5, 20, Some(-1)), Ok(20));
         assert_eq!(begin(OffsetSpec::At(20), 5, 20, None), Ok(20));
         let error = begin(OffsetSpec::At(4), 5, 20, None).expect_err("below");
-        assert!(error.contains("5 to 20"), "{error}");
+        assert!(error.contains("5 to 19"), "{error}");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelog_bench::client::{Client, ClientError, Fetched, decode_batches, is_retriable_code};
 use tidelog_bench::limits::RETRY_BACKOFF;
 
 use crate::connect::ClientArgs;
-use crate::failure::{DONE, FAILED, Failure};
+use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::format::RecordFormat;
 use crate::output::progress;
 use crate::signals;
@@ -24,6 +25,7 @@ use cursor::{Cursor, find_cursors};
 use printer::Printer;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const CORRUPT_MESSAGE: i16 = 2;
 
 const AFTER_HELP: &str = "\
 Reads all partitions of the topics and goes on until it is stopped, unless -n or -e is given.
@@ -37,7 +39,7 @@ Format: %t topic, %p partition, %o offset, %k key, %s value, %T timestamp in ms,
 
 Examples:
   tidelog consume logs                          what comes from now on
-  tidelog consume logs -o start -e              everything there is, then stop
+  tidelog consume logs -e                       everything there is, then stop
   tidelog consume logs -o -10 -e                the last ten of each partition
   tidelog consume logs -o @-15m -f '%T %k %s\\n'
   tidelog consume logs -o start -n 100 --output jsonl | jq .value";
@@ -50,11 +52,17 @@ pub struct ConsumeArgs {
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     /// Partitions to read [default: all]
-    #[arg(short, long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', value_parser = parse_partition)]
     partition: Vec<i32>,
-    /// Where to begin: start, end, N, -N or @TIME
-    #[arg(short, long, value_name = "OFFSET", default_value = "end", allow_hyphen_values = true, value_parser = OffsetSpec::parse)]
-    offset: OffsetSpec,
+    /// Where to begin: start, end, N, -N or @TIME [default: end; with -e start]
+    #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true, value_parser = OffsetSpec::parse)]
+    offset: Option<OffsetSpec>,
+    /// Consumer groups are not served yet; known only to say so.
+    #[arg(short, long, hide = true, value_parser = refuse_group)]
+    group: Option<String>,
+    /// Transactions are not served yet; known only to say so.
+    #[arg(long, hide = true, value_parser = refuse_isolation)]
+    isolation: Option<String>,
     /// Stop after this many records
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     num: Option<u64>,
@@ -68,16 +76,55 @@ pub struct ConsumeArgs {
     client: ClientArgs,
 }
 
+fn parse_partition(text: &str) -> Result<i32, String> {
+    text.parse::<i32>()
+        .ok()
+        .filter(|partition| *partition >= 0)
+        .ok_or_else(|| format!("`{text}` is not a partition; write numbers with commas, such as 0,1"))
+}
+
+fn refuse_group(_: &str) -> Result<String, String> {
+    Err("consumer groups are not served yet; leave -g out and read by partition and offset".to_owned())
+}
+
+fn refuse_isolation(_: &str) -> Result<String, String> {
+    Err("transactions are not served yet, so every record is committed; leave --isolation out".to_owned())
+}
+
+/// True when stdout is a pipe or a socket that nobody reads any more.
+fn stdout_is_left() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+        && fds
+            .iter()
+            .any(|fd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+}
+
 /// Reads and prints.
 pub fn run(args: ConsumeArgs) -> Result<u8, Failure> {
     let mut client = args.client.connect()?;
+    let offset = args.offset.unwrap_or(match args.exit_at_end {
+        true => OffsetSpec::Start,
+        false => OffsetSpec::End,
+    });
     let cursors = find_cursors(
         &mut client,
         &args.topics,
         &args.partition,
-        args.offset,
+        offset,
         args.exit_at_end,
     )?;
+    if offset == OffsetSpec::End && !args.exit_at_end && io::stderr().is_terminal() {
+        eprintln!(
+            "waiting for new records in {}; -o start reads the old ones, Ctrl-C stops",
+            args.topics.join(", ")
+        );
+    }
     let bar = progress(!io::stdout().is_terminal());
     let mut consumer = Consumer {
         client,
@@ -125,6 +172,10 @@ impl Consumer {
                 on_records(self.take(one)?);
             }
             self.printer.flush()?;
+            // Nothing may come for hours: who reads from a pipe that was left must not wait for it.
+            if stdout_is_left() {
+                return Ok(DONE);
+            }
         }
     }
 
@@ -146,6 +197,12 @@ impl Consumer {
                 );
                 cursor.next = fetched.log_start_offset;
                 return Ok(0);
+            }
+            // Damage on a disk does not pass: asking again would only fill the broker's log.
+            CORRUPT_MESSAGE => {
+                return Err(Failure::new(DAMAGE, ClientError::broker(subject, CORRUPT_MESSAGE, None)).hint(
+                    "`tidelog segment verify` on the broker's data directory says where; -o N reads on behind it.",
+                ));
             }
             code => {
                 self.survive(ClientError::broker(subject, code, None))?;

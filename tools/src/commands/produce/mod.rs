@@ -7,6 +7,8 @@
 mod batcher;
 mod lines;
 
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
@@ -16,7 +18,7 @@ use bytes::Bytes;
 use clap::Args;
 use indicatif::ProgressBar;
 use tidelog_bench::client::{
-    Acks, Client, ClientConfig, ClientError, Compression, Record, encode_batch, is_retriable_code,
+    Acks, Client, ClientConfig, ClientError, Compression, is_retriable_code, parse_compression,
 };
 use tidelog_bench::limits::RETRY_BACKOFF;
 
@@ -26,8 +28,10 @@ use crate::limits;
 use crate::output::progress;
 use crate::settings::parse_key_value;
 use crate::{signals, when};
-use batcher::Batcher;
+use batcher::{Batcher, Leaving};
 use lines::{LineSplitter, split_key, start_reader};
+
+const UNKNOWN_TOPIC: i16 = 3;
 
 const AFTER_HELP: &str = "\
 Each line of the input becomes one record. Without -p, records with a key go to the partition of
@@ -59,7 +63,7 @@ pub struct ProduceArgs {
     #[arg(short = 'H', long, value_name = "K=V", value_parser = parse_key_value)]
     header: Vec<(String, String)>,
     /// Compression: none, gzip, snappy, lz4 or zstd [default: none]
-    #[arg(short = 'z', long, value_name = "CODEC", value_parser = |text: &str| text.parse::<Compression>())]
+    #[arg(short = 'z', long, value_name = "CODEC", value_parser = parse_compression)]
     compression: Option<Compression>,
     /// What to wait for: 0 nothing, 1 the leader, all every in-sync copy [default: all]
     #[arg(long, value_parser = |text: &str| text.parse::<Acks>())]
@@ -91,15 +95,20 @@ pub fn run(args: ProduceArgs) -> Result<u8, Failure> {
     let partition_count = partition_count(&mut client, &args.topic)?;
     if let Some(partition) = args.partition.filter(|p| *p >= partition_count) {
         let message = format!("topic {} has no partition {partition}", args.topic);
-        return Err(Failure::new(FAILED, message).hint(format!("It has 0 to {}.", partition_count - 1)));
+        return Err(Failure::new(FAILED, message).hint(format!(
+            "It has 0 to {}; more come with `tidelog topic add-partitions`.",
+            partition_count - 1
+        )));
     }
-    let config = client.config().clone();
+    let mut config = client.config().clone();
+    if let Some(most) = batch_bytes_max(&mut client, &args.topic) {
+        config.batch_bytes = config.batch_bytes.min(most);
+    }
     let mut sender = Sender {
         client,
         topic: args.topic.clone(),
         acks: args.acks.unwrap_or(config.acks),
-        compression: args.compression.unwrap_or(config.compression),
-        bar: progress(!args.tombstone),
+        bar: progress(!args.tombstone && !is_typed(&args)),
         sent: 0,
     };
     let outcome = send_all(&args, &config, partition_count, &mut sender);
@@ -125,32 +134,46 @@ fn send_all(
     sender: &mut Sender,
 ) -> Result<u8, Failure> {
     let template = Template::new(args);
-    let mut batcher = Batcher::new(args.partition, partition_count, config.batch_bytes);
+    let compression = args.compression.unwrap_or(config.compression);
+    let mut batcher = Batcher::new(
+        args.partition,
+        partition_count,
+        config.batch_bytes,
+        compression,
+        random(),
+    );
     if args.tombstone {
-        batcher.push(template.record(args.key.clone().map(Bytes::from), None));
+        sender.send(template.push(&mut batcher, template.key, None)?)?;
         sender.send(batcher.take_all())?;
         return Ok(DONE);
+    }
+    if is_typed(args) {
+        eprintln!("each line becomes a record; Ctrl-D ends the input");
     }
     let input = start_reader(args.file.as_deref())?;
     let mut splitter = LineSplitter::default();
     loop {
         let chunk = match batcher.is_empty() {
             true => input.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => input.recv_timeout(config.linger),
+            false => input.recv_timeout(config.linger.saturating_sub(batcher.age())),
         };
         match chunk {
             Ok(chunk) => {
-                let chunk = chunk.map_err(|e| Failure::new(FAILED, format!("cannot read the input: {e}")))?;
+                let chunk = chunk
+                    .map_err(|e| Failure::new(FAILED, format!("cannot read {}: {e}", input_name(args))))?;
                 splitter.push(&chunk)?;
                 while let Some(line) = splitter.next_line() {
-                    batcher.push(template.line(args, line));
-                    sender.send(batcher.take_full())?;
+                    sender.send(template.push_line(&mut batcher, line)?)?;
+                }
+                // Input that is there already fills the batches, but nothing waits for it for ever.
+                if batcher.age() > config.linger + limits::BUSY_LINGER_MAX {
+                    sender.send(batcher.take_all())?;
                 }
             }
             Err(RecvTimeoutError::Timeout) => sender.send(batcher.take_all())?,
             Err(RecvTimeoutError::Disconnected) => {
                 if let Some(line) = splitter.finish() {
-                    batcher.push(template.line(args, line));
+                    sender.send(template.push_line(&mut batcher, line)?)?;
                 }
                 sender.send(batcher.take_all())?;
                 return Ok(DONE);
@@ -162,39 +185,60 @@ fn send_all(
     }
 }
 
-/// What every record has in common.
-struct Template {
-    headers: Vec<(String, Option<Bytes>)>,
-    key: Option<Bytes>,
+/// True when somebody types the records; a progress line would run into what they write.
+fn is_typed(args: &ProduceArgs) -> bool {
+    args.file.is_none() && io::stdin().is_terminal()
 }
 
-impl Template {
-    fn new(args: &ProduceArgs) -> Self {
-        let header = |(name, value): &(String, String)| (name.clone(), Some(Bytes::from(value.clone())));
+fn input_name(args: &ProduceArgs) -> String {
+    match &args.file {
+        Some(path) => path.display().to_string(),
+        None => "stdin".to_owned(),
+    }
+}
+
+/// A number that differs from run to run.
+fn random() -> u32 {
+    RandomState::new().hash_one(std::process::id()) as u32
+}
+
+/// What every record has in common.
+struct Template<'a> {
+    headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    key: Option<&'a [u8]>,
+    key_delimiter: Option<&'a [u8]>,
+}
+
+impl<'a> Template<'a> {
+    fn new(args: &'a ProduceArgs) -> Self {
+        let header = |(name, value): &'a (String, String)| (name.as_str(), Some(value.as_bytes()));
         Template {
             headers: args.header.iter().map(header).collect(),
-            key: args.key.clone().map(Bytes::from),
+            key: args.key.as_deref().map(str::as_bytes),
+            key_delimiter: args
+                .key_delimiter
+                .as_ref()
+                .map(|delimiter| delimiter.0.as_slice()),
         }
     }
 
-    fn line(&self, args: &ProduceArgs, line: Bytes) -> Record {
-        match &args.key_delimiter {
-            Some(delimiter) => {
-                let (key, value) = split_key(line, &delimiter.0);
-                self.record(key, Some(value))
-            }
-            None => self.record(self.key.clone(), Some(line)),
-        }
+    fn push_line(&self, batcher: &mut Batcher, line: &[u8]) -> Result<Vec<Leaving>, Failure> {
+        let (key, value) = match self.key_delimiter {
+            Some(delimiter) => split_key(line, delimiter),
+            None => (self.key, line),
+        };
+        self.push(batcher, key, Some(value))
     }
 
-    fn record(&self, key: Option<Bytes>, value: Option<Bytes>) -> Record {
-        Record {
-            offset: 0,
-            timestamp_ms: when::now_ms(),
-            key,
-            value,
-            headers: self.headers.clone(),
-        }
+    fn push(
+        &self,
+        batcher: &mut Batcher,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<Vec<Leaving>, Failure> {
+        batcher
+            .push(when::now_ms(), key, value, &self.headers)
+            .map_err(|e| Failure::new(FAILED, format!("cannot make a batch: {e}")))
     }
 }
 
@@ -202,19 +246,20 @@ struct Sender {
     client: Client,
     topic: String,
     acks: Acks,
-    compression: Compression,
     bar: ProgressBar,
     sent: u64,
 }
 
 impl Sender {
-    fn send(&mut self, batches: Vec<(i32, Vec<Record>)>) -> Result<(), Failure> {
-        for (partition, records) in batches {
-            let batch = encode_batch(&records, self.compression)
-                .map_err(|detail| Failure::new(FAILED, format!("cannot make a batch: {detail}")))?;
+    fn send(&mut self, leaving: Vec<Leaving>) -> Result<(), Failure> {
+        for (partition, batch) in leaving {
+            let records = batch.record_count() as u64;
+            let batch = batch
+                .build()
+                .map_err(|e| Failure::new(FAILED, format!("cannot make a batch: {e}")))?;
             self.send_batch(partition, batch)?;
-            self.sent += records.len() as u64;
-            self.bar.inc(records.len() as u64);
+            self.sent += records;
+            self.bar.inc(records);
         }
         Ok(())
     }
@@ -254,14 +299,34 @@ fn was_not_taken(error: &ClientError) -> bool {
     }
 }
 
+/// The largest batch that `topic` takes, when the broker says it.
+fn batch_bytes_max(client: &mut Client, topic: &str) -> Option<usize> {
+    let configs = client.describe_topic_configs(topic).ok()?;
+    let most = configs.iter().find(|c| c.name == "max.message.bytes")?;
+    most.value.as_ref()?.parse().ok()
+}
+
 /// The partitions of `topic`, which the broker may create now.
 fn partition_count(client: &mut Client, topic: &str) -> Result<i32, Failure> {
     let deadline = Instant::now() + limits::AUTO_CREATE_WAIT;
+    let mut is_new = false;
     loop {
-        let metadata = client.metadata(Some(&[topic.to_owned()]), true)?;
+        // First without creating it, so that a slip in the name does not go unseen.
+        let metadata = client.metadata(Some(&[topic.to_owned()]), is_new)?;
         match metadata.topic(topic) {
             Ok(found) if !found.partitions.is_empty() => {
-                return Ok(i32::try_from(found.partitions.len()).unwrap_or(i32::MAX));
+                let count = i32::try_from(found.partitions.len()).unwrap_or(i32::MAX);
+                if is_new {
+                    eprintln!(
+                        "topic {topic} is new; the broker made it with {}",
+                        partitions(count)
+                    );
+                }
+                return Ok(count);
+            }
+            Err(error) if error.code() == Some(UNKNOWN_TOPIC) && !is_new => {
+                is_new = true;
+                continue;
             }
             Err(error) if !error.is_retriable() || Instant::now() >= deadline => return Err(error.into()),
             Ok(_) if Instant::now() >= deadline => {
@@ -272,6 +337,13 @@ fn partition_count(client: &mut Client, topic: &str) -> Result<i32, Failure> {
         if let Some(code) = signals::pending() {
             return Err(Failure::new(code, "interrupted"));
         }
+    }
+}
+
+fn partitions(count: i32) -> String {
+    match count {
+        1 => "1 partition".to_owned(),
+        n => format!("{n} partitions"),
     }
 }
 

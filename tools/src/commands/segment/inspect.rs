@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tidelog_segment_log::entry::EntryHeader;
 
 use super::scan::scan;
-use crate::failure::{DAMAGE, DONE, Failure};
+use crate::failure::{DAMAGE, DONE, Failure, USAGE};
 use crate::limits::ENTRIES_LISTED;
 use crate::output::{OutputFormat, print_document, print_text, table};
 use crate::when::format_time;
@@ -47,6 +47,13 @@ pub struct InspectArgs {
 
 /// Prints the segment.
 pub fn run(args: InspectArgs) -> Result<u8, Failure> {
+    if args.path.is_dir() {
+        return Err(Failure::new(
+            USAGE,
+            format!("{} is a directory, not a segment file", args.path.display()),
+        )
+        .hint("Give one .log file; `tidelog segment verify` takes directories."));
+    }
     let mut rows = Vec::new();
     let scan = scan(&args.path, |position, entry| {
         if args.num == 0 || (rows.len() as u64) < args.num {

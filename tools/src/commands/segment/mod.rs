@@ -1,5 +1,6 @@
 //! `tidelog segment`: segment files, read offline and never changed.
 
+mod evidence;
 mod inspect;
 mod scan;
 mod verify;

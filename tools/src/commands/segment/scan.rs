@@ -13,7 +13,7 @@ use tidelog_segment_log::entry::{
     ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryHeader, PLAIN_PREFIX_LEN, decode_entry,
 };
 use tidelog_segment_log::segment_header::{
-    SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, decode_copies,
+    SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, decode_copies, parse_segment_file_name,
 };
 
 use crate::failure::{FAILED, Failure};
@@ -95,6 +95,16 @@ pub fn scan(path: &Path, mut visit: impl FnMut(u64, &EntryHeader)) -> Result<Sca
         last: None,
         end: End::Clean,
     };
+    let is_named_as_segment = path
+        .file_name()
+        .and_then(|name| parse_segment_file_name(name.to_str()?))
+        .is_some();
+    if scan.header.is_none() && !is_named_as_segment {
+        return Err(
+            Failure::new(FAILED, format!("{} is not a segment file", path.display()))
+                .hint("Segments are the .log files below a data directory."),
+        );
+    }
     let Some(header) = scan.header else {
         scan.end = End::Damage {
             position: 0,
@@ -102,6 +112,7 @@ pub fn scan(path: &Path, mut visit: impl FnMut(u64, &EntryHeader)) -> Result<Sca
         };
         return Ok(scan);
     };
+    let mut read_again_at = None;
     loop {
         match next_entry(&file, &scan, &header).map_err(failed)? {
             Ok(entry) => {
@@ -112,7 +123,13 @@ pub fn scan(path: &Path, mut visit: impl FnMut(u64, &EntryHeader)) -> Result<Sca
             }
             Err(why) => {
                 scan.end = how_it_ends(&file, &scan, &header, why).map_err(failed)?;
-                return Ok(scan);
+                // A running broker may have written this entry, and the later one that proves it
+                // durable, between the two reads: then it verifies now.
+                let is_damage = matches!(scan.end, End::Damage { .. });
+                if !is_damage || read_again_at == Some(scan.end_position) {
+                    return Ok(scan);
+                }
+                read_again_at = Some(scan.end_position);
             }
         }
     }
@@ -231,7 +248,7 @@ fn read_at(file: &File, position: u64, length: u64, file_bytes: u64) -> io::Resu
 pub mod tests {
     use tidelog_segment_log::entry::{ENTRY_VERSION, EntryKind, payload_crc};
     use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, TopicId};
-    use tidelog_segment_log::segment_header::SEGMENT_FORMAT_VERSION;
+    use tidelog_segment_log::segment_header::{SEGMENT_FORMAT_VERSION, segment_file_name};
 
     use super::*;
 
@@ -281,7 +298,7 @@ pub mod tests {
 
     fn scan_bytes(bytes: &[u8]) -> (Scan, Vec<u64>) {
         let directory = tempfile::tempdir().expect("directory");
-        let path = directory.path().join("segment.log");
+        let path = directory.path().join(segment_file_name(EntryIndex(1), 0));
         std::fs::write(&path, bytes).expect("write");
         let mut seen = Vec::new();
         let scan = scan(&path, |_, entry| seen.push(entry.index.0)).expect("readable");
@@ -311,6 +328,16 @@ pub mod tests {
                 scan.end
             );
         }
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_not_called_damaged() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("notes.txt");
+        std::fs::write(&path, "hello").expect("write");
+        let error = scan(&path, |_, _| {}).expect_err("no segment");
+        assert_eq!(error.code(), FAILED);
+        assert!(error.message().contains("not a segment file"), "{error:?}");
     }
 
     #[test]

@@ -6,14 +6,16 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidelog_segment_log::segment_header::parse_segment_file_name;
 
-use super::scan::scan;
+use super::evidence::Evidence;
+use super::scan::{End, scan};
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::limits::DIRECTORY_DEPTH_MAX;
 use crate::output::{OutputFormat, print_rows, progress};
 
 const AFTER_HELP: &str = "\
-Exit code 0 when all is good, 3 when damage was found. A torn tail is not damage: it was never
-acknowledged, and the broker cuts it when it opens the log. Files are only read.
+Exit code 0 when all is good, 3 when damage was found. A torn tail is not damage: nothing proves that
+it was acknowledged, and the broker cuts it when it opens the log. Below a data directory its
+checkpoints are such proofs too. Files are only read.
 
 Examples:
   tidelog segment verify tidelog-data
@@ -43,11 +45,19 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
     }
     let bar = progress(true);
     let mut rows = Vec::new();
-    let mut damaged = 0;
+    let mut evidence = Evidence::default();
+    let (mut damaged, mut torn) = (0, 0);
     for file in &files {
         bar.set_message(file.display().to_string());
-        let scan = scan(file, |_, _| bar.inc(1))?;
+        // A running broker may have removed it since: then there is nothing to verify.
+        if files.len() > 1 && !file.exists() {
+            bar.suspend(|| eprintln!("{} is gone; skipped", file.display()));
+            continue;
+        }
+        let mut scan = scan(file, |_, _| bar.inc(1))?;
+        evidence.judge(file, &mut scan);
         damaged += u64::from(scan.is_damaged());
+        torn += u64::from(matches!(scan.end, End::TornTail { .. }));
         rows.push(vec![
             Value::from(file.display().to_string()),
             json!(scan.entries),
@@ -57,6 +67,11 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
     }
     bar.finish_and_clear();
     print_rows(args.output, COLUMNS, &rows)?;
+    if torn > 0 {
+        eprintln!(
+            "a torn tail was never acknowledged: a broker is writing it now, or was stopped in the midst"
+        );
+    }
     match damaged {
         0 => Ok(DONE),
         n => {

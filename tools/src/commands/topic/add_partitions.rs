@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::report;
+use super::{Done, report, with_done};
 use crate::connect::ClientArgs;
 use crate::failure::Failure;
 
@@ -33,10 +33,9 @@ pub struct AddPartitionsArgs {
 pub fn run(args: AddPartitionsArgs) -> Result<u8, Failure> {
     let mut client = args.client.connect()?;
     let result = client.create_partitions(&args.name, args.partitions, args.validate_only);
-    let done = if args.validate_only {
-        "could extend"
-    } else {
-        "extended"
+    let done = match args.validate_only {
+        true => Done::CouldExtend,
+        false => Done::Extended,
     };
-    report(args.client.output, done, vec![(args.name, result)])
+    report(args.client.output, with_done(vec![(args.name, result)], done))
 }

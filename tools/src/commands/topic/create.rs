@@ -3,7 +3,7 @@
 use clap::Args;
 use tidelog_bench::client::NewTopic;
 
-use super::report;
+use super::{Done, refuse_twice, report, with_done};
 use crate::connect::ClientArgs;
 use crate::failure::Failure;
 use crate::settings::parse_key_value;
@@ -45,7 +45,12 @@ pub struct CreateArgs {
 
 /// Creates the topics.
 pub fn run(args: CreateArgs) -> Result<u8, Failure> {
+    refuse_twice(&args.names)?;
     let mut client = args.client.connect()?;
+    let done = match args.validate_only {
+        true => Done::CouldCreate,
+        false => Done::Created,
+    };
     let topic = |name: &String| NewTopic {
         name: name.clone(),
         partitions: args.partitions.unwrap_or(BROKER_DEFAULT),
@@ -53,22 +58,13 @@ pub fn run(args: CreateArgs) -> Result<u8, Failure> {
         configs: args.config.clone(),
     };
     let topics: Vec<NewTopic> = args.names.iter().map(topic).collect();
-    let mut outcomes = client.create_topics(&topics, args.validate_only)?;
+    let mut outcomes = with_done(client.create_topics(&topics, args.validate_only)?, done);
     if args.if_not_exists {
-        for (name, result) in &mut outcomes {
+        for (_, result) in &mut outcomes {
             if result.as_ref().err().and_then(|e| e.code()) == Some(TOPIC_ALREADY_EXISTS) {
-                eprintln!("topic {name} is there already");
-                *result = Ok(());
+                *result = Ok(Done::AlreadyThere);
             }
         }
     }
-    report(
-        args.client.output,
-        if args.validate_only {
-            "could create"
-        } else {
-            "created"
-        },
-        outcomes,
-    )
+    report(args.client.output, outcomes)
 }

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use super::report;
+use super::{Done, refuse_twice, report, with_done};
 use crate::connect::ClientArgs;
 use crate::failure::{FAILED, Failure, USAGE};
 
@@ -31,6 +31,7 @@ pub struct DeleteArgs {
 
 /// Deletes the topics.
 pub fn run(args: DeleteArgs) -> Result<u8, Failure> {
+    refuse_twice(&args.names)?;
     if !args.yes {
         if !io::stdin().is_terminal() {
             return Err(Failure::new(USAGE, "nobody can be asked here whether to delete")
@@ -44,7 +45,7 @@ pub fn run(args: DeleteArgs) -> Result<u8, Failure> {
     }
     let mut client = args.client.connect()?;
     let outcomes = client.delete_topics(&args.names)?;
-    report(args.client.output, "deleted", outcomes)
+    report(args.client.output, with_done(outcomes, Done::Deleted))
 }
 
 fn is_yes(input: &mut impl BufRead) -> io::Result<bool> {

@@ -9,9 +9,9 @@ mod list;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tidelog_bench::client::ClientError;
+use tidelog_bench::client::{self, ClientError};
 
-use crate::failure::{DONE, Failure, PARTLY};
+use crate::failure::{DONE, Failure, PARTLY, USAGE};
 use crate::output::{OutputFormat, print_rows};
 
 /// Arguments of `tidelog topic`.
@@ -49,23 +49,61 @@ pub fn run(args: TopicArgs) -> Result<u8, Failure> {
     }
 }
 
-/// Reports how each topic went: `done` is the word for success. Some done and some not is exit code 5.
-fn report(
-    format: OutputFormat,
-    done: &str,
-    outcomes: Vec<(String, Result<(), ClientError>)>,
-) -> Result<u8, Failure> {
+/// What was done with a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Created,
+    CouldCreate,
+    AlreadyThere,
+    Deleted,
+    Altered,
+    Extended,
+    CouldExtend,
+}
+
+impl Done {
+    /// The word for programs.
+    fn status(self) -> &'static str {
+        match self {
+            Done::Created => "created",
+            Done::CouldCreate => "could create",
+            Done::AlreadyThere => "already there",
+            Done::Deleted => "deleted",
+            Done::Altered => "altered",
+            Done::Extended => "extended",
+            Done::CouldExtend => "could extend",
+        }
+    }
+
+    /// The sentence for people.
+    fn sentence(self, name: &str) -> String {
+        match self {
+            Done::AlreadyThere => format!("topic {name} is there already"),
+            done => format!("{} topic {name}", done.status()),
+        }
+    }
+}
+
+/// How each topic went.
+type Outcomes = Vec<(String, Result<Done, ClientError>)>;
+
+/// Says `done` for each success.
+fn with_done(outcomes: client::Outcomes, done: Done) -> Outcomes {
+    outcomes
+        .into_iter()
+        .map(|(name, result)| (name, result.map(|()| done)))
+        .collect()
+}
+
+/// Reports how each topic went. Some done and some not is exit code 5.
+fn report(format: OutputFormat, outcomes: Outcomes) -> Result<u8, Failure> {
     if format != OutputFormat::Table {
-        let row = |(name, result): &(String, Result<(), ClientError>)| {
-            let status = if result.is_ok() { done } else { "failed" };
-            vec![
-                Value::from(name.clone()),
-                Value::from(status),
-                result
-                    .as_ref()
-                    .err()
-                    .map_or(Value::Null, |e| json!(e.to_string())),
-            ]
+        let row = |(name, result): &(String, Result<Done, ClientError>)| {
+            let (status, error) = match result {
+                Ok(done) => (done.status(), Value::Null),
+                Err(error) => ("failed", json!(error.to_string())),
+            };
+            vec![Value::from(name.clone()), Value::from(status), error]
         };
         let rows: Vec<Vec<Value>> = outcomes.iter().map(row).collect();
         print_rows(format, &["name", "status", "error"], &rows)?;
@@ -74,10 +112,10 @@ fn report(
     let mut done_count = 0;
     for (name, result) in outcomes {
         match result {
-            Ok(()) => {
+            Ok(done) => {
                 done_count += 1;
                 if format == OutputFormat::Table {
-                    eprintln!("{done} topic {name}");
+                    eprintln!("{}", done.sentence(&name));
                 }
             }
             Err(error) => failures.push(Failure::from(error)),
@@ -97,6 +135,18 @@ fn report(
     }
 }
 
+/// Refuses a name that is given twice, which is a slip of the hand.
+fn refuse_twice(names: &[String]) -> Result<(), Failure> {
+    let twice = names
+        .iter()
+        .enumerate()
+        .find(|(at, name)| names.iter().take(*at).any(|earlier| earlier == *name));
+    match twice {
+        Some((_, name)) => Err(Failure::new(USAGE, format!("topic {name} is named twice"))),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,18 +154,29 @@ mod tests {
 
     #[test]
     fn some_done_and_some_not_is_partly() {
-        let good = || ("a".to_owned(), Ok(()));
+        let good = || ("a".to_owned(), Ok(Done::Created));
         let bad = || ("b".to_owned(), Err(ClientError::broker("topic b", 36, None)));
-        assert_eq!(report(OutputFormat::Table, "created", vec![good()]), Ok(DONE));
+        assert_eq!(report(OutputFormat::Table, vec![good()]), Ok(DONE));
+        assert_eq!(report(OutputFormat::Table, vec![good(), bad()]), Ok(PARTLY));
         assert_eq!(
-            report(OutputFormat::Table, "created", vec![good(), bad()]),
-            Ok(PARTLY)
-        );
-        assert_eq!(
-            report(OutputFormat::Table, "created", vec![bad(), bad()])
+            report(OutputFormat::Table, vec![bad(), bad()])
                 .expect_err("none")
                 .code(),
             FAILED
         );
+    }
+
+    #[test]
+    fn a_name_given_twice_is_a_usage_error() {
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(refuse_twice(&names("a b c")), Ok(()));
+        let error = refuse_twice(&names("a b a")).expect_err("twice");
+        assert_eq!((error.code(), error.message()), (USAGE, "topic a is named twice"));
+    }
+
+    #[test]
+    fn a_topic_that_was_there_is_not_called_created() {
+        assert_eq!(Done::AlreadyThere.sentence("a"), "topic a is there already");
+        assert_eq!(Done::Created.sentence("a"), "created topic a");
     }
 }

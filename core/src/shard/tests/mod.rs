@@ -1,0 +1,14 @@
+//! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
+
+mod chaos;
+mod device;
+mod faults;
+mod fetch;
+mod harness;
+mod hostile;
+mod limits;
+mod offsets;
+mod produce;
+mod requests;
+mod stopping;
+mod topics;
