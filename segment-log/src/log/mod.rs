@@ -20,6 +20,7 @@ mod index_files;
 mod internal;
 pub(crate) mod machine;
 mod open;
+mod open_error;
 mod read;
 mod removal;
 mod roll;
@@ -43,7 +44,8 @@ pub use append::Appended;
 pub use commit::CloseProgress;
 pub use internal::InternalEntry;
 pub use machine::Machine;
-pub use open::{OpenError, OpenProgress, OpenSpec, Opening, UnsupportedEntry, drive_open};
+pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
+pub use open_error::{OpenError, UnsupportedEntry};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
 pub use removal::remove_partition_directory;
 

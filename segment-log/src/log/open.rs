@@ -13,31 +13,28 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
 use std::task::Poll;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use thiserror::Error;
 
 use super::machine::{Io, Machine, TokenCounter};
+use super::open_error::{Failure, OpenError};
 use super::roll::{Incarnations, new_header};
 use super::segment::Segment;
 use super::state::LogState;
 use super::{LogConfig, LogStatus, PartitionLog};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
-use crate::entry::EntryError;
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::TERMS_PER_START;
 use crate::recovery::known::look_up;
-use crate::recovery::walk::{Ending, WalkError, WalkInput, Walked, walk};
+use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
 use crate::recovery::{
-    FindError, FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files,
-    matches_checkpoint, set_aside, zero_behind,
+    FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files, matches_checkpoint,
+    set_aside, zero_behind,
 };
-use crate::segment_header::SegmentHeaderError;
 
 /// What is opened.
 #[derive(Clone, Debug)]
@@ -58,51 +55,6 @@ pub struct OpenSpec {
     pub start_counter: u64,
     /// The partition was created just now: it has no files yet.
     pub created: bool,
-}
-
-/// Why a log could not be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// Try again later, from the start: nothing was decided.
-    #[error("opening {directory}: {cause}")]
-    Io {
-        /// The partition's directory.
-        directory: PathBuf,
-        /// What the disk said.
-        cause: io::Error,
-    },
-    /// Refuse to serve the partition: another version of this program wrote it.
-    #[error("segment {name} cannot be read by this version: {cause}")]
-    Unsupported {
-        /// File name of the segment.
-        name: String,
-        /// What is not understood.
-        cause: SegmentHeaderError,
-    },
-    /// Refuse to serve the partition: another version of this program wrote it. Nothing was changed.
-    #[error("segment {name}, byte {position}: {cause}")]
-    UnsupportedEntry {
-        /// File name of the segment.
-        name: String,
-        /// Where the entry begins.
-        position: u64,
-        /// What is not understood.
-        cause: UnsupportedEntry,
-    },
-    /// Refuse to serve the partition: its leader epochs are used up.
-    #[error("leader epochs are used up")]
-    TermsUsedUp,
-}
-
-/// What of an entry this version does not know, though its checksum holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum UnsupportedEntry {
-    /// Something in its header.
-    #[error("{0}")]
-    Entry(EntryError),
-    /// The schema of its payload.
-    #[error("payload schema {0} is not known")]
-    Schema(u16),
 }
 
 /// How far an opening is.
@@ -239,47 +191,7 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
     };
     match opener.open().await {
         Ok(log) => Ok((Box::new(log), opener.report)),
-        Err(Failure::Io(cause)) => Err(OpenError::Io { directory, cause }),
-        Err(Failure::Find(FindError::Io(cause))) => Err(OpenError::Io { directory, cause }),
-        Err(Failure::Find(FindError::Unsupported { name, cause })) => {
-            Err(OpenError::Unsupported { name, cause })
-        }
-        Err(Failure::Walk(WalkError::Io(cause))) => Err(OpenError::Io { directory, cause }),
-        Err(Failure::Walk(WalkError::Unsupported {
-            segment,
-            position,
-            cause,
-        })) => Err(OpenError::UnsupportedEntry {
-            name: segment,
-            position,
-            cause,
-        }),
-        Err(Failure::TermsUsedUp) => Err(OpenError::TermsUsedUp),
-    }
-}
-
-enum Failure {
-    Io(io::Error),
-    Find(FindError),
-    Walk(WalkError),
-    TermsUsedUp,
-}
-
-impl From<WalkError> for Failure {
-    fn from(error: WalkError) -> Self {
-        Self::Walk(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<FindError> for Failure {
-    fn from(error: FindError) -> Self {
-        Self::Find(error)
+        Err(failure) => Err(failure.of(directory)),
     }
 }
 
