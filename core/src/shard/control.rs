@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
-use tidelog_net::{ErrorCode, StrBytes, Uuid};
+use tidelog_net::{ErrorCode, Uuid};
 use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
 use tidelog_segment_log::disk::{Completion, Disk, DiskOutput};
 use tidelog_segment_log::entry::EntryKind;
@@ -22,14 +22,10 @@ use tidelog_segment_log::log::{
     OpenSpec, Opening, PartitionLog,
 };
 
+use super::plan::fail;
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
-use crate::limits::PRODUCER_ID_BLOCK;
-use crate::metadata::{
-    self, AlterConfigOp, AlterConfigsRequest, CreatePartitionsRequest, CreateTopicRequest,
-    DeleteTopicRequest, KafkaError, MetadataMachine, MetadataRecord, TopicRules,
-};
-use crate::topic_config::{TopicDefaults, list_for_create};
+use crate::metadata::{MetadataMachine, MetadataRecord};
 
 /// The upper half of group 0's tokens.
 pub(super) const TOKEN_SPACE: u32 = 3;
@@ -116,7 +112,7 @@ pub(super) struct Control {
     queue: VecDeque<(ReplyTo, ControlOp)>,
     current: Option<Current>,
     /// Producer ids that may be given out without another record.
-    producer_ids: std::ops::Range<i64>,
+    pub(super) producer_ids: std::ops::Range<i64>,
     /// The shards have been told of the first image.
     started: bool,
     term_confirmed: bool,
@@ -201,6 +197,9 @@ impl Control {
                             );
                         }
                         OpenProgress::Ready(log, report) => {
+                            if !report.set_aside.is_empty() || !report.unreadable.is_empty() {
+                                tracing::warn!(?report, "group 0 was recovered");
+                            }
                             if !report.quarantined.is_empty() {
                                 fatal(
                                     FatalReason::Metadata,
@@ -252,21 +251,6 @@ impl Control {
             Some(State::Open(log)) => !matches!(log.close(now.wall_ms, disk), CloseProgress::Pending),
             _ => true,
         }
-    }
-}
-
-fn text(text: impl Into<String>) -> StrBytes {
-    StrBytes::from_string(text.into())
-}
-
-fn fresh_id() -> Uuid {
-    let mut bytes = [0; 16];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => uuid::Builder::from_random_bytes(bytes).into_uuid(),
-        Err(error) => fatal(
-            FatalReason::Metadata,
-            &format!("no random bytes for a topic id: {error}"),
-        ),
     }
 }
 
@@ -457,297 +441,5 @@ impl Shard {
                 missing: 0,
             });
         }
-    }
-
-    fn topic_rules(&self, validate_only: bool) -> TopicRules {
-        TopicRules {
-            default_partitions: self.settings.default_partitions,
-            default_replication_factor: 1,
-            node_ids: vec![self.settings.node_id],
-            validate_only,
-        }
-    }
-
-    fn plan(&mut self, op: &ControlOp) -> (ControlAnswer, Vec<MetadataRecord>) {
-        match op {
-            ControlOp::CreateTopics(request) => self.plan_create(request),
-            ControlOp::DeleteTopics(request) => self.plan_delete(request),
-            ControlOp::CreatePartitions(request) => self.plan_partitions(request),
-            ControlOp::IncrementalAlterConfigs(request) => self.plan_configs(request),
-            ControlOp::InitProducerId => self.plan_producer_id(),
-            ControlOp::AutoCreate(names) => {
-                let asked: Vec<CreateTopicRequest> = names
-                    .iter()
-                    .filter(|name| self.image.topic(name).is_none())
-                    .map(|name| CreateTopicRequest {
-                        name: name.clone(),
-                        partitions: -1,
-                        replication_factor: -1,
-                        ..Default::default()
-                    })
-                    .collect();
-                let planned =
-                    metadata::create_topics(&self.image, &self.topic_rules(false), &asked, fresh_id);
-                (ControlAnswer::Created, planned.records)
-            }
-        }
-    }
-
-    fn plan_create(&mut self, request: &kp::CreateTopicsRequest) -> (ControlAnswer, Vec<MetadataRecord>) {
-        use kp::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
-        let asked: Vec<CreateTopicRequest> = request
-            .topics
-            .iter()
-            .map(|topic| CreateTopicRequest {
-                name: topic.name.to_string(),
-                partitions: topic.num_partitions,
-                replication_factor: topic.replication_factor,
-                assignments: topic
-                    .assignments
-                    .iter()
-                    .map(|a| (a.partition_index, a.broker_ids.iter().map(|id| id.0).collect()))
-                    .collect(),
-                configs: topic
-                    .configs
-                    .iter()
-                    .map(|config| {
-                        (
-                            config.name.to_string(),
-                            config.value.as_ref().map(ToString::to_string),
-                        )
-                    })
-                    .collect(),
-            })
-            .collect();
-        let rules = self.topic_rules(request.validate_only);
-        let planned = metadata::create_topics(&self.image, &rules, &asked, fresh_id);
-        let defaults = TopicDefaults::from_settings(&self.settings);
-        let mut body = kp::CreateTopicsResponse::default();
-        for (topic, outcome) in request.topics.iter().zip(planned.outcomes) {
-            let mut result = CreatableTopicResult::default().with_name(topic.name.clone());
-            result.configs = Some(Vec::new());
-            match outcome {
-                Ok(created) => {
-                    name_without_effect(&created.name, &created.without_effect);
-                    result.topic_id = created.topic_id;
-                    result.num_partitions = created.partitions;
-                    result.replication_factor = created.replication_factor;
-                    let listed = list_for_create(&created.configs, &defaults)
-                        .into_iter()
-                        .map(|config| {
-                            CreatableTopicConfigs::default()
-                                .with_name(text(config.name))
-                                .with_value(Some(text(config.value)))
-                                .with_config_source(config.source as i8)
-                        });
-                    result.configs = Some(listed.collect());
-                }
-                Err(KafkaError { code, message }) => {
-                    result.error_code = code;
-                    result.error_message = Some(text(message));
-                    result.num_partitions = -1;
-                    result.replication_factor = -1;
-                }
-            }
-            body.topics.push(result);
-        }
-        (
-            ControlAnswer::Body(ResponseBody::CreateTopics(body)),
-            planned.records,
-        )
-    }
-
-    fn plan_delete(&mut self, request: &kp::DeleteTopicsRequest) -> (ControlAnswer, Vec<MetadataRecord>) {
-        use kp::delete_topics_response::DeletableTopicResult;
-        // Version 6 names topics by name or id; older ones by name only.
-        let by_name = request.topic_names.iter().map(|name| DeleteTopicRequest {
-            name: Some(name.to_string()),
-            topic_id: Uuid::nil(),
-        });
-        let by_either = request.topics.iter().map(|topic| DeleteTopicRequest {
-            name: topic.name.as_ref().map(|name| name.to_string()),
-            topic_id: topic.topic_id,
-        });
-        let asked: Vec<DeleteTopicRequest> = by_name.chain(by_either).collect();
-        let planned = metadata::delete_topics(&self.image, &asked);
-        let mut body = kp::DeleteTopicsResponse::default();
-        for (asked, outcome) in asked.into_iter().zip(planned.outcomes) {
-            let mut result = DeletableTopicResult::default().with_topic_id(asked.topic_id);
-            result.name = asked.name.map(|name| kp::TopicName(text(name)));
-            match outcome {
-                Ok(deleted) => {
-                    result.topic_id = deleted.topic_id;
-                    result.name = Some(kp::TopicName(text(deleted.name)));
-                }
-                Err(KafkaError { code, message }) => {
-                    result.error_code = code;
-                    result.error_message = Some(text(message));
-                }
-            }
-            body.responses.push(result);
-        }
-        (
-            ControlAnswer::Body(ResponseBody::DeleteTopics(body)),
-            planned.records,
-        )
-    }
-
-    fn plan_partitions(
-        &mut self,
-        request: &kp::CreatePartitionsRequest,
-    ) -> (ControlAnswer, Vec<MetadataRecord>) {
-        use kp::create_partitions_response::CreatePartitionsTopicResult;
-        let asked: Vec<CreatePartitionsRequest> = request
-            .topics
-            .iter()
-            .map(|topic| CreatePartitionsRequest {
-                name: topic.name.to_string(),
-                count: topic.count,
-                assignments: topic.assignments.as_ref().map(|all| {
-                    all.iter()
-                        .map(|one| one.broker_ids.iter().map(|id| id.0).collect())
-                        .collect()
-                }),
-            })
-            .collect();
-        let planned =
-            metadata::create_partitions(&self.image, &self.topic_rules(request.validate_only), &asked);
-        let mut body = kp::CreatePartitionsResponse::default();
-        for (topic, outcome) in request.topics.iter().zip(planned.outcomes) {
-            let mut result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
-            if let Err(KafkaError { code, message }) = outcome {
-                result.error_code = code;
-                result.error_message = Some(text(message));
-            }
-            body.results.push(result);
-        }
-        (
-            ControlAnswer::Body(ResponseBody::CreatePartitions(body)),
-            planned.records,
-        )
-    }
-
-    fn plan_configs(
-        &mut self,
-        request: &kp::IncrementalAlterConfigsRequest,
-    ) -> (ControlAnswer, Vec<MetadataRecord>) {
-        use kp::incremental_alter_configs_response::AlterConfigsResourceResponse;
-        let asked: Vec<AlterConfigsRequest> = request
-            .resources
-            .iter()
-            .filter(|resource| resource.resource_type == RESOURCE_TOPIC)
-            .map(|resource| AlterConfigsRequest {
-                topic: resource.resource_name.to_string(),
-                operations: resource
-                    .configs
-                    .iter()
-                    .map(|config| AlterConfigOp {
-                        key: config.name.to_string(),
-                        operation: config.config_operation,
-                        value: config.value.as_ref().map(ToString::to_string),
-                    })
-                    .collect(),
-            })
-            .collect();
-        let planned = metadata::alter_topic_configs(&self.image, &asked, request.validate_only);
-        let mut outcomes = planned.outcomes.into_iter();
-        let mut body = kp::IncrementalAlterConfigsResponse::default();
-        for resource in &request.resources {
-            let outcome = if resource.resource_type == RESOURCE_TOPIC {
-                outcomes
-                    .next()
-                    .unwrap_or_else(|| Err(KafkaError::new(ErrorCode::UnknownServerError.code(), "")))
-            } else {
-                let message = "only topic configs can be altered; broker settings are changed in the broker's configuration";
-                Err(KafkaError::new(ErrorCode::InvalidRequest.code(), message))
-            };
-            let mut result = AlterConfigsResourceResponse::default()
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name.clone());
-            match outcome {
-                Ok(outcome) => name_without_effect(&resource.resource_name, &outcome.without_effect),
-                Err(KafkaError { code, message }) => {
-                    result.error_code = code;
-                    result.error_message = Some(text(message));
-                }
-            }
-            body.responses.push(result);
-        }
-        (
-            ControlAnswer::Body(ResponseBody::IncrementalAlterConfigs(body)),
-            planned.records,
-        )
-    }
-
-    /// Ids are given out of a block that a record has reserved, so that most need no commit.
-    fn plan_producer_id(&mut self) -> (ControlAnswer, Vec<MetadataRecord>) {
-        let mut body = kp::InitProducerIdResponse::default();
-        let mut records = Vec::new();
-        if let Some(control) = &mut self.control {
-            if control.producer_ids.is_empty() {
-                let first = self.image.next_producer_id();
-                control.producer_ids = first..first + PRODUCER_ID_BLOCK;
-                records.push(MetadataRecord::ProducerIdsAllocated {
-                    next: first + PRODUCER_ID_BLOCK,
-                });
-            }
-            body.producer_id = control.producer_ids.start.into();
-            control.producer_ids.start += 1;
-        }
-        body.producer_epoch = 0;
-        (ControlAnswer::Body(ResponseBody::InitProducerId(body)), records)
-    }
-}
-
-/// Turns what an answer calls done into an error.
-fn fail(answer: &mut ControlAnswer, code: ErrorCode, message: &str) {
-    let ControlAnswer::Body(body) = answer else { return };
-    let (code, message) = (code.code(), Some(text(message)));
-    match body {
-        ResponseBody::CreateTopics(body) => {
-            for topic in body.topics.iter_mut().filter(|topic| topic.error_code == 0) {
-                topic.error_code = code;
-                topic.error_message.clone_from(&message);
-            }
-        }
-        ResponseBody::DeleteTopics(body) => {
-            for topic in body.responses.iter_mut().filter(|topic| topic.error_code == 0) {
-                topic.error_code = code;
-                topic.error_message.clone_from(&message);
-            }
-        }
-        ResponseBody::CreatePartitions(body) => {
-            for topic in body.results.iter_mut().filter(|topic| topic.error_code == 0) {
-                topic.error_code = code;
-                topic.error_message.clone_from(&message);
-            }
-        }
-        ResponseBody::IncrementalAlterConfigs(body) => {
-            for resource in body
-                .responses
-                .iter_mut()
-                .filter(|resource| resource.error_code == 0)
-            {
-                resource.error_code = code;
-                resource.error_message.clone_from(&message);
-            }
-        }
-        ResponseBody::InitProducerId(body) => {
-            body.error_code = code;
-            body.producer_id = (-1).into();
-            body.producer_epoch = -1;
-        }
-        _ => {}
-    }
-}
-
-/// Says once, when they are set, which configs have no effect.
-fn name_without_effect(topic: &str, configs: &[&str]) {
-    if !configs.is_empty() {
-        tracing::info!(
-            topic,
-            configs = configs.join(", "),
-            "stored and shown, but without effect yet"
-        );
     }
 }

@@ -1,0 +1,173 @@
+//! Messages: to and from other shards, to and from the partitions of this one.
+//!
+//! Invariants: what a full ring does not take is kept in order; every request taken is answered once.
+
+use tidelog_net::{ErrorCode, Uuid};
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::ids::PartitionKey;
+
+use super::partition::{PartitionAnswer, PartitionOp};
+use super::{Effect, Now, Pending, ReplyTo, Shard, ShardAnswer, ShardRequest};
+use crate::mesh::RingFull;
+
+impl Shard {
+    pub(super) fn send(&mut self, to: usize, request: ShardRequest) {
+        let Some(kept) = self.backlog.get_mut(to) else {
+            return;
+        };
+        if kept.is_empty() {
+            if let Err(RingFull(request)) = self.endpoint.request(to, request) {
+                self.metrics.ring_full_waits.increment();
+                kept.push_back(request);
+            }
+        } else {
+            kept.push_back(request);
+        }
+    }
+
+    pub(super) fn send_kept(&mut self) {
+        for (to, kept) in self.backlog.iter_mut().enumerate() {
+            while let Some(request) = kept.pop_front() {
+                if let Err(RingFull(request)) = self.endpoint.request(to, request) {
+                    kept.push_front(request);
+                    break;
+                }
+            }
+        }
+        if !self.held_back.is_empty() && !self.is_backlogged() {
+            self.effects.extend(self.held_back.drain().map(Effect::ReadAgain));
+        }
+    }
+
+    /// The engine took over a handed connection.
+    pub fn answer_handoff(&mut self, from: usize) {
+        self.endpoint.answer(from, ShardAnswer::Done);
+    }
+
+    /// A request of another shard.
+    pub fn on_request(&mut self, now: Now, disk: &mut dyn Disk, from: usize, request: ShardRequest) {
+        match request {
+            // The engine takes these itself and never passes them on.
+            ShardRequest::Connection { .. } => self.endpoint.answer(from, ShardAnswer::Done),
+            ShardRequest::Partition(reply, key, op) => self.operate(now, disk, reply, key, op),
+            ShardRequest::Wake(reply) => {
+                self.endpoint.answer(from, ShardAnswer::Done);
+                self.on_wake(now, disk, reply);
+            }
+            ShardRequest::Unwatch(key, shard, pending) => {
+                self.endpoint.answer(from, ShardAnswer::Done);
+                self.partitions.unwatch(&key, shard, pending);
+            }
+            ShardRequest::Control(reply, op) => self.on_control(now, disk, reply, op),
+            ShardRequest::Image(image) => {
+                self.images_owed.push((from, image.version()));
+                self.apply_image(now, disk, image);
+            }
+            ShardRequest::Opened(epochs) => {
+                self.endpoint.answer(from, ShardAnswer::Done);
+                self.leader_epochs.extend(epochs);
+            }
+        }
+    }
+
+    /// An answer of another shard.
+    pub fn on_answer(&mut self, now: Now, disk: &mut dyn Disk, answer: ShardAnswer) {
+        match answer {
+            ShardAnswer::Done => {}
+            ShardAnswer::Partition(reply, answer) => self.on_partition_answer(now, disk, reply, answer),
+            ShardAnswer::Control(reply, answer) => self.on_control_answer(now, disk, reply, answer),
+            ShardAnswer::ImageApplied(version) => self.on_image_applied(now, disk, version),
+        }
+    }
+
+    /// Sends an operation to a partition's owner, which may be this shard.
+    pub(super) fn ask_partition(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        key: PartitionKey,
+        op: PartitionOp,
+    ) {
+        let owner = self.owner_of(&key);
+        if owner == usize::from(self.own) {
+            self.operate(now, disk, reply, key, op);
+        } else {
+            self.send(owner, ShardRequest::Partition(reply, key, op));
+        }
+    }
+
+    /// The shard that owns a partition.
+    pub(super) fn owner_of(&self, key: &PartitionKey) -> usize {
+        let shards = self.endpoint.shards() as u16;
+        let topic = self.image.topic_by_id(Uuid::from_bytes(key.topic.0));
+        topic.map_or(usize::from(self.own), |topic| {
+            usize::from(topic.shard_of(key.partition, shards))
+        })
+    }
+
+    pub(super) fn operate(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        key: PartitionKey,
+        op: PartitionOp,
+    ) {
+        match self.partitions.get_mut(&key) {
+            Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers, &self.metrics),
+            None => {
+                let text = "no such partition on its shard".to_owned();
+                self.answers.push((
+                    reply,
+                    PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text),
+                ));
+            }
+        }
+    }
+
+    /// Delivers what partitions have answered; handling one may bring more.
+    pub(super) fn deliver(&mut self, now: Now, disk: &mut dyn Disk) {
+        while !self.answers.is_empty() || !self.wakes.is_empty() {
+            for (reply, answer) in std::mem::take(&mut self.answers) {
+                if reply.shard == self.own {
+                    self.on_partition_answer(now, disk, reply, answer);
+                } else {
+                    self.endpoint
+                        .answer(usize::from(reply.shard), ShardAnswer::Partition(reply, answer));
+                }
+            }
+            for reply in std::mem::take(&mut self.wakes) {
+                if reply.shard == self.own {
+                    self.on_wake(now, disk, reply);
+                } else {
+                    self.send(usize::from(reply.shard), ShardRequest::Wake(reply));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_partition_answer(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: PartitionAnswer,
+    ) {
+        match self.pending.get_mut(&reply.pending) {
+            Some(Pending::Produce(_)) => self.on_produced(reply, answer),
+            Some(Pending::Fetch(_)) => self.on_fetched(now, disk, reply, answer),
+            Some(Pending::ListOffsets(_)) => self.on_offset_listed(now, disk, reply, answer),
+            Some(Pending::EpochEnd(_)) => self.on_epoch_end(reply, answer),
+            // The request ended meanwhile (its deadline, or its connection is gone).
+            Some(Pending::Control(_)) | None => {}
+        }
+    }
+
+    pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
+        let id = self.next_pending;
+        self.next_pending += 1;
+        self.pending.insert(id, pending);
+        id
+    }
+}

@@ -1,0 +1,215 @@
+//! Connections and budgets: what may be read, what leaves in which order, what is given back when.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tidelog_net::frame::FrameError;
+
+use super::connection::Connection;
+use super::{Charge, Effect, Now, Origin, RequestKind, Response, SendPart, Shard, SocketId};
+use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
+
+/// Requests kept for a full ring before sockets are no longer read.
+const BACKLOG_MAX: usize = 1024;
+/// How often connections are looked at for idleness, milliseconds.
+const IDLE_LOOK_MS: u64 = 1_000;
+
+impl Shard {
+    /// Reserves receive memory.
+    pub fn reserve_receive(&mut self, bytes: usize) -> bool {
+        self.receive_budget.reserve(bytes)
+    }
+
+    /// Gives receive memory back.
+    pub fn release_receive(&mut self, bytes: usize) {
+        self.receive_budget.release(bytes);
+    }
+
+    /// Whether a frame of this size could ever be received.
+    pub fn can_ever_receive(&self, bytes: usize) -> bool {
+        self.receive_budget.could_ever_hold(bytes)
+    }
+
+    /// A socket is not read because its budget is spent.
+    pub fn on_receive_stalled(&mut self) {
+        self.metrics.budget_waits.increment();
+    }
+
+    /// An answer is out (or will never be): its charge comes back.
+    pub fn on_sent(&mut self, charge: Charge) {
+        self.receive_budget.release(charge.receive_bytes);
+        self.fetch_budget.release(charge.fetch_bytes);
+    }
+
+    /// Reserves memory for copies that a send makes. Refused: send without copying.
+    pub fn reserve_send(&mut self, bytes: usize) -> bool {
+        self.fetch_budget.reserve(bytes)
+    }
+
+    /// Gives back what [`Shard::reserve_send`] reserved.
+    pub fn release_send(&mut self, bytes: usize) {
+        self.fetch_budget.release(bytes);
+    }
+
+    /// A connection of this shard.
+    pub fn on_accepted(&mut self, now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
+        let name = self
+            .listeners
+            .get(listener)
+            .map_or_else(|| Arc::from(""), |(name, ..)| Arc::clone(name));
+        let context = ConnectionContext {
+            connection: ConnectionId {
+                shard: self.own,
+                slot: socket.slot,
+                generation: socket.generation,
+            },
+            listener: name,
+            peer: Some(peer),
+            principal: Principal::anonymous(),
+            client_software: ClientSoftware::default(),
+        };
+        self.metrics.connections_accepted.increment();
+        self.connections.insert(
+            socket,
+            Connection::new(Arc::new(context), listener, now.monotonic_ms),
+        );
+    }
+
+    /// The engine has released the socket.
+    pub fn on_closed(&mut self, socket: SocketId) {
+        if let Some(connection) = self.connections.remove(&socket) {
+            self.held_back.remove(&socket);
+            self.metrics.connections_closed.increment();
+            for charge in connection.abandoned_charges() {
+                self.on_sent(charge);
+            }
+            for pending in connection.fetches {
+                self.abandon_fetch(pending);
+            }
+        }
+    }
+
+    /// Whether this connection may have another request started. Where not, an [`Effect`] says when it may.
+    pub fn wants_frame(&mut self, socket: SocketId) -> bool {
+        if self.stopping || !self.connections.get(&socket).is_some_and(Connection::has_room) {
+            return false;
+        }
+        if self.is_backlogged() {
+            self.held_back.insert(socket);
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
+    }
+
+    /// The client announced a frame that this shard could never hold.
+    pub fn on_frame_too_large(&mut self, socket: SocketId, size_bytes: usize) {
+        self.metrics.frames_refused.increment();
+        let peer = self.peer_of(socket);
+        let limit_bytes = self.receive_budget.limit_bytes();
+        tracing::warn!(%peer, size_bytes, limit_bytes, "closed: a frame larger than this shard's receive memory; raise memory.limit");
+    }
+
+    /// The first bytes are no frame.
+    pub fn on_bad_frame(&mut self, socket: SocketId, error: &FrameError) {
+        self.metrics.frames_refused.increment();
+        let peer = self.peer_of(socket);
+        tracing::warn!(%peer, "closed: {error}");
+    }
+
+    /// A frame was begun and nothing more of it came.
+    pub fn on_frame_stalled(&mut self, socket: SocketId) {
+        self.metrics.connections_idle_closed.increment();
+        let peer = self.peer_of(socket);
+        tracing::warn!(%peer, "closed: a request was begun and not finished");
+    }
+
+    pub(super) fn peer_of(&self, socket: SocketId) -> String {
+        let peer = self
+            .connections
+            .get(&socket)
+            .and_then(|connection| connection.context.peer);
+        peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
+    }
+
+    /// Ends a request: its answer takes its place, and what is ready leaves in order.
+    pub(super) fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+        let charge = Charge {
+            receive_bytes: origin.charge_bytes,
+            fetch_bytes,
+        };
+        self.finish(origin, Some(Response { parts, charge }));
+    }
+
+    pub(super) fn finish(&mut self, origin: &Origin, response: Option<Response>) {
+        let time = match origin.kind {
+            RequestKind::Produce => &self.metrics.produce_time,
+            RequestKind::Fetch => &self.metrics.fetch_time,
+            RequestKind::Other => &self.metrics.request_time,
+        };
+        time.observe(origin.arrived_at.elapsed());
+        let Some(connection) = self.connections.get_mut(&origin.socket) else {
+            let unanswered = Charge {
+                receive_bytes: origin.charge_bytes,
+                fetch_bytes: 0,
+            };
+            self.on_sent(response.map_or(unanswered, |response| response.charge));
+            return;
+        };
+        if response.is_none() {
+            self.receive_budget.release(origin.charge_bytes);
+        }
+        connection.complete(origin.place, response);
+        self.send_ready(origin.socket);
+    }
+
+    /// Ends a connection at this request: what came before it is still answered.
+    pub(super) fn close_at(&mut self, origin: &Origin) {
+        self.receive_budget.release(origin.charge_bytes);
+        if let Some(connection) = self.connections.get_mut(&origin.socket) {
+            connection.close_at(origin.place);
+            self.send_ready(origin.socket);
+        }
+    }
+
+    pub(super) fn send_ready(&mut self, socket: SocketId) {
+        let Some(connection) = self.connections.get_mut(&socket) else {
+            return;
+        };
+        let mut ready = Vec::new();
+        let close = connection.take_ready(&mut ready);
+        if ready.is_empty() {
+            self.effects.push(Effect::ReadAgain(socket));
+        }
+        for response in ready {
+            self.effects.push(Effect::Respond(socket, response));
+        }
+        if close {
+            self.effects.push(Effect::CloseAfterSend(socket));
+        }
+    }
+
+    /// What the engine is to do since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Closes connections that asked nothing for too long. One that waits for an answer is not idle.
+    pub(super) fn close_idle(&mut self, now: Now) {
+        if now.monotonic_ms < self.idle_look_ms {
+            return;
+        }
+        self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
+        let timeout_ms = self.settings.connection_idle_timeout_ms;
+        for (socket, connection) in &self.connections {
+            if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
+                self.metrics.connections_idle_closed.increment();
+                self.effects.push(Effect::Close(*socket));
+            }
+        }
+    }
+}
