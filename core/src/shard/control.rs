@@ -32,7 +32,6 @@ pub(super) const TOKEN_SPACE: u32 = 3;
 /// Of the machine that reads its entries back.
 pub(super) const READ_SPACE: u32 = 4;
 const SEGMENT_BYTES: u64 = 64 << 20;
-const RESOURCE_TOPIC: i8 = 2;
 
 /// The partition whose log group 0 is.
 pub(super) const GROUP_ZERO: PartitionKey = PartitionKey {
