@@ -1,0 +1,193 @@
+//! Asks the owners what there is, and waits if it is too little.
+
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::ids::PartitionKey;
+
+use super::{Found, PARTS_MAX, PLAN_BYTES_MIN, Phase, ROUND_MASK, ROUND_SHIFT, part_bytes};
+use crate::shard::partition::{PartitionAnswer, PartitionOp};
+use crate::shard::{Now, Pending, ReplyTo, Shard, ShardRequest};
+
+impl Shard {
+    /// Asks every owner again.
+    pub(super) fn read_all(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        pending.phase = Phase::Reading;
+        pending.round = pending.round.wrapping_add(1) & ROUND_MASK;
+        pending.missing = pending.wanted.len();
+        let round = pending.round;
+        // A cold range is read as a whole and may end a batch later than asked: one that could never be
+        // read into this shard's fetch memory would never be served.
+        let bytes_max = pending.max_bytes.min(self.fetch_budget.limit_bytes() / 2);
+        // Owners plan for the whole answer each: with many partitions most of it would be thrown away.
+        let share = (2 * pending.max_bytes / pending.wanted.len().max(1)).max(PLAN_BYTES_MIN);
+        let bytes_max = bytes_max.min(share);
+        let asks: Vec<(PartitionKey, PartitionOp)> = pending
+            .wanted
+            .iter_mut()
+            .map(|wanted| {
+                wanted.found = None;
+                let (offset, leader_epoch) = (wanted.offset, wanted.leader_epoch);
+                let max_bytes = wanted.max_bytes.min(bytes_max);
+                (
+                    wanted.key,
+                    PartitionOp::Fetch {
+                        offset,
+                        max_bytes,
+                        leader_epoch,
+                    },
+                )
+            })
+            .collect();
+        if asks.is_empty() {
+            self.on_all_read(now, disk, id);
+            return;
+        }
+        for (part, (key, op)) in asks.into_iter().enumerate() {
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: round << ROUND_SHIFT | part as u32,
+            };
+            self.ask_partition(now, disk, reply, key, op);
+        }
+    }
+
+    pub(in crate::shard) fn on_fetched(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        reply: ReplyTo,
+        answer: PartitionAnswer,
+    ) {
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&reply.pending) else {
+            return;
+        };
+        if reply.part >> ROUND_SHIFT != pending.round {
+            return;
+        }
+        let part = (reply.part as usize) & (PARTS_MAX - 1);
+        let Some(wanted) = pending.wanted.get_mut(part) else {
+            return;
+        };
+        let found = match answer {
+            PartitionAnswer::Watching { moved } => {
+                if moved && pending.phase == Phase::Waiting {
+                    self.read_again(now, disk, reply.pending);
+                }
+                return;
+            }
+            // A watch that could not be set, since the partition is gone or opens again: the read says why.
+            PartitionAnswer::Failed(..) if pending.phase == Phase::Waiting => {
+                self.read_again(now, disk, reply.pending);
+                return;
+            }
+            PartitionAnswer::Fetched {
+                error,
+                plan,
+                high_watermark,
+                log_start_offset,
+            } => Found {
+                error,
+                parts: plan.parts,
+                high_watermark,
+                log_start_offset,
+            },
+            PartitionAnswer::Failed(error, _) => Found {
+                error,
+                parts: Vec::new(),
+                high_watermark: -1,
+                log_start_offset: -1,
+            },
+            _ => return,
+        };
+        if pending.phase != Phase::Reading || wanted.found.is_some() {
+            return;
+        }
+        wanted.high_watermark = found.high_watermark;
+        wanted.found = Some(found);
+        pending.missing -= 1;
+        if pending.missing == 0 {
+            self.on_all_read(now, disk, reply.pending);
+        }
+    }
+
+    /// All owners have answered: enough to send, or wait.
+    pub(super) fn on_all_read(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let bytes: usize = pending
+            .wanted
+            .iter()
+            .flat_map(|wanted| &wanted.found)
+            .flat_map(|found| &found.parts)
+            .map(part_bytes)
+            .sum();
+        let enough = pending.has_failed() || bytes >= pending.min_bytes;
+        if enough || pending.expired || self.stopping {
+            self.load(now, disk, id);
+            return;
+        }
+        pending.wait(id, &mut self.timers);
+        let round = pending.round;
+        let asks: Vec<(PartitionKey, i64)> = pending
+            .wanted
+            .iter_mut()
+            .map(|wanted| {
+                wanted.found = None;
+                (wanted.key, wanted.high_watermark)
+            })
+            .collect();
+        for (part, (key, high_watermark)) in asks.into_iter().enumerate() {
+            let reply = ReplyTo {
+                shard: self.own,
+                pending: id,
+                part: round << ROUND_SHIFT | part as u32,
+            };
+            self.ask_partition(now, disk, reply, key, PartitionOp::Watch { high_watermark });
+        }
+    }
+
+    pub(in crate::shard) fn on_wake(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo) {
+        if let Some(Pending::Fetch(pending)) = self.pending.get(&reply.pending)
+            && pending.phase == Phase::Waiting
+            && reply.part >> ROUND_SHIFT == pending.round
+        {
+            self.read_again(now, disk, reply.pending);
+        }
+    }
+
+    /// Ends a wait: no watch of it is left behind.
+    pub(super) fn read_again(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        self.unwatch(id);
+        self.read_all(now, disk, id);
+    }
+
+    pub(in crate::shard) fn on_fetch_deadline(&mut self, now: Now, disk: &mut dyn Disk, id: u64) {
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        pending.expired = true;
+        if pending.phase == Phase::Waiting {
+            self.read_again(now, disk, id);
+        }
+    }
+
+    /// Takes the watches of a fetch back.
+    pub(super) fn unwatch(&mut self, id: u64) {
+        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
+            return;
+        };
+        let keys: Vec<PartitionKey> = pending.wanted.iter().map(|wanted| wanted.key).collect();
+        for key in keys {
+            let owner = self.owner_of(&key);
+            if owner == usize::from(self.own) {
+                self.partitions.unwatch(&key, self.own, id);
+            } else {
+                self.send(owner, ShardRequest::Unwatch(key, self.own, id));
+            }
+        }
+    }
+}
