@@ -6,7 +6,7 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `list_offsets`, `cold` (reads
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `cold` (reads
 //! that are verified before they are sent), `admin` (answers from the metadata image), `control` and
 //! `plan` (group 0, on shard 0), `partition`, `append` and `partitions` (the owner's side), `budget`,
 //! `timers`.
@@ -21,6 +21,7 @@ mod cold;
 mod connection;
 mod control;
 mod fetch;
+mod fetch_session;
 mod list_offsets;
 mod messages;
 mod partition;
@@ -127,6 +128,7 @@ pub struct Shard {
     cold: cold::ColdReads,
     receive_budget: Budget,
     fetch_budget: Budget,
+    fetch_sessions: fetch_session::FetchSessions,
     timers: TimerWheel<Timer>,
     effects: Vec<Effect>,
     answers: Answers,
@@ -172,6 +174,12 @@ impl Shard {
             connections: HashMap::new(),
             pending: HashMap::new(),
             next_pending: 0,
+            fetch_sessions: fetch_session::FetchSessions::new(
+                own,
+                seed.directory.directory.start_counter(),
+                // A quarter of what is kept aside.
+                share / 5 / 4,
+            ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),

@@ -145,6 +145,10 @@ impl Shard {
             .partitions_opening
             .set(self.partitions.opening() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
+        self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
+        self.metrics
+            .fetch_sessions_used_bytes
+            .set(self.fetch_sessions.used_bytes() as i64);
         let parked = self
             .pending
             .values()

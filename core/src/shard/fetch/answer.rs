@@ -1,10 +1,15 @@
 //! The last step of a fetch: what was found becomes the answer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use tidelog_net::hot::FetchResponse;
 use tidelog_net::response::{ResponsePiece, encode_fetch_response};
 
+use crate::shard::fetch_session::SessionUse;
 use crate::shard::{Pending, SendPart, Shard};
+
+/// Which wanted partition is at a place (topic, partition) of the answer.
+type Places = HashMap<(usize, usize), usize>;
 
 impl Shard {
     pub(super) fn finish_fetch(&mut self, id: u64) {
@@ -12,7 +17,7 @@ impl Shard {
             return;
         };
         self.forget_fetch(pending.origin.socket, id);
-        let mut places = std::collections::HashMap::new();
+        let mut places = Places::new();
         for (at, wanted) in pending.wanted.iter().enumerate() {
             places.insert((wanted.topic_at, wanted.partition_at), at);
             let place = pending
@@ -37,6 +42,9 @@ impl Shard {
                 }
             }
             self.metrics.fetched_bytes.add(place.records_len as u64);
+        }
+        if let Some(session) = &pending.session {
+            self.tell_session(session, &mut pending.response, &mut places);
         }
         let pieces = match encode_fetch_response(
             pending.origin.version,
@@ -66,5 +74,36 @@ impl Shard {
             }
         }
         self.respond(&pending.origin, parts, pending.fetch_charge);
+    }
+
+    /// Leaves in an incremental answer only what changed, and notes what is told.
+    fn tell_session(&mut self, session: &SessionUse, response: &mut FetchResponse, places: &mut Places) {
+        if let Err(error) = self.fetch_sessions.check(session) {
+            if session.is_incremental {
+                response.error = error;
+                response.topics.clear();
+                places.clear();
+            }
+            // A full answer holds by itself; the client is not told of a session.
+            return;
+        }
+        response.session_id = session.id;
+        let before = std::mem::take(places);
+        for (topic_at, mut topic) in std::mem::take(&mut response.topics).into_iter().enumerate() {
+            let changed = self.fetch_sessions.told(session, &topic);
+            let partitions = std::mem::take(&mut topic.partitions);
+            for (partition_at, (partition, changed)) in partitions.into_iter().zip(changed).enumerate() {
+                if session.is_incremental && !changed {
+                    continue;
+                }
+                if let Some(at) = before.get(&(topic_at, partition_at)) {
+                    places.insert((response.topics.len(), topic.partitions.len()), *at);
+                }
+                topic.partitions.push(partition);
+            }
+            if !session.is_incremental || !topic.partitions.is_empty() {
+                response.topics.push(topic);
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A fetch that waits holds only its request: answers with too little are dropped, the owners are
 //! asked to tell when a high watermark moves, and everything is read again then or at the deadline.
-//! Every requested partition is named in the answer; those that no longer fit have no records.
+//! Every requested partition is named in the answer; those that no longer fit have no records. In a fetch
+//! session, only those that changed are.
 
 mod answer;
 mod load;
@@ -14,6 +15,7 @@ use tidelog_net::hot::FetchResponse;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
+use super::fetch_session::SessionUse;
 use super::timers::TimerWheel;
 use super::{Origin, Pending, SendPart, Shard, SocketId, Timer};
 
@@ -75,6 +77,7 @@ pub(super) struct PendingFetch {
     records: Vec<Vec<SendPart>>,
     loading: usize,
     fetch_charge: usize,
+    session: Option<SessionUse>,
 }
 
 /// Answers carry the round in the upper bits of their part.

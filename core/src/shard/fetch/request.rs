@@ -18,16 +18,19 @@ impl Shard {
         disk: &mut dyn Disk,
         origin: Origin,
         context: &RequestContext,
-        request: FetchRequest,
+        mut request: FetchRequest,
     ) {
         let by_id = origin.version >= 13;
         let image = std::sync::Arc::clone(&self.image);
         let mut response = FetchResponse::default();
         let mut wanted = Vec::new();
-        if request.session_id != 0 {
-            // Sessions are not kept: the client falls back to full requests.
-            response.error = ErrorCode::FetchSessionIdNotFound;
-        }
+        let begun = self
+            .fetch_sessions
+            .begin(now.monotonic_ms, by_id, &mut request, &self.metrics);
+        let session = begun.unwrap_or_else(|error| {
+            response.error = error;
+            None
+        });
         for (topic_at, topic) in request.topics.iter().enumerate() {
             if !response.error.is_ok() {
                 break;
@@ -87,12 +90,14 @@ impl Shard {
                 partitions,
             });
         }
-        // Who is served first changes from fetch to fetch of a connection, so that no partition starves.
+        // Who is served first changes from fetch to fetch of a connection (a session knows who waits longest), so that no partition starves.
         let turn = self
             .connections
             .get_mut(&origin.socket)
             .map_or(0, Connection::next_fetch_turn);
-        if !wanted.is_empty() {
+        if let Some(session) = session.as_ref().filter(|session| session.is_incremental) {
+            wanted.sort_by_key(|wanted| session.turn(wanted.topic_at, wanted.partition_at));
+        } else if !wanted.is_empty() {
             let turn = turn % wanted.len();
             wanted.rotate_left(turn);
         }
@@ -122,6 +127,7 @@ impl Shard {
             records: Vec::new(),
             loading: 0,
             fetch_charge: 0,
+            session,
         };
         let socket = pending.origin.socket;
         let id = self.add_pending(Pending::Fetch(pending));
