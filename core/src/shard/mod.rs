@@ -8,7 +8,7 @@
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `cold` (reads
 //! that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `partition`, `append` and `partitions` (the owner's side), `budget`,
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the owner's side), `budget`,
 //! `timers`.
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
@@ -26,9 +26,11 @@ mod list_offsets;
 mod messages;
 mod partition;
 mod partitions;
+mod parts;
 mod plan;
 mod produce;
 mod requests;
+mod silence;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -116,6 +118,7 @@ pub struct Shard {
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
     leader_epochs: HashMap<PartitionKey, i32>,
+    silence: crate::mesh::SilenceWatch,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
     /// Not read because of the backlog; told to read again when it is short.
@@ -169,6 +172,7 @@ impl Shard {
             image: Arc::new(MetadataImage::default()),
             leader_epochs: HashMap::new(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
+            silence: crate::mesh::SilenceWatch::new(endpoint.beats().clone(), seed.settings.shard_silent_ms),
             endpoint,
             held_back: HashSet::new(),
             connections: HashMap::new(),

@@ -99,6 +99,19 @@ impl PendingFetch {
         }
     }
 
+    /// The parts that wait for their owner, for what it says or for a wake.
+    pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
+        let parts = (0..).zip(&self.wanted).filter(|(_, wanted)| match self.phase {
+            Phase::Reading => wanted.found.is_none(),
+            Phase::Waiting => true,
+            Phase::Loading => false,
+        });
+        let round = self.round << ROUND_SHIFT;
+        parts
+            .map(|(at, wanted): (u32, _)| (round | at, wanted.key))
+            .collect()
+    }
+
     fn has_failed(&self) -> bool {
         let mut found = self.wanted.iter().flat_map(|wanted| &wanted.found);
         !self.response.error.is_ok() || found.any(|found| !found.error.is_ok())

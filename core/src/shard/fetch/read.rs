@@ -3,9 +3,10 @@
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
-use super::{Found, PARTS_MAX, PLAN_BYTES_MIN, Phase, ROUND_MASK, ROUND_SHIFT, part_bytes};
+use super::{Found, PARTS_MAX, PLAN_BYTES_MIN, Phase, ROUND_MASK, ROUND_SHIFT, Wanted, part_bytes};
 use crate::shard::partition::{PartitionAnswer, PartitionOp};
-use crate::shard::{Now, Pending, ReplyTo, Shard, ShardRequest};
+use crate::shard::silence::SILENT_FETCH_WAIT_MS;
+use crate::shard::{Now, Pending, ReplyTo, Shard, ShardRequest, Timer};
 
 impl Shard {
     /// Asks every owner again.
@@ -125,12 +126,20 @@ impl Shard {
             .flat_map(|found| &found.parts)
             .map(part_bytes)
             .sum();
-        let enough = pending.has_failed() || bytes >= pending.min_bytes;
+        let told = pending.has_failed() && !self.has_only_silence(id);
+        let Some(Pending::Fetch(pending)) = self.pending.get_mut(&id) else {
+            return;
+        };
+        let enough = told || bytes >= pending.min_bytes;
         if enough || pending.expired || self.stopping {
             self.load(now, disk, id);
             return;
         }
         pending.wait(id, &mut self.timers);
+        if pending.has_failed() {
+            let at_ms = now.monotonic_ms + SILENT_FETCH_WAIT_MS;
+            self.timers.set(at_ms, Timer::FetchDeadline(id));
+        }
         let round = pending.round;
         let asks: Vec<(PartitionKey, i64)> = pending
             .wanted
@@ -146,8 +155,22 @@ impl Shard {
                 pending: id,
                 part: round << ROUND_SHIFT | part as u32,
             };
-            self.ask_partition(now, disk, reply, key, PartitionOp::Watch { high_watermark });
+            if !self.endpoint.is_silent(self.owner_of(&key)) {
+                self.ask_partition(now, disk, reply, key, PartitionOp::Watch { high_watermark });
+            }
         }
+    }
+
+    /// Whether all that failed are partitions of silent shards, which is not told at once.
+    fn has_only_silence(&self, id: u64) -> bool {
+        let Some(Pending::Fetch(pending)) = self.pending.get(&id) else {
+            return false;
+        };
+        let has_failed = |wanted: &&Wanted| wanted.found.as_ref().is_some_and(|found| !found.error.is_ok());
+        let mut failed = pending.wanted.iter().filter(has_failed);
+        self.endpoint.has_silent()
+            && pending.response.error.is_ok()
+            && failed.all(|wanted| self.endpoint.is_silent(self.owner_of(&wanted.key)))
     }
 
     pub(in crate::shard) fn on_wake(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo) {
