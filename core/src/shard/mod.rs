@@ -6,10 +6,10 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `list_offsets`, `cold` (reads
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `cold` (reads
 //! that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `partition`, `append` and `partitions` (the owner's side), `budget`,
-//! `timers`, `slab` (tables without hashing).
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
+//! owner's side), `budget`, `timers`, `slab` (tables without hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
 //! and sockets are not read meanwhile; a fetch that waits holds only its request.
@@ -21,13 +21,16 @@ mod cold;
 mod connection;
 mod control;
 mod fetch;
+mod fetch_session;
 mod list_offsets;
 mod messages;
 mod partition;
 mod partitions;
+mod parts;
 mod plan;
 mod produce;
 mod requests;
+mod silence;
 mod slab;
 mod sockets;
 #[cfg(test)]
@@ -119,6 +122,7 @@ pub struct Shard {
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
     leader_epochs: FastMap<PartitionKey, i32>,
+    silence: crate::mesh::SilenceWatch,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
     /// Not read because of the backlog; told to read again when it is short.
@@ -130,6 +134,7 @@ pub struct Shard {
     cold: cold::ColdReads,
     receive_budget: Budget,
     fetch_budget: Budget,
+    fetch_sessions: fetch_session::FetchSessions,
     timers: TimerWheel<Timer>,
     effects: Vec<Effect>,
     answers: Answers,
@@ -170,10 +175,17 @@ impl Shard {
             image: Arc::new(MetadataImage::default()),
             leader_epochs: FastMap::default(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
+            silence: crate::mesh::SilenceWatch::new(endpoint.beats().clone(), seed.settings.shard_silent_ms),
             endpoint,
             held_back: HashSet::new(),
             connections: Connections::default(),
             pending: Slab::default(),
+            fetch_sessions: fetch_session::FetchSessions::new(
+                own,
+                seed.directory.directory.start_counter(),
+                // A quarter of what is kept aside.
+                share / 5 / 4,
+            ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),

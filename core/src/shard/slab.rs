@@ -157,10 +157,7 @@ mod tests {
             slab.get(&first).is_none() && slab.get_mut(&first).is_none(),
             "under another id"
         );
-        assert_eq!(
-            slab.iter().collect::<Vec<_>>(),
-            [(third, &'c'), (second, &'b')]
-        );
+        assert_eq!(slab.iter().collect::<Vec<_>>(), [(third, &'c'), (second, &'b')]);
         slab.remove(&second);
         assert!(!slab.is_empty());
         slab.remove(&third);

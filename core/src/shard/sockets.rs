@@ -103,7 +103,9 @@ impl Shard {
     }
 
     pub(super) fn is_backlogged(&self) -> bool {
-        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
+        // What a silent shard is kept from is no reason to keep clients of the others waiting.
+        let mut backlogs = self.backlog.iter().enumerate();
+        backlogs.any(|(shard, kept)| kept.len() >= BACKLOG_MAX && !self.endpoint.is_silent(shard))
     }
 
     /// The client announced a frame that this shard could never hold.
