@@ -3,6 +3,7 @@
 //! Group commit, for each file: the next sync starts when the last one completed, and takes along whatever
 //! was written meanwhile. Syncs go through the ring, writes are plain system calls.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -33,17 +34,50 @@ pub enum Sync {
 
 struct File {
     appender: Appender,
-    /// Written, not yet in a sync.
-    waiting: Vec<(usize, Answer)>,
+    /// Written, not yet in a sync: connection, and number of the append on it.
+    waiting: Vec<(usize, u64)>,
     /// In the sync that is in flight.
-    syncing: Vec<(usize, Answer)>,
+    syncing: Vec<(usize, u64)>,
     is_syncing: bool,
+}
+
+/// Answers of one connection, which go out in the order of the requests, as a broker's do.
+#[derive(Default)]
+struct InOrder {
+    /// Number of the first one that waits.
+    first: u64,
+    answers: VecDeque<(Answer, bool)>,
+}
+
+impl InOrder {
+    /// Takes an answer that must wait and returns its number.
+    fn push(&mut self, answer: Answer) -> u64 {
+        self.answers.push_back((answer, false));
+        self.first + self.answers.len() as u64 - 1
+    }
+
+    fn is_durable(&mut self, number: u64) {
+        let at = number.checked_sub(self.first).map(|at| at as usize);
+        if let Some((_, is_durable)) = at.and_then(|at| self.answers.get_mut(at)) {
+            *is_durable = true;
+        }
+    }
+
+    /// The next answer that nothing before it holds back.
+    fn pop(&mut self) -> Option<Answer> {
+        let (answer, _) = self.answers.pop_front_if(|(_, is_durable)| *is_durable)?;
+        self.first += 1;
+        Some(answer)
+    }
 }
 
 pub struct Append {
     files: Vec<File>,
     sync: Sync,
+    /// Files with appends that wait for a sync.
     dirty: Vec<usize>,
+    /// By connection.
+    in_order: Vec<InOrder>,
 }
 
 impl Append {
@@ -60,6 +94,7 @@ impl Append {
             files: (0..count).map(file).collect::<io::Result<_>>()?,
             sync,
             dirty: Vec::new(),
+            in_order: Vec::new(),
         })
     }
 
@@ -84,7 +119,11 @@ impl Append {
                 if file.waiting.is_empty() {
                     self.dirty.push(number);
                 }
-                file.waiting.push((connection, answer));
+                if self.in_order.len() <= connection {
+                    self.in_order.resize_with(connection + 1, InOrder::default);
+                }
+                file.waiting
+                    .push((connection, self.in_order[connection].push(answer)));
             }
         }
         Ok(())
@@ -130,7 +169,15 @@ impl Service for Append {
             return Err(io::Error::from_raw_os_error(-result));
         }
         self.files[file].is_syncing = false;
-        answers.append(&mut self.files[file].syncing);
+        let durable = std::mem::take(&mut self.files[file].syncing);
+        for (connection, number) in &durable {
+            self.in_order[*connection].is_durable(*number);
+        }
+        for (connection, _) in durable {
+            while let Some(answer) = self.in_order[connection].pop() {
+                answers.push((connection, answer));
+            }
+        }
         Ok(())
     }
 }
@@ -140,4 +187,25 @@ fn take<const N: usize>(bytes: &[u8], at: usize) -> io::Result<[u8; N]> {
     found
         .copied()
         .ok_or_else(|| io::Error::other("a request is too short"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_wait_for_those_before_them() {
+        let mut in_order = InOrder::default();
+        let numbers: Vec<u64> = (0..3u8)
+            .map(|n| in_order.push([n; APPEND_ANSWER_BYTES]))
+            .collect();
+        in_order.is_durable(numbers[1]);
+        assert_eq!(in_order.pop(), None, "the first is not durable");
+        in_order.is_durable(numbers[0]);
+        assert_eq!(in_order.pop(), Some([0; APPEND_ANSWER_BYTES]));
+        assert_eq!(in_order.pop(), Some([1; APPEND_ANSWER_BYTES]));
+        assert_eq!(in_order.pop(), None);
+        in_order.is_durable(numbers[2]);
+        assert_eq!(in_order.pop(), Some([2; APPEND_ANSWER_BYTES]));
+    }
 }

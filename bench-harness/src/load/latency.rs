@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use hdrhistogram::Histogram;
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tidelog_net::StrBytes;
 use tidelog_net::frame::FrameDecoder;
 use tidelog_net::hot::{FetchPartition, FetchRequest, FetchTopic};
@@ -25,8 +25,6 @@ use super::report::{Work, latencies, note};
 use super::template::Template;
 use crate::limits::{FRAME_BYTES_MAX, LOAD_IN_FLIGHT_MAX, LOAD_RATE_MAX, LOAD_STALL};
 
-const PRODUCER: u64 = 0;
-const CONSUMER: u64 = 1;
 const READ_BYTES: usize = 64 * 1024;
 
 /// How to send.
@@ -69,9 +67,8 @@ pub fn run(
     }
     // The kernel may otherwise wake a sleeper 50 us late; that a run works without is no reason to fail.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(LoadError::io("epoll"))?;
-    let producer = Socket::new(&poll, producer, PRODUCER)?;
-    let consumer = consumer.map(|c| Socket::new(&poll, c, CONSUMER)).transpose()?;
+    let producer = Socket::new(producer)?;
+    let consumer = consumer.map(Socket::new).transpose()?;
     let records = (options.duration.as_secs_f64() * options.rate as f64) as u64;
     let mut run = Run {
         templates,
@@ -96,25 +93,22 @@ pub fn run(
     if run.consumer.is_some() {
         run.fetch()?;
     }
-    let mut events: Vec<epoll::Event> = Vec::with_capacity(8);
     while !run.is_done() {
         run.send_due()?;
-        let wait = Timespec::try_from(run.wait()).map_err(|_| LoadError::Options("rate".to_owned()))?;
-        events.clear();
-        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other.map_err(LoadError::io("epoll"))?,
-        };
-        if events.is_empty() && run.sent == run.records {
-            return Err(LoadError::Stalled {
-                seconds: LOAD_STALL.as_secs(),
-                in_flight: run.sent - run.acked,
-            });
-        }
-        for event in &events {
-            match event.data.u64() {
-                PRODUCER => run.take_acks()?,
-                _ => run.take_arrivals()?,
+        match run.sleep()? {
+            Ready { nothing: true, .. } if run.sent == run.records => {
+                return Err(LoadError::Stalled {
+                    seconds: LOAD_STALL.as_secs(),
+                    in_flight: run.sent - run.acked,
+                });
+            }
+            ready => {
+                if ready.producer {
+                    run.take_acks()?;
+                }
+                if ready.consumer {
+                    run.take_arrivals()?;
+                }
             }
         }
     }
@@ -125,6 +119,13 @@ pub fn run(
     measured.work.wall = run.started.elapsed();
     measured.work.generator_cpu_s = thread_cpu_s() - cpu_before_s;
     Ok(measured)
+}
+
+/// Which sockets have something to say.
+struct Ready {
+    producer: bool,
+    consumer: bool,
+    nothing: bool,
 }
 
 struct Run<'a> {
@@ -162,6 +163,27 @@ impl Run<'_> {
             self.due(self.sent).saturating_duration_since(Instant::now())
         } else {
             LOAD_STALL
+        }
+    }
+
+    /// Sleeps until a socket is ready or the next record is due. Not epoll, whose timeout has whole
+    /// milliseconds.
+    fn sleep(&self) -> Result<Ready, LoadError> {
+        let wait = Timespec::try_from(self.wait()).map_err(|_| LoadError::Options("rate".to_owned()))?;
+        let consumer = self.consumer.as_ref().unwrap_or(&self.producer);
+        let mut sockets = [self.producer.interest(), consumer.interest()];
+        match poll(&mut sockets, Some(&wait)) {
+            Ok(count) => Ok(Ready {
+                producer: !sockets[0].revents().is_empty(),
+                consumer: self.consumer.is_some() && !sockets[1].revents().is_empty(),
+                nothing: count == 0,
+            }),
+            Err(rustix::io::Errno::INTR) => Ok(Ready {
+                producer: false,
+                consumer: false,
+                nothing: false,
+            }),
+            Err(error) => Err(LoadError::io("poll")(error)),
         }
     }
 
@@ -284,18 +306,25 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(poll: &std::os::fd::OwnedFd, stream: TcpStream, key: u64) -> Result<Self, LoadError> {
+    fn new(stream: TcpStream) -> Result<Self, LoadError> {
         stream
             .set_nonblocking(true)
             .map_err(LoadError::io("non-blocking socket"))?;
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(poll, &stream, epoll::EventData::new_u64(key), interest)
-            .map_err(LoadError::io("epoll"))?;
         Ok(Self {
             stream,
             output: BytesMut::new(),
             input: BytesMut::new(),
         })
+    }
+
+    fn interest(&self) -> PollFd<'_> {
+        let is_full = !self.output.is_empty();
+        let write = if is_full {
+            PollFlags::OUT
+        } else {
+            PollFlags::empty()
+        };
+        PollFd::new(&self.stream, PollFlags::IN | write)
     }
 
     fn flush(&mut self) -> Result<(), LoadError> {
@@ -317,6 +346,7 @@ impl Socket {
             self.input.truncate(at + *result.as_ref().unwrap_or(&0));
             match result {
                 Ok(0) => return Err(LoadError::Closed { in_flight: 1 }),
+                Ok(count) if count < READ_BYTES => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(LoadError::io("receiving")(error)),
