@@ -71,7 +71,8 @@ fn table(title: &str, folded: &str, top: usize) -> String {
         }
     }
     let share = |count: u64| count as f64 * 100.0 / total.max(1) as f64;
-    let mut text = format!("# {title}\n\n{total} samples.\n");
+    let mut text =
+        format!("# {title}\n\nWeight of all samples: {total} (with `cpu-clock`, nanoseconds of CPU time).\n");
     for (heading, first, second) in [("Self", &own, &inclusive), ("Inclusive", &inclusive, &own)] {
         let mut rows: Vec<_> = first.iter().collect();
         rows.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn shares_count_a_recursive_symbol_once_a_stack() {
         let text = table("t", "main;a;b 3\nmain;a;a 1\n", 10);
-        assert!(text.contains("4 samples"), "{text}");
+        assert!(text.contains("samples: 4 "), "{text}");
         assert!(text.contains("| 75.0 | 75.0 | `b` |"), "{text}");
         assert!(text.contains("| 100.0 | 25.0 | `a` |"), "{text}");
     }
