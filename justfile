@@ -28,6 +28,23 @@ lint:
 deny:
     cargo deny check
 
+# Our protocol tables against Kafka's own schemas and errors (needs Maven and a JDK)
+schemas:
+    .ci/run schemas
+
+# The fuzz targets, each for a number of executions (nightly compiler): just fuzz FetchRequest runs=1000
+fuzz *ARGS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    arguments=()
+    for argument in {{ARGS}}; do
+        case "$argument" in
+            runs=*) arguments+=(--runs "${argument#runs=}") ;;
+            *) arguments+=("$argument") ;;
+        esac
+    done
+    nice -n 19 fuzz/run.py "${arguments[@]+"${arguments[@]}"}"
+
 # What must pass before a change lands
 ci *PHASES:
     .ci/run {{PHASES}}
