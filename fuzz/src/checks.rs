@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::hint::black_box;
 use tidelog_net::client::decode_response;
 use tidelog_net::frame::{FrameDecoder, SIZE_PREFIX_BYTES};
+use tidelog_net::limits::decode_budget_bytes;
 use tidelog_net::records::{Batches, DecompressError};
 use tidelog_net::walker::{self, Message};
 use tidelog_net::{DecodeError, decode_request};
@@ -107,20 +108,30 @@ pub fn check_message(message: &Message, input: &[u8]) {
     }
 }
 
+/// The budgets to decode with: twice the frame, and what the broker grants. The first refuses most small
+/// messages before the codec sees them, the second lets them through to it.
+fn budgets(frame: &Bytes) -> [usize; 2] {
+    [2 * frame.len(), decode_budget_bytes(frame.len())]
+}
+
 fn check_request(frame: Bytes) {
-    let granted = 2 * frame.len();
-    let (outcome, peak) = peak_of(|| decode_request(frame.clone(), granted));
-    assert_within(peak, granted + CONSTANT_BYTES, &frame);
-    if let Err(DecodeError::Refused { reason }) = outcome {
-        panic!("the walker let through what the codec refuses: {reason}: {frame:?}");
+    for granted in budgets(&frame) {
+        let (outcome, peak) = peak_of(|| decode_request(frame.clone(), granted));
+        assert_within(peak, granted + CONSTANT_BYTES, &frame);
+        assert_walker_was_right(outcome.err(), &frame);
     }
 }
 
 fn check_response(message: &Message, version: i16, frame: Bytes) {
-    let granted = 2 * frame.len();
-    let (outcome, peak) = peak_of(|| decode_response(message.key, version, frame.clone(), granted));
-    assert_within(peak, granted + CONSTANT_BYTES, &frame);
-    if let Err(DecodeError::Refused { reason }) = outcome {
+    for granted in budgets(&frame) {
+        let (outcome, peak) = peak_of(|| decode_response(message.key, version, frame.clone(), granted));
+        assert_within(peak, granted + CONSTANT_BYTES, &frame);
+        assert_walker_was_right(outcome.err(), &frame);
+    }
+}
+
+fn assert_walker_was_right(error: Option<DecodeError>, frame: &Bytes) {
+    if let Some(DecodeError::Refused { reason }) = error {
         panic!("the walker let through what the codec refuses: {reason}: {frame:?}");
     }
 }
