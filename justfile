@@ -63,6 +63,10 @@ e2e-setup:
 clients lines="1000000": build e2e-setup
     {{python}} -u .ci/e2e/check_clients.py --lines {{lines}}
 
+# Java, franz-go, kafka-python and KafkaJS (needs a JDK with Maven, Go and Node)
+clients-all: build e2e-setup
+    python3 -u .ci/e2e/check_more_clients.py
+
 # kill -9 under load, again and again
 kill9 rounds="50": build
     python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
