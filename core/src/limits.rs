@@ -45,5 +45,10 @@ pub const DESCRIPTORS_MIN: u64 = 256;
 /// Descriptors below which the broker warns.
 pub const DESCRIPTORS_RECOMMENDED: u64 = 4_096;
 
+/// Fetch sessions of a shard (Kafka's `max.incremental.fetch.session.cache.slots`); further clients are served without.
+pub const FETCH_SESSIONS_PER_SHARD_MAX: usize = 1_000;
+/// How long a fetch session must have been idle before another may take its place, in milliseconds.
+pub const FETCH_SESSION_IDLE_MS: u64 = 120_000;
+
 const _: () = assert!((NODE_ID_MAX as i64) * 1_024 + 1_023 <= i32::MAX as i64);
 const _: () = assert!(MEMORY_PER_SHARD_BYTES_MIN <= MEMORY_BYTES_MIN);

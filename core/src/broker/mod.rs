@@ -19,7 +19,7 @@ use tidelog_segment_log::disk::StdDisk;
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
-use crate::mesh::{Waker, mesh};
+use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
 use crate::metrics::ShardMetrics;
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
@@ -166,10 +166,17 @@ struct View {
 
 impl ClusterView for View {
     fn shard_metrics(&self) -> ViewFuture<Vec<ShardMetrics>> {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let copies = self
             .metrics
             .iter()
-            .map(|m| m.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .enumerate()
+            .map(|(shard, m)| {
+                let mut copy = m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // A shard that takes no turns cannot say so itself.
+                copy.silent = i64::from(health.get(&format!("shard-{shard}")).is_some());
+                copy
+            })
             .collect();
         Box::pin(std::future::ready(copies))
     }
@@ -297,7 +304,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         started,
     );
 
-    let complete = wait_for_end(running, &health)?;
+    let complete = wait_for_end(running, &health, settings.shard_silent_ms)?;
     if complete {
         directory
             .mark_clean(&mut StdDisk::new())
@@ -324,9 +331,36 @@ fn set_health(health: &Mutex<HealthRegistry>, state: Health, reason: &str) {
         .set("shards", state, reason);
 }
 
+/// How often the shards' turns are looked at.
+const SILENCE_LOOK: Duration = Duration::from_millis(100);
+
+/// Reports shards that take no turns, once when it begins and once when it ends.
+fn report_silence(watch: &mut SilenceWatch, now_ms: u64, silent_ms: u64, health: &Mutex<HealthRegistry>) {
+    for change in watch.look(now_ms, None) {
+        let mut health = health.lock().unwrap_or_else(PoisonError::into_inner);
+        match change {
+            Silence::Began(shard) => {
+                tracing::error!(
+                    shard,
+                    silent_ms,
+                    "the shard takes no turns; requests for its partitions get a retriable error"
+                );
+                let reason =
+                    format!("no turn for {silent_ms} ms; requests for its partitions get a retriable error");
+                health.set(&format!("shard-{shard}"), Health::Degraded, reason);
+            }
+            Silence::Ended(shard, after_ms) => {
+                tracing::warn!(shard, after_ms, "the shard takes turns again");
+                health.remove(&format!("shard-{shard}"));
+            }
+        }
+    }
+}
+
 /// The shards' threads.
 struct Running {
     wakers: Vec<Waker>,
+    beats: Beats,
     shared: Arc<Shared>,
     ready: mpsc::Receiver<crate::shard::ShardReady>,
     ended: tokio::sync::mpsc::UnboundedReceiver<(usize, io::Result<bool>)>,
@@ -346,6 +380,10 @@ fn start_shards(
             "no descriptors for the rings between shards ({error}); raise `ulimit -n`"
         ))
     })?;
+    let beats = endpoints
+        .first()
+        .map(|endpoint| endpoint.beats().clone())
+        .ok_or_else(|| StartupError::usage("shards must be at least 1"))?;
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
         connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -429,6 +467,7 @@ fn start_shards(
     }
     Ok(Running {
         wakers,
+        beats,
         shared,
         ready,
         ended,
@@ -438,7 +477,11 @@ fn start_shards(
 }
 
 /// Waits for a signal, then for the drain. True when every shard closed everything.
-fn wait_for_end(mut running: Running, health: &Mutex<HealthRegistry>) -> Result<bool, StartupError> {
+fn wait_for_end(
+    mut running: Running,
+    health: &Mutex<HealthRegistry>,
+    silent_ms: u64,
+) -> Result<bool, StartupError> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: io::Error| StartupError::machine(format!("signals cannot be received: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -449,8 +492,12 @@ fn wait_for_end(mut running: Running, health: &Mutex<HealthRegistry>) -> Result<
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut watch = SilenceWatch::new(running.beats.clone(), silent_ms);
+        let started = Instant::now();
+        let mut look = tokio::time::interval(SILENCE_LOOK);
         loop {
             tokio::select! {
+                _ = look.tick() => report_silence(&mut watch, started.elapsed().as_millis() as u64, silent_ms, health),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => tracing::info!("SIGHUP: settings cannot be reloaded yet; restart to change them"),

@@ -5,6 +5,9 @@
 //! request ring is told to the caller, who keeps the request; nothing here blocks.
 
 mod parked;
+#[cfg(test)]
+mod parked_model;
+mod silence;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 pub use parked::Doorbell;
+pub use silence::{Beats, Silence, SilenceWatch};
 
 /// The most shards a mesh can join: one bit each in the inbound mask.
 const SHARDS_MAX: usize = crate::limits::SHARDS_MAX as usize;
@@ -53,6 +57,9 @@ struct Peer<Q, A> {
 pub struct Endpoint<Q, A> {
     own: u32,
     own_waker: Waker,
+    beats: Beats,
+    /// Shards that get no request, one bit each: what they are sent waits with the caller.
+    silent: u64,
     peers: Vec<Option<Peer<Q, A>>>,
 }
 
@@ -84,12 +91,15 @@ pub fn mesh<Q, A>(shards: usize) -> rustix::io::Result<Vec<Endpoint<Q, A>>> {
             eventfd: Arc::new(eventfd),
         });
     }
+    let beats = Beats::new(shards);
     let mut endpoints: Vec<Endpoint<Q, A>> = wakers
         .iter()
         .enumerate()
         .map(|(own, waker)| Endpoint {
             own: own as u32,
             own_waker: waker.clone(),
+            beats: beats.clone(),
+            silent: 0,
             peers: (0..shards).map(|_| None).collect(),
         })
         .collect();
@@ -148,15 +158,40 @@ impl<Q, A> Endpoint<Q, A> {
         &self.own_waker.eventfd
     }
 
+    /// The turns of all shards.
+    pub fn beats(&self) -> &Beats {
+        &self.beats
+    }
+
+    /// Counts a turn of this shard.
+    pub fn beat(&self) {
+        self.beats.beat(self.own as usize);
+    }
+
+    /// From now on a shard gets no request, or gets them again.
+    pub fn set_silent(&mut self, shard: usize, silent: bool) {
+        self.silent = self.silent & !(1 << shard) | u64::from(silent) << shard;
+    }
+
+    /// Whether a shard gets no request.
+    pub fn is_silent(&self, shard: usize) -> bool {
+        self.silent & (1 << shard) != 0
+    }
+
+    /// Whether any shard gets no request.
+    pub fn has_silent(&self) -> bool {
+        self.silent != 0
+    }
+
     /// Sends a request that will be answered exactly once.
     ///
     /// # Errors
-    /// The request, when the ring or the credit is used up: keep it and try again later.
+    /// The request, when the ring or the credit is used up, or the peer is silent: keep it and try again later.
     pub fn request(&mut self, to: usize, request: Q) -> Result<(), RingFull<Q>> {
         let Some(peer) = self.peers.get_mut(to).and_then(Option::as_mut) else {
             return Err(RingFull(request));
         };
-        if peer.owed >= peer.credits {
+        if peer.owed >= peer.credits || self.silent & (1 << to) != 0 {
             return Err(RingFull(request));
         }
         match peer.requests_out.push(request) {

@@ -1,39 +1,119 @@
 //! The parked protocol: how a shard is woken exactly when it sleeps.
 //!
-//! One [`Doorbell`] per receiving shard, shared by all senders. *Parked* means that the receiver's
-//! drain task awaits its eventfd.
+//! One [`Doorbell`] per receiving shard, shared by all senders. *Parked* means that the receiver
+//! sleeps in its ring, in which a read of its eventfd waits.
 //!
 //! Sender: push the message, set its own bit in the receiver's inbound mask, `fence(SeqCst)`, load
 //! parked; ring the eventfd only if it is set. Receiver: store parked, `fence(SeqCst)`, look at the
-//! mask and the completion queue again, and only then await.
+//! mask again, and only then sleep; entering the sleep looks at the completion queue again.
 //!
 //! Invariant: with both fences at least one side sees the other's store, so no message is left
 //! behind a sleeping receiver.
+//!
+//! Generic over its [`Atomics`], so that the model in `parked_model.rs` walks through the code that runs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
-/// The shared half: an inbound mask (one bit per sending shard) and the parked flag.
-#[derive(Debug, Default)]
-pub struct Doorbell {
-    inbound: AtomicU64,
-    parked: AtomicBool,
+/// The atomics that a doorbell is made of.
+pub trait Atomics {
+    /// 64 bits.
+    type Mask: Atomic<u64>;
+    /// One bit.
+    type Flag: Atomic<bool>;
+    /// A sequentially consistent fence.
+    fn fence();
 }
 
-impl Doorbell {
+/// What a doorbell does with one atomic.
+pub trait Atomic<T> {
+    /// An atomic that holds `value`.
+    fn new(value: T) -> Self;
+    /// Loads it.
+    fn load(&self, order: Ordering) -> T;
+    /// Stores `value`.
+    fn store(&self, value: T, order: Ordering);
+    /// Stores `value` and answers what it replaced.
+    fn swap(&self, value: T, order: Ordering) -> T;
+    /// Sets the bits of `value` and answers what was there before.
+    fn fetch_or(&self, value: T, order: Ordering) -> T;
+}
+
+/// Those of the standard library.
+#[derive(Debug)]
+pub struct StdAtomics;
+
+impl Atomics for StdAtomics {
+    type Mask = AtomicU64;
+    type Flag = AtomicBool;
+
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// One atomic type of one module, as [`Atomic`].
+macro_rules! atomic {
+    ($atomic:ty, $value:ty) => {
+        impl $crate::mesh::parked::Atomic<$value> for $atomic {
+            fn new(value: $value) -> Self {
+                <$atomic>::new(value)
+            }
+
+            fn load(&self, order: std::sync::atomic::Ordering) -> $value {
+                self.load(order)
+            }
+
+            fn store(&self, value: $value, order: std::sync::atomic::Ordering) {
+                self.store(value, order);
+            }
+
+            fn swap(&self, value: $value, order: std::sync::atomic::Ordering) -> $value {
+                self.swap(value, order)
+            }
+
+            fn fetch_or(&self, value: $value, order: std::sync::atomic::Ordering) -> $value {
+                self.fetch_or(value, order)
+            }
+        }
+    };
+}
+#[cfg(test)]
+pub(super) use atomic;
+
+atomic!(AtomicU64, u64);
+atomic!(AtomicBool, bool);
+
+/// The shared half: an inbound mask (one bit per sending shard) and the parked flag.
+#[derive(Debug)]
+pub struct Doorbell<A: Atomics = StdAtomics> {
+    inbound: A::Mask,
+    parked: A::Flag,
+}
+
+impl<A: Atomics> Default for Doorbell<A> {
+    fn default() -> Self {
+        Self {
+            inbound: Atomic::new(0),
+            parked: Atomic::new(false),
+        }
+    }
+}
+
+impl<A: Atomics> Doorbell<A> {
     /// Called by sender `bit` (below 64) after its message is in the ring. True: the receiver
     /// sleeps and must be woken through its eventfd.
     #[must_use]
     pub fn announce(&self, bit: u32) -> bool {
         self.inbound.fetch_or(1 << bit, Ordering::Release);
-        fence(Ordering::SeqCst);
+        A::fence();
         self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel)
     }
 
-    /// Called by the receiver before it awaits. False: something has come in, do not await.
+    /// Called by the receiver before it sleeps. False: something has come in, do not sleep.
     #[must_use]
     pub fn park(&self) -> bool {
         self.parked.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        A::fence();
         if self.inbound.load(Ordering::Acquire) == 0 {
             return true;
         }
@@ -67,7 +147,7 @@ mod tests {
 
     #[test]
     fn an_announcement_before_parking_keeps_the_receiver_awake() {
-        let bell = Doorbell::default();
+        let bell: Doorbell = Doorbell::default();
         assert!(!bell.announce(3), "nobody sleeps yet");
         assert!(!bell.park(), "the announcement must be seen");
         assert_eq!(bell.take_inbound(), 1 << 3);
@@ -79,7 +159,7 @@ mod tests {
 
     #[test]
     fn no_message_is_left_behind_a_sleeping_receiver() {
-        let bell = Arc::new(Doorbell::default());
+        let bell: Arc<Doorbell> = Arc::new(Doorbell::default());
         let (mut send, mut receive) = rtrb::RingBuffer::<u64>::new(8);
         let (wake_send, wake_receive) = std::sync::mpsc::channel::<()>();
         let sender_bell = Arc::clone(&bell);

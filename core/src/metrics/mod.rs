@@ -214,6 +214,9 @@ shard_metrics! {
         partition_fences: "Partitions fenced after a failed write or sync.",
         checksum_failures: "Stored bytes that did not verify and were not served.",
         guard_denials: "Requests denied by the guard.",
+        fetch_sessions_evicted: "Idle fetch sessions that made room for another.",
+        silence_refusals: "Parts of requests that got an error because their shard takes no turns.",
+        fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
         connections: "Connections open.",
@@ -223,6 +226,9 @@ shard_metrics! {
         receive_budget_used_bytes: "Bytes of the receive pool in use.",
         fetch_budget_used_bytes: "Bytes of the fetch pool in use.",
         segments: "Segments open.",
+        silent: "1 while the shard takes no turns, for longer than shard.silent_ms.",
+        fetch_sessions: "Fetch sessions open.",
+        fetch_sessions_used_bytes: "Bytes that fetch sessions take.",
     }
     histograms {
         produce_time: "Time from the last byte of a Produce request to its answer.",

@@ -188,6 +188,8 @@ pub struct Settings {
     pub rack: Option<String>,
     /// `drain_timeout_ms`
     pub drain_timeout_ms: u64,
+    /// `shard.silent_ms`
+    pub shard_silent_ms: u64,
     /// Every key with its text and source.
     pub origins: BTreeMap<String, Origin>,
 }

@@ -402,6 +402,18 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "shard.silent_ms",
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 1_000,
+            max: 600_000,
+        },
+        unit: "ms",
+        default: "5000",
+        doc: "A shard without a turn for this long is reported, and requests for its partitions get a retriable error.",
+        ..BASE
+    },
+    SettingSpec {
         name: "shards",
         kind: Kind::Integer {
             min: 1,

@@ -165,6 +165,7 @@ impl Values {
             node_id: self.number("node.id")?,
             rack,
             drain_timeout_ms: self.number("drain_timeout_ms")?,
+            shard_silent_ms: self.number("shard.silent_ms")?,
             origins: self.origins,
         })
     }

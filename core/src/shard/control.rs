@@ -101,7 +101,8 @@ struct Current {
     index: EntryIndex,
     /// The version of the image that its records made; 0 until they are applied.
     version: u64,
-    missing: usize,
+    /// Shards that do not serve that image yet, one bit each.
+    awaited: u64,
 }
 
 /// See the file's head.
@@ -333,7 +334,9 @@ impl Shard {
         let image = control.machine.image();
         let shards = self.endpoint.shards();
         if let Some(current) = &mut control.current {
-            current.missing = shards;
+            // One that takes no turns gets the image when it does; until then nothing waits for it.
+            let awaited = (0..shards).filter(|shard| !self.endpoint.is_silent(*shard));
+            current.awaited = awaited.fold(0, |awaited, shard| awaited | 1 << shard);
             current.version = image.version();
         }
         for shard in 1..shards {
@@ -345,7 +348,7 @@ impl Shard {
     }
 
     /// A shard serves what the image of this version asks of it.
-    pub(super) fn on_image_applied(&mut self, now: Now, disk: &mut dyn Disk, version: u64) {
+    pub(super) fn on_image_applied(&mut self, now: Now, disk: &mut dyn Disk, shard: u16, version: u64) {
         let Some(control) = &mut self.control else { return };
         let Some(current) = &mut control.current else {
             return;
@@ -353,12 +356,23 @@ impl Shard {
         if current.version != version {
             return;
         }
-        current.missing = current.missing.saturating_sub(1);
-        if current.missing > 0 {
+        current.awaited &= !(1 << shard);
+        if current.awaited > 0 {
             return;
         }
         if let Some(current) = control.current.take() {
             self.answer_control(now, disk, current.reply, current.answer);
+        }
+    }
+
+    /// A shard takes no turns: no request waits for it to serve an image.
+    pub(super) fn stop_awaiting(&mut self, now: Now, disk: &mut dyn Disk, shard: usize) {
+        let current = self.control.as_ref().and_then(|control| control.current.as_ref());
+        if let Some(version) = current
+            .map(|current| current.version)
+            .filter(|version| *version > 0)
+        {
+            self.on_image_applied(now, disk, shard as u16, version);
         }
     }
 
@@ -437,7 +451,7 @@ impl Shard {
                 records,
                 index,
                 version: 0,
-                missing: 0,
+                awaited: 0,
             });
         }
     }

@@ -14,6 +14,7 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
 use super::partition::{MAX_TIMESTAMP, PartitionAnswer, PartitionOp};
+use super::parts::{Part, take_waiting, waiting};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -34,6 +35,7 @@ struct Search {
     /// Hot and cold pieces of the read under way, in order; a cold one is `None` until it is here.
     pieces: Vec<Option<Vec<Bytes>>>,
     fetch_charge: usize,
+    answered: bool,
 }
 
 pub(super) struct PendingListOffsets {
@@ -46,8 +48,26 @@ pub(super) struct PendingListOffsets {
 pub(super) struct PendingEpochEnd {
     origin: Origin,
     response: kp::OffsetForLeaderEpochResponse,
-    parts: Vec<(usize, usize)>,
+    parts: Vec<Part>,
     missing: usize,
+}
+
+impl PendingListOffsets {
+    /// The parts that wait for their owner; one that reads by itself asks again and is told then.
+    pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
+        let searches = (0..).zip(&self.searches);
+        searches
+            .filter(|(_, search)| !search.answered && search.pieces.is_empty())
+            .map(|(at, search)| (at, search.key))
+            .collect()
+    }
+}
+
+impl PendingEpochEnd {
+    /// The parts that wait for their owner.
+    pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
+        waiting(&self.parts)
+    }
 }
 
 /// What a look into loaded batches gives.
@@ -97,6 +117,7 @@ impl Shard {
                             next: -1,
                             pieces: Vec::new(),
                             fetch_charge: 0,
+                            answered: false,
                         });
                     }
                     _ => answer.error_code = ErrorCode::UnknownTopicOrPartition.code(),
@@ -191,9 +212,13 @@ impl Shard {
         }
     }
 
+    /// A search that goes on; what comes late for one that has ended finds none.
     fn search(&mut self, id: u64, part: usize) -> Option<&mut Search> {
         match self.pending.get_mut(&id) {
-            Some(Pending::ListOffsets(pending)) => pending.searches.get_mut(part),
+            Some(Pending::ListOffsets(pending)) => {
+                let search = pending.searches.get_mut(part);
+                search.filter(|search| !search.answered)
+            }
             _ => None,
         }
     }
@@ -327,6 +352,9 @@ impl Shard {
         let Some(search) = pending.searches.get_mut(part) else {
             return;
         };
+        if std::mem::replace(&mut search.answered, true) {
+            return;
+        }
         self.fetch_budget
             .release(std::mem::take(&mut search.fetch_charge));
         let place = pending
@@ -387,7 +415,7 @@ impl Shard {
                             partition: partition.partition,
                         };
                         let (epoch, leader_epoch) = (partition.leader_epoch, partition.current_leader_epoch);
-                        parts.push((topic_at, partition_at));
+                        parts.push(Part::new(topic_at, partition_at, key));
                         asks.push((key, PartitionOp::EpochEnd { epoch, leader_epoch }));
                     }
                     _ => answer.error_code = ErrorCode::UnknownTopicOrPartition.code(),
@@ -425,17 +453,11 @@ impl Shard {
         let Some(Pending::EpochEnd(pending)) = self.pending.get_mut(&reply.pending) else {
             return;
         };
-        let place = pending
-            .parts
-            .get(reply.part as usize)
-            .and_then(|(topic, partition)| {
-                pending
-                    .response
-                    .topics
-                    .get_mut(*topic)?
-                    .partitions
-                    .get_mut(*partition)
-            });
+        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
+            return;
+        };
+        let topic = pending.response.topics.get_mut(part.topic_at);
+        let place = topic.and_then(|topic| topic.partitions.get_mut(part.partition_at));
         if let Some(place) = place {
             match answer {
                 PartitionAnswer::EpochEnd {

@@ -76,7 +76,7 @@ impl Shard {
             ShardAnswer::Done => {}
             ShardAnswer::Partition(reply, answer) => self.on_partition_answer(now, disk, reply, answer),
             ShardAnswer::Control(reply, answer) => self.on_control_answer(now, disk, reply, answer),
-            ShardAnswer::ImageApplied(version) => self.on_image_applied(now, disk, version),
+            ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }
 
@@ -92,6 +92,8 @@ impl Shard {
         let owner = self.owner_of(&key);
         if owner == usize::from(self.own) {
             self.operate(now, disk, reply, key, op);
+        } else if self.endpoint.is_silent(owner) {
+            self.refuse_silent(reply, &op);
         } else {
             self.send(owner, ShardRequest::Partition(reply, key, op));
         }
@@ -165,9 +167,6 @@ impl Shard {
     }
 
     pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
-        let id = self.next_pending;
-        self.next_pending += 1;
-        self.pending.insert(id, pending);
-        id
+        self.pending.insert(pending)
     }
 }

@@ -13,6 +13,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::parts::{Part, take_waiting, waiting};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -28,9 +29,15 @@ pub(super) struct PendingProduce {
     origin: Origin,
     acks: i16,
     response: ProduceResponse,
-    /// Where in the response each part's answer goes: topic, partition.
-    parts: Vec<(usize, usize)>,
+    parts: Vec<Part>,
     missing: usize,
+}
+
+impl PendingProduce {
+    /// The parts that wait for their owner.
+    pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
+        waiting(&self.parts)
+    }
 }
 
 fn failed(index: i32, error: ErrorCode, message: Option<&str>) -> ProducePartitionResponse {
@@ -95,7 +102,7 @@ impl Shard {
                             topic: topic_id(found),
                             partition: partition.index,
                         };
-                        parts.push((topic_at, partition_at));
+                        parts.push(Part::new(topic_at, partition_at, key));
                         work.push((
                             key,
                             PartitionOp::Produce {
@@ -148,17 +155,11 @@ impl Shard {
         let Some(Pending::Produce(pending)) = self.pending.get_mut(&reply.pending) else {
             return;
         };
-        let place = pending
-            .parts
-            .get(reply.part as usize)
-            .and_then(|(topic, partition)| {
-                pending
-                    .response
-                    .topics
-                    .get_mut(*topic)?
-                    .partitions
-                    .get_mut(*partition)
-            });
+        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
+            return;
+        };
+        let topic = pending.response.topics.get_mut(part.topic_at);
+        let place = topic.and_then(|topic| topic.partitions.get_mut(part.partition_at));
         if let Some(place) = place {
             match answer {
                 PartitionAnswer::Produced {

@@ -103,7 +103,9 @@ impl Shard {
     }
 
     pub(super) fn is_backlogged(&self) -> bool {
-        self.backlog.iter().any(|kept| kept.len() >= BACKLOG_MAX)
+        // What a silent shard is kept from is no reason to keep clients of the others waiting.
+        let mut backlogs = self.backlog.iter().enumerate();
+        backlogs.any(|(shard, kept)| kept.len() >= BACKLOG_MAX && !self.endpoint.is_silent(shard))
     }
 
     /// The client announced a frame that this shard could never hold.
@@ -205,10 +207,10 @@ impl Shard {
         }
         self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
         let timeout_ms = self.settings.connection_idle_timeout_ms;
-        for (socket, connection) in &self.connections {
+        for (socket, connection) in self.connections.iter() {
             if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
                 self.metrics.connections_idle_closed.increment();
-                self.effects.push(Effect::Close(*socket));
+                self.effects.push(Effect::Close(socket));
             }
         }
     }

@@ -36,6 +36,7 @@ impl Shard {
                     if let Some(control) = &mut self.control {
                         control.tick(now, disk);
                     }
+                    self.look_for_silence(now, disk);
                     self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
@@ -70,6 +71,7 @@ impl Shard {
 
     /// Ends a turn: staged appends are written, what is durable is answered, full rings retried.
     pub fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk) {
+        self.endpoint.beat();
         self.deliver(now, disk);
         self.partitions
             .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
@@ -114,10 +116,11 @@ impl Shard {
     /// What the newest image asks of this shard is open, and its terms are on the disk.
     pub(super) fn on_all_open(&mut self, now: Now, disk: &mut dyn Disk) {
         for (from, version) in std::mem::take(&mut self.images_owed) {
-            self.endpoint.answer(from, ShardAnswer::ImageApplied(version));
+            self.endpoint
+                .answer(from, ShardAnswer::ImageApplied(version, self.own));
         }
         if let Some(version) = self.own_image_pending.take() {
-            self.on_image_applied(now, disk, version);
+            self.on_image_applied(now, disk, self.own, version);
         }
         self.say_ready();
     }
@@ -145,6 +148,10 @@ impl Shard {
             .partitions_opening
             .set(self.partitions.opening() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
+        self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
+        self.metrics
+            .fetch_sessions_used_bytes
+            .set(self.fetch_sessions.used_bytes() as i64);
         let parked = self
             .pending
             .values()
@@ -167,7 +174,7 @@ impl Shard {
             .pending
             .iter()
             .filter(|(_, pending)| matches!(pending, Pending::Fetch(_)))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for pending in waiting {
             self.timers.set(now.monotonic_ms, Timer::FetchDeadline(pending));

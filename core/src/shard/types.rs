@@ -139,8 +139,8 @@ pub enum ShardAnswer {
     Partition(ReplyTo, PartitionAnswer),
     /// Group 0's answer.
     Control(ReplyTo, ControlAnswer),
-    /// The receiver serves the image of this version.
-    ImageApplied(u64),
+    /// The sender, a shard, serves the image of this version.
+    ImageApplied(u64, u16),
 }
 
 /// What a shard is made from.

@@ -310,6 +310,7 @@ fn unknown_partitions_and_sessions_are_answered_at_once() {
         );
         let request = FetchRequest {
             session_id: 5,
+            session_epoch: 3,
             ..fetch_request(&[("t", 0, 1)], 60_000, 1)
         };
         let answer = fetched(cluster.ask(client, 12, request));

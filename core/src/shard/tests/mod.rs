@@ -4,6 +4,7 @@ mod chaos;
 mod device;
 mod faults;
 mod fetch;
+mod fetch_sessions;
 mod harness;
 mod hostile;
 mod limits;

@@ -1,0 +1,92 @@
+//! Shards that take no turns: what others do about them.
+//!
+//! A shard that another one sees silent for `shard.silent_ms` is sent nothing more, and every part of a request
+//! that waits for it, or comes later, is answered with a retriable error. Its late answers find the part
+//! answered and are dropped. When it takes turns again, what was kept is sent and all goes on.
+//!
+//! Error codes. For Fetch NOT_LEADER_OR_FOLLOWER, which every client retries by itself (REQUEST_TIMED_OUT
+//! ends a Java consumer with an exception); clients also ask for metadata then, so such an answer is held
+//! back for [`SILENT_FETCH_WAIT_MS`], which bounds both. For everything else REQUEST_TIMED_OUT: clients
+//! back off and retry without asking for metadata, and it does not say that nothing was written.
+
+use tidelog_net::ErrorCode;
+use tidelog_segment_log::disk::Disk;
+
+use super::partition::{PartitionAnswer, PartitionOp};
+use super::{Now, Pending, ReplyTo, Shard, ShardRequest};
+use crate::mesh::Silence;
+
+/// How long a fetch waits, if it may, before it is told that a partition's shard is silent.
+pub(super) const SILENT_FETCH_WAIT_MS: u64 = 500;
+
+const REASON: &str = "the shard of this partition takes no turns";
+
+impl Shard {
+    /// Looks at the other shards; once per tick.
+    pub(super) fn look_for_silence(&mut self, now: Now, disk: &mut dyn Disk) {
+        if self.stopping && self.all_quiet() {
+            // They end one by one.
+            return;
+        }
+        for change in self.silence.look(now.monotonic_ms, Some(usize::from(self.own))) {
+            match change {
+                Silence::Began(shard) => {
+                    self.endpoint.set_silent(shard, true);
+                    self.refuse_waiting(shard);
+                    self.stop_awaiting(now, disk, shard);
+                }
+                Silence::Ended(shard, _) => self.endpoint.set_silent(shard, false),
+            }
+        }
+    }
+
+    /// Answers an operation for a silent shard.
+    pub(super) fn refuse_silent(&mut self, reply: ReplyTo, op: &PartitionOp) {
+        let code = match op {
+            PartitionOp::Fetch { .. } | PartitionOp::Watch { .. } => ErrorCode::NotLeaderOrFollower,
+            _ => ErrorCode::RequestTimedOut,
+        };
+        self.metrics.silence_refusals.increment();
+        self.answers
+            .push((reply, PartitionAnswer::Failed(code, REASON.to_owned())));
+    }
+
+    /// Answers every part that waits for a shard.
+    fn refuse_waiting(&mut self, shard: usize) {
+        // What did not get into the ring is not wanted any more; of images the newest is enough.
+        if let Some(kept) = self.backlog.get_mut(shard) {
+            kept.retain(|request| !matches!(request, ShardRequest::Partition(..)));
+            let images = kept
+                .iter()
+                .filter(|request| matches!(request, ShardRequest::Image(_)));
+            let mut older = images.count().saturating_sub(1);
+            kept.retain(|request| {
+                let is_older = older > 0 && matches!(request, ShardRequest::Image(_));
+                older -= usize::from(is_older);
+                !is_older
+            });
+        }
+        let mut refused = Vec::new();
+        for (id, pending) in self.pending.iter() {
+            let (parts, code) = match pending {
+                Pending::Produce(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::Fetch(pending) => (pending.waiting(), ErrorCode::NotLeaderOrFollower),
+                Pending::ListOffsets(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::EpochEnd(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::Control(_) => continue,
+            };
+            for (part, key) in parts {
+                if self.owner_of(&key) == shard {
+                    let reply = ReplyTo {
+                        shard: self.own,
+                        pending: id,
+                        part,
+                    };
+                    refused.push((reply, PartitionAnswer::Failed(code, REASON.to_owned())));
+                }
+            }
+        }
+        self.metrics.silence_refusals.add(refused.len() as u64);
+        self.answers.append(&mut refused);
+    }
+}
