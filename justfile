@@ -28,6 +28,23 @@ lint:
 deny:
     cargo deny check
 
+# Our protocol tables against Kafka's own schemas and errors (needs Maven and a JDK)
+schemas:
+    .ci/run schemas
+
+# The fuzz targets, each for a number of executions (nightly compiler): just fuzz FetchRequest runs=1000
+fuzz *ARGS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    arguments=()
+    for argument in {{ARGS}}; do
+        case "$argument" in
+            runs=*) arguments+=(--runs "${argument#runs=}") ;;
+            *) arguments+=("$argument") ;;
+        esac
+    done
+    nice -n 19 fuzz/run.py "${arguments[@]+"${arguments[@]}"}"
+
 # What must pass before a change lands
 ci *PHASES:
     .ci/run {{PHASES}}
@@ -45,6 +62,10 @@ e2e-setup:
 # kcat and confluent-kafka with a million lines of text
 clients lines="1000000": build e2e-setup
     {{python}} -u .ci/e2e/check_clients.py --lines {{lines}}
+
+# Java, franz-go, kafka-python and KafkaJS (needs a JDK with Maven, Go and Node)
+clients-all: build e2e-setup
+    python3 -u .ci/e2e/check_more_clients.py
 
 # kill -9 under load, again and again
 kill9 rounds="50": build
