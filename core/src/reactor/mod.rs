@@ -143,6 +143,8 @@ struct Reactor {
     epoch: Instant,
     /// Connections that may go on reading once their budget or their turn allows.
     read_later: Vec<SocketId>,
+    /// Connections with answers queued in this turn that no send has taken.
+    answered: Vec<SocketId>,
     reaped: Vec<Reaped>,
     wake_armed: bool,
     /// What a wake-up reads: a counter nobody looks at.
@@ -167,6 +169,7 @@ impl Reactor {
             shared: start.shared,
             epoch: Instant::now(),
             read_later: Vec::new(),
+            answered: Vec::new(),
             reaped: Vec::new(),
             wake_armed: false,
             wake_count: Box::new([0; 8]),
@@ -287,11 +290,12 @@ impl Reactor {
                     match self.sockets.get(id) {
                         Some(socket) if !socket.is_closing() => {
                             socket.queue(response);
-                            self.send(id)?;
+                            if self.answered.last() != Some(&id) {
+                                self.answered.push(id);
+                            }
                         }
                         _ => self.shard.on_sent(response.charge),
                     }
-                    self.read_frames(now, id)?;
                 }
                 Effect::Close(id) => self.close(id)?,
                 Effect::CloseAfterSend(id) => {
@@ -305,6 +309,11 @@ impl Reactor {
                 }
                 Effect::ReadAgain(id) => self.read_frames(now, id)?,
             }
+        }
+        // Only now: answers of one turn leave a connection in one send.
+        for id in std::mem::take(&mut self.answered) {
+            self.send(id)?;
+            self.read_frames(now, id)?;
         }
         Ok(any)
     }
