@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import pathlib
+import select
 import socket
 import sys
 import time
@@ -99,18 +100,26 @@ def fetch(connection: socket.socket, partition: int) -> int:
 
 
 def while_stopped(checks: Checks, broker: Broker, connections: list[socket.socket]) -> socket.socket | None:
-    served = [connection for connection in connections if is_served(connection, 0.5)]
+    for connection in connections:
+        connection.sendall(wire.request(wire.API_VERSIONS, 0, 1, b""))
+    # Both shards hold some of them; those of the other shard answer long before the shard counts as silent.
+    served, _, _ = select.select(connections, [], [], ANSWER_S_MAX)
     with checks.check("connections of the other shard are answered"):
         expect(0 < len(served) < len(connections), f"{len(served)} of {len(connections)} connections are answered")
     if not served:
         return None
     connection = served[0]
+    wire.read_frame(connection)
     errors: dict[int, int] = {}
+    longest_s = 0.0
     with checks.check("partitions of the stopped shard get a retriable error, the others are written"):
         for partition in range(PARTITIONS):
             started = time.monotonic()
             errors[partition], _ = produce(connection, partition)
-            expect(time.monotonic() - started < ANSWER_S_MAX, f"partition {partition} was answered too late")
+            passed_s = time.monotonic() - started
+            expect(passed_s < ANSWER_S_MAX, f"partition {partition} was answered too late")
+            longest_s = max(longest_s, passed_s)
+        print(f"     the longest wait was {longest_s:.2f} s", flush=True)
         expect_equal(set(errors.values()), {NONE, REQUEST_TIMED_OUT}, f"error codes {errors}")
     with checks.check("fetches as well"):
         for partition, error in errors.items():

@@ -1,5 +1,6 @@
 //! A shard that gets no turns: what the others answer for it, and that all recovers when it comes back.
 
+use tidelog_net::messages as kp;
 use tidelog_net::{ErrorCode, ResponseBody};
 
 use super::harness::{Client, Cluster};
@@ -181,4 +182,42 @@ fn shards_that_all_stood_still_blame_nobody() {
     assert_eq!(cluster.put(client, "t", theirs, batch(&["a"])), 0);
     cluster.advance_ms(1_000);
     assert_eq!(cluster.shard(0).metrics().silence_refusals.get(), 0);
+}
+
+#[test]
+fn nothing_waits_for_ever_for_the_shard_that_keeps_the_metadata() {
+    let (mut cluster, _, _, others) = cluster();
+    let client = cluster.connect(2);
+    cluster.stalled = Some(0);
+    let created = |body| match body {
+        ResponseBody::CreateTopics(body) => (body.topics[0].name.to_string(), body.topics[0].error_code),
+        other => panic!("not a create answer: {other:?}"),
+    };
+    let timed_out = ErrorCode::RequestTimedOut.code();
+    cluster.send(client, 7, create_request("waits", 1, &[]));
+    cluster.advance_ms(BOUND_MS);
+    let (_, body) = cluster.received(client).expect("refused");
+    assert_eq!(created(body), ("waits".to_owned(), timed_out));
+    let body = cluster.ask(client, 7, create_request("comes", 1, &[]));
+    assert_eq!(created(body), ("comes".to_owned(), timed_out));
+    let body = cluster.ask(
+        client,
+        4,
+        kp::InitProducerIdRequest::default().with_transactional_id(None),
+    );
+    let ResponseBody::InitProducerId(body) = body else {
+        panic!("not an answer to InitProducerId: {body:?}")
+    };
+    assert_eq!(body.error_code, ErrorCode::CoordinatorLoadInProgress.code());
+    metadata_is_answered(&mut cluster, client);
+    let body = cluster.ask(client, 12, metadata_request(&["new"], true));
+    assert!(matches!(body, ResponseBody::Metadata(body) if body.topics[0].error_code != 0));
+    assert_eq!(cluster.put(client, "t", others, batch(&["a"])), 0);
+    cluster.stalled = None;
+    cluster.advance_ms(1_000);
+    assert!(cluster.received(client).is_none(), "nothing twice");
+    let exists = ErrorCode::TopicAlreadyExists.code();
+    let body = cluster.ask(client, 7, create_request("waits", 1, &[]));
+    assert_eq!(created(body).1, exists, "what was in the ring was done late");
+    cluster.create(client, "comes", 1, &[]);
 }
