@@ -7,7 +7,7 @@ python := "target/e2e-venv/bin/python"
 _default:
     @just --list
 
-# The release build: target/release/tidelog and target/release/tidelog-history
+# The release build: target/release/tidelog, tidelog-history and tidelog-load
 build:
     cargo build --release -p tidelog -p tidelog-bench
 
@@ -28,6 +28,23 @@ lint:
 deny:
     cargo deny check
 
+# Our protocol tables against Kafka's own schemas and errors (needs Maven and a JDK)
+schemas:
+    .ci/run schemas
+
+# The fuzz targets, each for a number of executions (nightly compiler): just fuzz FetchRequest runs=1000
+fuzz *ARGS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    arguments=()
+    for argument in {{ARGS}}; do
+        case "$argument" in
+            runs=*) arguments+=(--runs "${argument#runs=}") ;;
+            *) arguments+=("$argument") ;;
+        esac
+    done
+    nice -n 19 fuzz/run.py "${arguments[@]+"${arguments[@]}"}"
+
 # What must pass before a change lands
 ci *PHASES:
     .ci/run {{PHASES}}
@@ -46,6 +63,10 @@ e2e-setup:
 clients lines="1000000": build e2e-setup
     {{python}} -u .ci/e2e/check_clients.py --lines {{lines}}
 
+# Java, franz-go, kafka-python and KafkaJS (needs a JDK with Maven, Go and Node)
+clients-all: build e2e-setup
+    python3 -u .ci/e2e/check_more_clients.py
+
 # kill -9 under load, again and again
 kill9 rounds="50": build
     python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
@@ -58,6 +79,22 @@ powercut filesystem *ARGS: build
 sim seeds="2000":
     TIDELOG_SIM_SEEDS={{seeds}} cargo test -p tidelog-segment-log --release -- --nocapture
 
-# CPU per GiB, idle cost, start time: a table in perf/results/
-first-figures *ARGS: build
-    perf/first-figures.sh {{ARGS}}
+# Release builds of the broker, the load generator and the speed-of-light servers
+build-perf:
+    cargo build --release -p tidelog -p tidelog-bench -p tidelog-perf
+
+# The broker beside the speed of light: a table in perf/results/ (perf/README.md)
+compare *ARGS: build-perf
+    perf/compare.sh {{ARGS}}
+
+# The load generator alone: just load produce -b localhost:9092 --create
+load *ARGS:
+    cargo run --release -q -p tidelog-bench --bin tidelog-load -- {{ARGS}}
+
+# Where the time goes under produce, consume or requests: target/flamegraph/ (needs perf)
+flamegraph LOAD *ARGS: build-perf
+    python3 -u perf/flamegraph.py {{LOAD}} {{ARGS}}
+
+# Criterion benches of the log, the protocol and the rings between shards
+bench *ARGS:
+    cargo bench -p tidelog-segment-log -p tidelog-net -p tidelog-core -- {{ARGS}}

@@ -99,7 +99,7 @@ def fetch(connection: socket.socket, partition: int) -> int:
     return error
 
 
-def while_stopped(checks: Checks, broker: Broker, connections: list[socket.socket]) -> socket.socket | None:
+def while_stopped(checks: Checks, broker: Broker, connections: list[socket.socket]) -> tuple[socket.socket, dict[int, int]] | None:
     for connection in connections:
         connection.sendall(wire.request(wire.API_VERSIONS, 0, 1, b""))
     # Both shards hold some of them; those of the other shard answer long before the shard counts as silent.
@@ -136,7 +136,7 @@ def while_stopped(checks: Checks, broker: Broker, connections: list[socket.socke
         expect("shard-1" in health and "degraded" in health, f"health says {health}")
         # The page is 200, or urlopen would have failed: the other shard serves.
         expect_equal(broker.log().count("the shard takes no turns"), 1, "lines of the log")
-    return connection
+    return connection, errors
 
 
 def main() -> int:
@@ -150,11 +150,15 @@ def main() -> int:
             for partition in range(PARTITIONS):
                 expect_equal(produce(connections[0], partition), (NONE, 0), f"partition {partition}")
         with stopped(thread_of(broker, "shard-1")):
-            connection = while_stopped(checks, broker, connections)
-        if connection is not None:
+            outcome = while_stopped(checks, broker, connections)
+        if outcome is not None:
+            connection, errors = outcome
             with checks.check("all recovers when it goes on"):
                 started = time.monotonic()
                 wait_until(lambda: silent_metric(broker) == 0, ANSWER_S_MAX, "the metric is 0")
+                refused = next(partition for partition in range(PARTITIONS) if errors[partition])
+                # Each shard looks for itself, at its own ticks.
+                wait_until(lambda: fetch(connection, refused) == NONE, ANSWER_S_MAX, "the other shard has seen it")
                 for partition in range(PARTITIONS):
                     error, base_offset = produce(connection, partition)
                     expect_equal(error, NONE, f"produce to partition {partition}")

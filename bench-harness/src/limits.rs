@@ -41,3 +41,23 @@ pub const DECODED_BYTES_BASE: usize = 1024 * 1024;
 pub const DECODED_FACTOR: usize = 16;
 /// Memory the decoded records of one answer may take, decompressed bytes included.
 pub const DECODED_RECORDS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Connections the load generator opens.
+pub const LOAD_CONNECTIONS_MAX: usize = 10_000;
+/// Requests of one connection of the load generator that may wait for their answers.
+pub const LOAD_IN_FLIGHT_MAX: usize = 4_096;
+/// Partitions the load generator writes to or reads from: each has a prebuilt request.
+pub const LOAD_PARTITIONS_MAX: usize = 4_096;
+/// Records the load generator sends in one second at a fixed rate.
+pub const LOAD_RATE_MAX: u64 = 1_000_000;
+/// Largest request of the load generator.
+pub const LOAD_BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Requests up to this size are gathered by copying, larger ones are sent from where they were built.
+pub const LOAD_COPIED_REQUEST_BYTES_MAX: usize = 4 * 1024;
+/// Answers to produces and echoes are read into a buffer of this size.
+pub const LOAD_ANSWERS_BYTES: usize = 64 * 1024;
+/// How long the load generator waits for any answer before it gives up.
+pub const LOAD_STALL: Duration = Duration::from_secs(30);
+/// Longest latency that is told apart; longer ones count as this.
+pub const LOAD_LATENCY_MAX: Duration = Duration::from_secs(60);
+/// Memory the decoded form of one Fetch answer may take.
+pub const LOAD_DECODED_BYTES_MAX: usize = 16 * 1024 * 1024;

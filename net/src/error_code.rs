@@ -126,7 +126,7 @@ error_codes! {
     InvalidTxnState, 48, "INVALID_TXN_STATE", false;
     InvalidProducerIdMapping, 49, "INVALID_PRODUCER_ID_MAPPING", false;
     InvalidTransactionTimeout, 50, "INVALID_TRANSACTION_TIMEOUT", false;
-    ConcurrentTransactions, 51, "CONCURRENT_TRANSACTIONS", false;
+    ConcurrentTransactions, 51, "CONCURRENT_TRANSACTIONS", true;
     TransactionCoordinatorFenced, 52, "TRANSACTION_COORDINATOR_FENCED", false;
     TransactionalIdAuthorizationFailed, 53, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED", false;
     SecurityDisabled, 54, "SECURITY_DISABLED", false;
@@ -314,7 +314,10 @@ mod tests {
     fn retriable_flags_agree_with_the_codec_crate() {
         for error in ErrorCode::ALL.iter().filter(|error| !error.is_ok()) {
             let known = ResponseError::try_from_code(error.code()).expect("a known code");
-            assert_eq!(known.is_retriable(), error.is_retriable(), "{error}");
+            // Kafka made this one retriable later than the crate's table was made; Kafka's own enum,
+            // which `tables_match_kafka_schemas` compares with, is the authority.
+            let expected = known.is_retriable() || *error == ErrorCode::ConcurrentTransactions;
+            assert_eq!(expected, error.is_retriable(), "{error}");
         }
     }
 }

@@ -49,7 +49,7 @@ impl TopicImage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetadataImage {
     pub(super) by_name: BTreeMap<Arc<str>, Arc<TopicImage>>,
-    pub(super) by_id: HashMap<Uuid, Arc<TopicImage>>,
+    pub(super) by_id: HashMap<Uuid, Arc<TopicImage>, foldhash::fast::RandomState>,
     pub(super) by_collision_key: HashMap<String, Arc<str>>,
     pub(super) next_producer_id: i64,
     pub(super) version: u64,

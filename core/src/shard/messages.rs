@@ -178,9 +178,6 @@ impl Shard {
     }
 
     pub(super) fn add_pending(&mut self, pending: Pending) -> u64 {
-        let id = self.next_pending;
-        self.next_pending += 1;
-        self.pending.insert(id, pending);
-        id
+        self.pending.insert(pending)
     }
 }

@@ -8,8 +8,8 @@
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `cold` (reads
 //! that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the owner's side), `budget`,
-//! `timers`.
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
+//! owner's side), `budget`, `timers`, `slab` (tables without hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
 //! and sockets are not read meanwhile; a fetch that waits holds only its request.
@@ -31,6 +31,7 @@ mod plan;
 mod produce;
 mod requests;
 mod silence;
+mod slab;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ mod timers;
 mod turn;
 mod types;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -51,10 +52,10 @@ use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
 use budget::Budget;
-use connection::Connection;
 use control::Control;
 use partition::Answers;
 use partitions::Partitions;
+use slab::{Connections, Slab};
 use timers::TimerWheel;
 
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
@@ -65,6 +66,9 @@ pub use types::{
 };
 
 use turn::TICK_MS;
+
+/// Maps whose keys no client chooses.
+type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// A topic's id as the log knows it.
 fn topic_id(topic: &TopicImage) -> TopicId {
@@ -117,15 +121,14 @@ pub struct Shard {
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
-    leader_epochs: HashMap<PartitionKey, i32>,
+    leader_epochs: FastMap<PartitionKey, i32>,
     silence: crate::mesh::SilenceWatch,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
     /// Not read because of the backlog; told to read again when it is short.
     held_back: HashSet<SocketId>,
-    connections: HashMap<SocketId, Connection>,
-    pending: HashMap<u64, Pending>,
-    next_pending: u64,
+    connections: Connections,
+    pending: Slab<Pending>,
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
@@ -174,14 +177,13 @@ impl Shard {
             cluster_id: seed.cluster_id,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
-            leader_epochs: HashMap::new(),
+            leader_epochs: FastMap::default(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
             silence: crate::mesh::SilenceWatch::new(endpoint.beats().clone(), seed.settings.shard_silent_ms),
             endpoint,
             held_back: HashSet::new(),
-            connections: HashMap::new(),
-            pending: HashMap::new(),
-            next_pending: 0,
+            connections: Connections::default(),
+            pending: Slab::default(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),

@@ -21,7 +21,7 @@ use tidelog_segment_log::log::{
 };
 
 use super::partition::{Answers, Partition, PartitionSpec};
-use super::{Now, ReplyTo};
+use super::{FastMap, Now, ReplyTo};
 use crate::fatal::{FatalReason, fatal};
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::ShardCells;
@@ -84,9 +84,9 @@ pub(super) struct Partitions {
     own: usize,
     shards: usize,
     spaces: BTreeMap<u32, PartitionKey>,
-    by_key: HashMap<PartitionKey, (u32, Partition)>,
+    by_key: FastMap<PartitionKey, (u32, Partition)>,
     /// Partitions that were touched since the last flush, so that a turn costs nothing for idle ones.
-    active: HashSet<PartitionKey>,
+    active: HashSet<PartitionKey, foldhash::fast::RandomState>,
     /// The image that was applied last.
     image: Arc<MetadataImage>,
     removing: HashMap<u32, Machine<io::Result<()>>>,
@@ -111,8 +111,8 @@ impl Partitions {
             own: usize::from(own),
             shards,
             spaces: BTreeMap::new(),
-            by_key: HashMap::new(),
-            active: HashSet::new(),
+            by_key: FastMap::default(),
+            active: HashSet::default(),
             image: Arc::default(),
             removing: HashMap::new(),
             next_space: FIRST_SPACE,

@@ -101,7 +101,7 @@ impl Shard {
             }
         }
         let mut refused = Vec::new();
-        for (id, pending) in &self.pending {
+        for (id, pending) in self.pending.iter() {
             let (parts, code) = match pending {
                 Pending::Produce(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::Fetch(pending) => (pending.waiting(), ErrorCode::NotLeaderOrFollower),
@@ -113,7 +113,7 @@ impl Shard {
                 if self.owner_of(&key) == shard {
                     let reply = ReplyTo {
                         shard: self.own,
-                        pending: *id,
+                        pending: id,
                         part,
                     };
                     refused.push((reply, PartitionAnswer::Failed(code, REASON.to_owned())));

@@ -207,10 +207,10 @@ impl Shard {
         }
         self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
         let timeout_ms = self.settings.connection_idle_timeout_ms;
-        for (socket, connection) in &self.connections {
+        for (socket, connection) in self.connections.iter() {
             if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
                 self.metrics.connections_idle_closed.increment();
-                self.effects.push(Effect::Close(*socket));
+                self.effects.push(Effect::Close(socket));
             }
         }
     }

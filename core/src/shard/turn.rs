@@ -175,7 +175,7 @@ impl Shard {
             .pending
             .iter()
             .filter(|(_, pending)| matches!(pending, Pending::Fetch(_)))
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for pending in waiting {
             self.timers.set(now.monotonic_ms, Timer::FetchDeadline(pending));

@@ -186,7 +186,7 @@ const FETCH_FORGOTTEN_TOPIC: &[Field] = &[
 ];
 
 const FETCH_FIELDS: &[Field] = &[
-    field("cluster_id", Kind::String, 0, LATEST).nullable().tag(0),
+    field("cluster_id", Kind::String, 12, LATEST).nullable().tag(0),
     field("replica_id", Kind::Int32, 0, 14),
     field("replica_state", Kind::Struct(FETCH_REPLICA_STATE), 15, LATEST).tag(1),
     field("max_wait_ms", Kind::Int32, 0, LATEST),

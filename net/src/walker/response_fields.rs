@@ -217,15 +217,21 @@ const FETCH_PARTITION_DATA: &[Field] = &[
     field("high_watermark", Kind::Int64, 0, LATEST),
     field("last_stable_offset", Kind::Int64, 0, LATEST),
     field("log_start_offset", Kind::Int64, 5, LATEST),
-    field("diverging_epoch", Kind::Struct(FETCH_EPOCH_END_OFFSET), 0, LATEST).tag(0),
+    field(
+        "diverging_epoch",
+        Kind::Struct(FETCH_EPOCH_END_OFFSET),
+        12,
+        LATEST,
+    )
+    .tag(0),
     field(
         "current_leader",
         Kind::Struct(FETCH_LEADER_ID_AND_EPOCH),
-        0,
+        12,
         LATEST,
     )
     .tag(1),
-    field("snapshot_id", Kind::Struct(FETCH_SNAPSHOT_ID), 0, LATEST).tag(2),
+    field("snapshot_id", Kind::Struct(FETCH_SNAPSHOT_ID), 12, LATEST).tag(2),
     field(
         "aborted_transactions",
         Kind::Array(&Kind::Struct(FETCH_ABORTED_TRANSACTION)),
@@ -407,19 +413,19 @@ const API_VERSIONS_FIELDS: &[Field] = &[
     field(
         "supported_features",
         Kind::Array(&Kind::Struct(API_VERSIONS_SUPPORTED_FEATURE_KEY)),
-        0,
+        3,
         LATEST,
     )
     .tag(0),
-    field("finalized_features_epoch", Kind::Int64, 0, LATEST).tag(1),
+    field("finalized_features_epoch", Kind::Int64, 3, LATEST).tag(1),
     field(
         "finalized_features",
         Kind::Array(&Kind::Struct(API_VERSIONS_FINALIZED_FEATURE_KEY)),
-        0,
+        3,
         LATEST,
     )
     .tag(2),
-    field("zk_migration_ready", Kind::Bool, 0, LATEST).tag(3),
+    field("zk_migration_ready", Kind::Bool, 3, LATEST).tag(3),
 ];
 
 const CREATE_TOPICS_CREATABLE_TOPIC_CONFIGS: &[Field] = &[
@@ -435,7 +441,7 @@ const CREATE_TOPICS_CREATABLE_TOPIC_RESULT: &[Field] = &[
     field("topic_id", Kind::Uuid, 7, LATEST),
     field("error_code", Kind::Int16, 0, LATEST),
     field("error_message", Kind::String, 0, LATEST).nullable(),
-    field("topic_config_error_code", Kind::Int16, 0, LATEST).tag(0),
+    field("topic_config_error_code", Kind::Int16, 5, LATEST).tag(0),
     field("num_partitions", Kind::Int32, 5, LATEST),
     field("replication_factor", Kind::Int16, 5, LATEST),
     field(

@@ -1,6 +1,7 @@
 //! The shape of the field table: what a message is made of, as data.
 //!
-//! No code here reads bytes; [`super::walk`] does, and a later comparison with Kafka's own schemas can.
+//! No code here reads bytes; [`super::walk`] does, and `.ci/run schemas` compares it with Kafka's own
+//! schemas.
 
 use crate::api::ApiKey;
 
