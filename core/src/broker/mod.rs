@@ -5,6 +5,7 @@
 //! one sentence and an exit code; nothing is served before every shard has opened what it owns.
 
 mod listen;
+mod pin;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -23,8 +24,8 @@ use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
 use crate::metrics::ShardMetrics;
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
-    HostFacts, HostPort, ListenerSettings, LogDurability, Profile, RuntimePin, Settings, SettingsBuilder,
-    SettingsError, format_size,
+    HostFacts, HostPort, ListenerSettings, LogDurability, Profile, Settings, SettingsBuilder, SettingsError,
+    format_size,
 };
 use crate::shard::{ControlSeed, DirectorySeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
 use crate::startup::{
@@ -238,6 +239,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         ));
     }
     let shards = usize::from(settings.shards);
+    let cores = pin::choose(settings.runtime_pin, shards)?;
     let facts = probe_data_directory(data_dir)?;
     if let Some(warning) = &facts.warning {
         tracing::warn!("{warning}");
@@ -287,7 +289,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
 
     let settings = Arc::new(settings);
     let directory = Arc::new(directory);
-    let running = start_shards(&settings, &directory, &listeners, &metrics)?;
+    let running = start_shards(&settings, &directory, &listeners, &metrics, &cores)?;
     for _ in 0..shards {
         match running.ready.recv() {
             Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
@@ -300,6 +302,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         &facts,
         &listeners,
         &admin,
+        &cores,
         running.topics.load(Ordering::Relaxed),
         started,
     );
@@ -373,6 +376,7 @@ fn start_shards(
     directory: &Arc<DataDirectory>,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
+    cores: &[usize],
 ) -> Result<Running, StartupError> {
     let shards = metrics.len();
     let endpoints = mesh(shards).map_err(|error| {
@@ -409,7 +413,6 @@ fn start_shards(
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
     // The page cache is the kernel's; a quarter of the machine's memory is likely to stay in it.
     let hot_bytes = HostFacts::detect().total_memory_bytes / 4;
-    let pin = settings.runtime_pin == RuntimePin::Always;
     let mut wakers = Vec::with_capacity(shards);
     let mut threads = Vec::with_capacity(shards);
     for (endpoint, metrics) in endpoints.into_iter().zip(metrics) {
@@ -449,7 +452,7 @@ fn start_shards(
                 listeners: sockets,
                 shared: Arc::clone(&shared),
                 hot_window_bytes: hot_bytes / shards as u64,
-                pin: pin.then_some(own),
+                pin: cores.get(own).copied(),
                 started: started_sender,
             },
             // The receiver is gone only when the process is ending.
@@ -541,6 +544,7 @@ fn print_ready(
     facts: &crate::startup::DirectoryFacts,
     listeners: &[Bound],
     admin: &AdminHttp,
+    cores: &[usize],
     topics: usize,
     started: Instant,
 ) {
@@ -567,7 +571,7 @@ fn print_ready(
     let elapsed: Duration = started.elapsed();
     eprintln!(
         "tidelog: ready in {} ms\n  kafka       {}\n  admin       http://{}\n  data        {}{}, {}, {topics} topics\n  \
-         shards      {}, memory {}, profile {}\n  durability  {durability}\n  try         tidelog topic list -b {bootstrap}",
+         shards      {}, {}, memory {}, profile {}\n  durability  {durability}\n  try         tidelog topic list -b {bootstrap}",
         elapsed.as_millis(),
         kafka.join(", "),
         admin.admin_address,
@@ -575,6 +579,7 @@ fn print_ready(
         if facts.created { " (created)" } else { "" },
         facts.filesystem,
         settings.shards,
+        pin::describe(cores),
         format_size(settings.memory_limit_bytes),
         settings.profile,
     );

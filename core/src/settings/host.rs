@@ -66,7 +66,7 @@ pub fn cpu_count_from_quota(quota: i64, period: i64) -> Option<u16> {
 }
 
 /// The path of this process in the v2 hierarchy (`controller` empty) or in a v1 controller's.
-fn group_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
+pub(crate) fn group_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
     groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);

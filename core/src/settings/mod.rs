@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use build::{SettingsBuilder, SettingsError};
+pub(crate) use host::group_path;
 pub use host::{HostFacts, cpu_count_from_quota, parse_meminfo_total_bytes};
 pub use listener::{HostPort, HostPortError, ListenerSettings, split_named};
 pub use parse::{format_size, parse_bool, parse_duration, parse_size};

@@ -6,8 +6,8 @@
 //! Invariants: a session's epoch goes up by one per request, so that an answer that was lost, or a second
 //! request under way, is found out (INVALID_FETCH_SESSION_EPOCH); a partition that failed is named in every
 //! answer until it works, and once more then; sessions and their bytes are bounded, and whoever finds no room
-//! is served without a session. One is evicted only when idle for [`FETCH_SESSION_IDLE_MS`], the longest idle
-//! first.
+//! is served without a session. One is evicted only when idle for [`FETCH_SESSION_IDLE_MS`] since the end of its
+//! last request, the longest idle first; one whose fetch waits is not idle.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -49,7 +49,10 @@ struct Session {
     by_id: bool,
     partitions: BTreeMap<Key, Cached>,
     bytes: usize,
+    /// When its last request ended.
     used_ms: u64,
+    /// Its requests that are not answered.
+    under_way: usize,
     turn: u64,
 }
 
@@ -82,7 +85,9 @@ pub(super) struct FetchSessions {
     seed: u64,
     created: u64,
     sessions: HashMap<i32, Session>,
-    /// By the time of the last use.
+    /// As of the last tick or request, milliseconds.
+    now_ms: u64,
+    /// Those without a request under way, by the end of the last one.
     by_use: BTreeSet<(u64, i32)>,
     bytes: usize,
     limit_bytes: usize,
@@ -95,9 +100,27 @@ impl FetchSessions {
             seed: start_counter << 32,
             created: 0,
             sessions: HashMap::new(),
+            now_ms: 0,
             by_use: BTreeSet::new(),
             bytes: 0,
             limit_bytes,
+        }
+    }
+
+    /// The time goes on.
+    pub(super) fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// A request of a session is answered, or will never be: from now on it is idle.
+    pub(super) fn end(&mut self, used: &SessionUse) {
+        let Some(session) = self.sessions.get_mut(&used.id) else {
+            return;
+        };
+        session.under_way = session.under_way.saturating_sub(1);
+        if session.under_way == 0 {
+            session.used_ms = self.now_ms;
+            self.by_use.insert((session.used_ms, used.id));
         }
     }
 
@@ -122,6 +145,7 @@ impl FetchSessions {
         request: &mut FetchRequest,
         metrics: &ShardCells,
     ) -> Result<Option<SessionUse>, ErrorCode> {
+        self.now_ms = now_ms;
         match request.session_epoch {
             INITIAL_EPOCH | FINAL_EPOCH => {
                 self.remove(request.session_id);
@@ -130,7 +154,7 @@ impl FetchSessions {
                 }
                 Ok(self.create(now_ms, by_id, &request.topics, metrics))
             }
-            _ => self.go_on(now_ms, by_id, request),
+            _ => self.go_on(by_id, request),
         }
     }
 
@@ -164,6 +188,7 @@ impl FetchSessions {
             partitions: BTreeMap::new(),
             bytes: SESSION_BYTES,
             used_ms: now_ms,
+            under_way: 1,
             turn: 0,
         };
         for topic in topics {
@@ -171,7 +196,6 @@ impl FetchSessions {
         }
         let id = self.new_id();
         self.bytes += session.bytes;
-        self.by_use.insert((now_ms, id));
         self.sessions.insert(id, session);
         Some(SessionUse {
             id,
@@ -181,12 +205,7 @@ impl FetchSessions {
         })
     }
 
-    fn go_on(
-        &mut self,
-        now_ms: u64,
-        by_id: bool,
-        request: &mut FetchRequest,
-    ) -> Result<Option<SessionUse>, ErrorCode> {
+    fn go_on(&mut self, by_id: bool, request: &mut FetchRequest) -> Result<Option<SessionUse>, ErrorCode> {
         let id = request.session_id;
         let Some(session) = self.sessions.get_mut(&id) else {
             return Err(ErrorCode::FetchSessionIdNotFound);
@@ -198,8 +217,7 @@ impl FetchSessions {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
         self.by_use.remove(&(session.used_ms, id));
-        session.used_ms = now_ms;
-        self.by_use.insert((now_ms, id));
+        session.under_way += 1;
         session.epoch = session.epoch.checked_add(1).unwrap_or(1);
         let before = session.bytes;
         for topic in &request.topics {

@@ -12,6 +12,11 @@ use crate::mesh::RingFull;
 
 impl Shard {
     pub(super) fn send(&mut self, to: usize, request: ShardRequest) {
+        if let ShardRequest::Control(reply, op) = &request
+            && self.note_control(to, *reply, op)
+        {
+            return;
+        }
         let Some(kept) = self.backlog.get_mut(to) else {
             return;
         };
@@ -75,7 +80,10 @@ impl Shard {
         match answer {
             ShardAnswer::Done => {}
             ShardAnswer::Partition(reply, answer) => self.on_partition_answer(now, disk, reply, answer),
-            ShardAnswer::Control(reply, answer) => self.on_control_answer(now, disk, reply, answer),
+            ShardAnswer::Control(reply, answer) => {
+                self.control_asked.remove(&reply.pending);
+                self.on_control_answer(now, disk, reply, answer);
+            }
             ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }
@@ -130,6 +138,9 @@ impl Shard {
 
     /// Delivers what partitions have answered; handling one may bring more.
     pub(super) fn deliver(&mut self, now: Now, disk: &mut dyn Disk) {
+        for (reply, answer) in std::mem::take(&mut self.control_refused) {
+            self.on_control_answer(now, disk, reply, answer);
+        }
         while !self.answers.is_empty() || !self.wakes.is_empty() {
             for (reply, answer) in std::mem::take(&mut self.answers) {
                 if reply.shard == self.own {

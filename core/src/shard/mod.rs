@@ -139,6 +139,10 @@ pub struct Shard {
     effects: Vec<Effect>,
     answers: Answers,
     wakes: Vec<ReplyTo>,
+    /// What group 0 was asked by requests of this shard, as it is answered should shard 0 fall silent.
+    control_asked: HashMap<u64, control::ControlAnswer>,
+    /// Answers in shard 0's place.
+    control_refused: Vec<(ReplyTo, control::ControlAnswer)>,
     /// Images to be answered once everything they ask of this shard is open.
     images_owed: Vec<(usize, u64)>,
     /// On shard 0: its own image is not served yet.
@@ -195,6 +199,8 @@ impl Shard {
             effects: Vec::new(),
             answers: Vec::new(),
             wakes: Vec::new(),
+            control_asked: HashMap::new(),
+            control_refused: Vec::new(),
             images_owed: Vec::new(),
             own_image_pending: None,
             has_image: false,

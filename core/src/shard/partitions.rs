@@ -23,7 +23,7 @@ use tidelog_segment_log::log::{
 use super::partition::{Answers, Partition, PartitionSpec};
 use super::{FastMap, Now, ReplyTo};
 use crate::fatal::{FatalReason, fatal};
-use crate::metadata::MetadataImage;
+use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
@@ -87,6 +87,8 @@ pub(super) struct Partitions {
     by_key: FastMap<PartitionKey, (u32, Partition)>,
     /// Partitions that were touched since the last flush, so that a turn costs nothing for idle ones.
     active: HashSet<PartitionKey, foldhash::fast::RandomState>,
+    /// The image that was applied last.
+    image: Arc<MetadataImage>,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
@@ -111,6 +113,7 @@ impl Partitions {
             spaces: BTreeMap::new(),
             by_key: FastMap::default(),
             active: HashSet::default(),
+            image: Arc::default(),
             removing: HashMap::new(),
             next_space: FIRST_SPACE,
             opening: 0,
@@ -170,26 +173,33 @@ impl Partitions {
         self.checkpoint_wanted = true;
     }
 
-    /// Opens what the image adds to this shard, deletes what it takes away, refreshes configs.
+    /// Opens what the image adds to this shard, deletes what it takes away, refreshes configs. Topics that are
+    /// the same as in the image before cost a comparison of pointers.
     pub(super) fn apply(
         &mut self,
         now: Now,
         disk: &mut dyn Disk,
         first: bool,
-        image: &MetadataImage,
+        image: &Arc<MetadataImage>,
         answers: &mut Answers,
         wakes: &mut Vec<ReplyTo>,
     ) {
-        let gone: Vec<PartitionKey> = self
-            .by_key
-            .keys()
+        let before = std::mem::replace(&mut self.image, Arc::clone(image));
+        let gone: Vec<PartitionKey> = before
+            .topics()
+            .filter(|topic| !is_same(image, topic))
+            .flat_map(|topic| {
+                (0..topic.partitions).map(|partition| PartitionKey {
+                    topic: TopicId(topic.topic_id.into_bytes()),
+                    partition,
+                })
+            })
             .filter(|key| !has_partition(image, key))
-            .copied()
             .collect();
         for key in gone {
             self.remove(disk, key, answers, wakes);
         }
-        for topic in image.topics() {
+        for topic in image.topics().filter(|topic| !is_same(&before, topic)) {
             let config = TopicConfig::resolve(&topic.configs, &self.defaults);
             for partition in 0..topic.partitions {
                 let key = PartitionKey {
@@ -519,6 +529,12 @@ fn parse_directory_name(name: &str) -> Option<PartitionKey> {
         topic: TopicId(id.to_be_bytes()),
         partition: partition.parse().ok()?,
     })
+}
+
+/// Whether an image has this very topic.
+fn is_same(image: &MetadataImage, topic: &Arc<TopicImage>) -> bool {
+    let known = image.topic_by_id(topic.topic_id);
+    known.is_some_and(|known| Arc::ptr_eq(known, topic))
 }
 
 fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {

@@ -260,6 +260,63 @@ impl Shard {
     }
 }
 
+/// The answer to a request that nobody looked at: each of its items failed.
+pub(super) fn refusal(op: &ControlOp, code: ErrorCode, message: &str) -> ControlAnswer {
+    use kp::create_partitions_response::CreatePartitionsTopicResult;
+    use kp::create_topics_response::CreatableTopicResult;
+    use kp::delete_topics_response::DeletableTopicResult;
+    use kp::incremental_alter_configs_response::AlterConfigsResourceResponse;
+    let body = match op {
+        // The topics that exist are told of, as always.
+        ControlOp::AutoCreate(_) => return ControlAnswer::Created,
+        ControlOp::CreateTopics(request) => {
+            let topics = request.topics.iter().map(|topic| {
+                CreatableTopicResult::default()
+                    .with_name(topic.name.clone())
+                    .with_num_partitions(-1)
+                    .with_replication_factor(-1)
+            });
+            ResponseBody::CreateTopics(kp::CreateTopicsResponse::default().with_topics(topics.collect()))
+        }
+        ControlOp::DeleteTopics(request) => {
+            let by_name = request
+                .topic_names
+                .iter()
+                .map(|name| (Some(name.clone()), Uuid::nil()));
+            let by_either = request
+                .topics
+                .iter()
+                .map(|topic| (topic.name.clone(), topic.topic_id));
+            let topics = by_name.chain(by_either).map(|(name, topic_id)| {
+                DeletableTopicResult::default()
+                    .with_name(name)
+                    .with_topic_id(topic_id)
+            });
+            ResponseBody::DeleteTopics(kp::DeleteTopicsResponse::default().with_responses(topics.collect()))
+        }
+        ControlOp::CreatePartitions(request) => {
+            let topics = request.topics.iter();
+            let topics =
+                topics.map(|topic| CreatePartitionsTopicResult::default().with_name(topic.name.clone()));
+            let body = kp::CreatePartitionsResponse::default().with_results(topics.collect());
+            ResponseBody::CreatePartitions(body)
+        }
+        ControlOp::IncrementalAlterConfigs(request) => {
+            let resources = request.resources.iter().map(|resource| {
+                AlterConfigsResourceResponse::default()
+                    .with_resource_type(resource.resource_type)
+                    .with_resource_name(resource.resource_name.clone())
+            });
+            let body = kp::IncrementalAlterConfigsResponse::default().with_responses(resources.collect());
+            ResponseBody::IncrementalAlterConfigs(body)
+        }
+        ControlOp::InitProducerId => ResponseBody::InitProducerId(kp::InitProducerIdResponse::default()),
+    };
+    let mut answer = ControlAnswer::Body(body);
+    fail(&mut answer, code, message);
+    answer
+}
+
 /// Turns what an answer calls done into an error.
 pub(super) fn fail(answer: &mut ControlAnswer, code: ErrorCode, message: &str) {
     let ControlAnswer::Body(body) = answer else { return };

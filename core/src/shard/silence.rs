@@ -7,18 +7,23 @@
 //! Error codes. For Fetch NOT_LEADER_OR_FOLLOWER, which every client retries by itself (REQUEST_TIMED_OUT
 //! ends a Java consumer with an exception); clients also ask for metadata then, so such an answer is held
 //! back for [`SILENT_FETCH_WAIT_MS`], which bounds both. For everything else REQUEST_TIMED_OUT: clients
-//! back off and retry without asking for metadata, and it does not say that nothing was written.
+//! back off and retry without asking for metadata, and it does not say that nothing was written; but
+//! COORDINATOR_LOAD_IN_PROGRESS for InitProducerId.
 
 use tidelog_net::ErrorCode;
 use tidelog_segment_log::disk::Disk;
 
+use super::control::ControlOp;
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::plan::refusal;
 use super::{Now, Pending, ReplyTo, Shard, ShardRequest};
 use crate::mesh::Silence;
 
 /// How long a fetch waits, if it may, before it is told that a partition's shard is silent.
 pub(super) const SILENT_FETCH_WAIT_MS: u64 = 500;
 
+/// The shard of group 0.
+const CONTROL_SHARD: usize = 0;
 const REASON: &str = "the shard of this partition takes no turns";
 
 impl Shard {
@@ -51,11 +56,30 @@ impl Shard {
             .push((reply, PartitionAnswer::Failed(code, REASON.to_owned())));
     }
 
+    /// Notes an operation on group 0 that is about to be sent. True: its shard is silent, and it is refused.
+    pub(super) fn note_control(&mut self, to: usize, reply: ReplyTo, op: &ControlOp) -> bool {
+        let code = match op {
+            // Java producers before 4.0 take REQUEST_TIMED_OUT as the end here.
+            ControlOp::InitProducerId => ErrorCode::CoordinatorLoadInProgress,
+            _ => ErrorCode::RequestTimedOut,
+        };
+        let answer = refusal(op, code, "the shard that keeps the metadata takes no turns");
+        let is_silent = self.endpoint.is_silent(to);
+        if is_silent {
+            self.control_refused.push((reply, answer));
+        } else {
+            self.control_asked.insert(reply.pending, answer);
+        }
+        is_silent
+    }
+
     /// Answers every part that waits for a shard.
     fn refuse_waiting(&mut self, shard: usize) {
         // What did not get into the ring is not wanted any more; of images the newest is enough.
         if let Some(kept) = self.backlog.get_mut(shard) {
-            kept.retain(|request| !matches!(request, ShardRequest::Partition(..)));
+            kept.retain(|request| {
+                !matches!(request, ShardRequest::Partition(..) | ShardRequest::Control(..))
+            });
             let images = kept
                 .iter()
                 .filter(|request| matches!(request, ShardRequest::Image(_)));
@@ -65,6 +89,16 @@ impl Shard {
                 older -= usize::from(is_older);
                 !is_older
             });
+        }
+        if shard == CONTROL_SHARD {
+            for (pending, answer) in self.control_asked.drain() {
+                let reply = ReplyTo {
+                    shard: self.own,
+                    pending,
+                    part: 0,
+                };
+                self.control_refused.push((reply, answer));
+            }
         }
         let mut refused = Vec::new();
         for (id, pending) in self.pending.iter() {

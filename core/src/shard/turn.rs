@@ -36,6 +36,7 @@ impl Shard {
                     if let Some(control) = &mut self.control {
                         control.tick(now, disk);
                     }
+                    self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
                     self.close_idle(now);
                     self.publish_metrics();

@@ -45,6 +45,7 @@ impl Shard {
         }
         if let Some(session) = &pending.session {
             self.tell_session(session, &mut pending.response, &mut places);
+            self.fetch_sessions.end(session);
         }
         let pieces = match encode_fetch_response(
             pending.origin.version,

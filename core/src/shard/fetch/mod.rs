@@ -133,6 +133,9 @@ impl Shard {
             self.unwatch(id);
         }
         if let Some(Pending::Fetch(pending)) = self.pending.remove(&id) {
+            if let Some(session) = &pending.session {
+                self.fetch_sessions.end(session);
+            }
             self.finish(&pending.origin, None);
         }
     }

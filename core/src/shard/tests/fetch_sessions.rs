@@ -278,3 +278,53 @@ fn the_memory_of_sessions_is_bounded() {
     assert_eq!(answer.error, ErrorCode::FetchSessionIdNotFound);
     assert!(cluster.shard(0).fetch_sessions.used_bytes() < used);
 }
+
+#[test]
+fn a_session_whose_fetch_waits_is_not_idle() {
+    let mut cluster = Cluster::new(1);
+    let (client, others) = (cluster.connect(0), cluster.connect(0));
+    cluster.create(client, "t", 1, &[]);
+    let id = ask(&mut cluster, client, in_session(0, 0, &[("t", 0, 0)])).session_id;
+    let waiting = FetchRequest {
+        max_wait_ms: 2 * FETCH_SESSION_IDLE_MS as i32,
+        ..in_session(id, 1, &[])
+    };
+    cluster.send(client, 12, waiting);
+    for _ in 1..FETCH_SESSIONS_PER_SHARD_MAX {
+        assert!(ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)])).session_id != 0);
+    }
+    cluster.advance_ms(FETCH_SESSION_IDLE_MS + 1_000);
+    assert!(cluster.received(client).is_none(), "it still waits");
+    // All others are idle for long enough, and the waiting one was used before them.
+    for _ in 1..FETCH_SESSIONS_PER_SHARD_MAX {
+        assert!(ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)])).session_id != 0);
+    }
+    let one_more = ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)]));
+    assert_eq!(one_more.session_id, 0, "nobody else is idle");
+    cluster.advance_ms(FETCH_SESSION_IDLE_MS);
+    let (_, body) = cluster.received(client).expect("its deadline");
+    assert!(fetched(body).error.is_ok());
+    let next = ask(&mut cluster, client, in_session(id, 2, &[]));
+    assert!(next.error.is_ok(), "idle only since its answer");
+}
+
+#[test]
+fn a_client_that_went_away_leaves_an_idle_session() {
+    let mut cluster = Cluster::new(1);
+    let (client, others) = (cluster.connect(0), cluster.connect(0));
+    cluster.create(client, "t", 1, &[]);
+    let id = ask(&mut cluster, client, in_session(0, 0, &[("t", 0, 0)])).session_id;
+    let waiting = FetchRequest {
+        max_wait_ms: 60_000,
+        ..in_session(id, 1, &[])
+    };
+    cluster.send(client, 12, waiting);
+    cluster.run();
+    cluster.close(client);
+    for _ in 1..FETCH_SESSIONS_PER_SHARD_MAX {
+        assert!(ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)])).session_id != 0);
+    }
+    cluster.advance_ms(FETCH_SESSION_IDLE_MS);
+    assert!(ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)])).session_id != 0);
+    assert_eq!(cluster.shard(0).metrics().fetch_sessions_evicted.get(), 1);
+}

@@ -69,6 +69,8 @@ pub(super) struct Cluster {
     directory: Option<Arc<DataDirectory>>,
     monotonic_ms: u64,
     shards: usize,
+    /// A shard whose thread does not run.
+    pub(super) stalled: Option<usize>,
     /// Checked when dropped; off once a test has killed the process.
     pub(super) tidy: bool,
 }
@@ -105,6 +107,7 @@ impl Cluster {
             directory: None,
             monotonic_ms: 0,
             shards,
+            stalled: None,
             tidy: true,
         };
         cluster.start();
@@ -213,7 +216,9 @@ impl Cluster {
             let next = self
                 .nodes
                 .iter()
-                .filter_map(|node| node.shard.next_deadline_ms())
+                .enumerate()
+                .filter(|(shard, _)| self.stalled != Some(*shard))
+                .filter_map(|(_, node)| node.shard.next_deadline_ms())
                 .min();
             self.monotonic_ms = next.map_or(until, |at| at.clamp(self.monotonic_ms + 1, until));
             self.run();
@@ -226,6 +231,9 @@ impl Cluster {
     }
 
     pub(super) fn turn(&mut self, shard: usize) -> bool {
+        if self.stalled == Some(shard) {
+            return false;
+        }
         let now = self.now();
         let Node {
             shard: state, port, ..

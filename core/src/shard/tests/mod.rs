@@ -11,5 +11,6 @@ mod limits;
 mod offsets;
 mod produce;
 mod requests;
+mod silence;
 mod stopping;
 mod topics;
