@@ -286,17 +286,15 @@ impl Reactor {
         let any = !effects.is_empty();
         for effect in effects {
             match effect {
-                Effect::Respond(id, response) => {
-                    match self.sockets.get(id) {
-                        Some(socket) if !socket.is_closing() => {
-                            socket.queue(response);
-                            if self.answered.last() != Some(&id) {
-                                self.answered.push(id);
-                            }
+                Effect::Respond(id, response) => match self.sockets.get(id) {
+                    Some(socket) if !socket.is_closing() => {
+                        socket.queue(response);
+                        if self.answered.last() != Some(&id) {
+                            self.answered.push(id);
                         }
-                        _ => self.shard.on_sent(response.charge),
                     }
-                }
+                    _ => self.shard.on_sent(response.charge),
+                },
                 Effect::Close(id) => self.close(id)?,
                 Effect::CloseAfterSend(id) => {
                     let done = self.sockets.get(id).is_some_and(|socket| {
