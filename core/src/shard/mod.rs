@@ -140,7 +140,7 @@ pub struct Shard {
     answers: Answers,
     wakes: Vec<ReplyTo>,
     /// What group 0 was asked by requests of this shard, as it is answered should shard 0 fall silent.
-    control_asked: HashMap<u64, control::ControlAnswer>,
+    control_asked: FastMap<u64, control::ControlAnswer>,
     /// Answers in shard 0's place.
     control_refused: Vec<(ReplyTo, control::ControlAnswer)>,
     /// Images to be answered once everything they ask of this shard is open.
@@ -199,7 +199,7 @@ impl Shard {
             effects: Vec::new(),
             answers: Vec::new(),
             wakes: Vec::new(),
-            control_asked: HashMap::new(),
+            control_asked: FastMap::default(),
             control_refused: Vec::new(),
             images_owed: Vec::new(),
             own_image_pending: None,
