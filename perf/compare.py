@@ -458,14 +458,15 @@ def main() -> int:
         parser.error("two cores are needed: one for the server, one for the load")
     Options.data_root, Options.quick = arguments.data_root, arguments.quick
     Options.rounds = max(arguments.rounds, 1)
+    today = datetime.date.today().isoformat()
+    out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
     page = head(arguments, os.getloadavg()[0])
     for name in arguments.only:
         print(name, file=sys.stderr, flush=True)
         page += f"\n{ROWS[name]()}"
-    today = datetime.date.today().isoformat()
-    out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page)
+        # After each row: a run that is ended early keeps what it has.
+        out.write_text(page)
     print(page)
     print(f"written to {out}", file=sys.stderr)
     return 0
