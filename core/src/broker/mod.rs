@@ -21,7 +21,7 @@ use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
 use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardCells, ShardMetrics};
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
     HostFacts, HostPort, ListenerSettings, LogDurability, Profile, Settings, SettingsBuilder, SettingsError,
@@ -278,7 +278,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     let health = Arc::new(Mutex::new(HealthRegistry::new()));
     set_health(&health, Health::NotReady, "shards are opening their partitions");
     let metrics: Vec<Arc<Mutex<ShardMetrics>>> = (0..shards)
-        .map(|_| Arc::new(Mutex::new(ShardMetrics::default())))
+        // Each under its own number from the start: a page may be asked for before a shard's first tick.
+        .map(|shard| Arc::new(Mutex::new(ShardCells::new(shard as u16).snapshot())))
         .collect();
     let view = View {
         metrics: metrics.clone(),
