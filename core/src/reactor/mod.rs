@@ -81,16 +81,7 @@ pub fn spawn(
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let name = format!("shard-{}", start.endpoint.own());
     std::thread::Builder::new().name(name.clone()).spawn(move || {
-        let placement = match start.pin {
-            Some(core) => glommio::Placement::Fixed(core),
-            None => glommio::Placement::Unbound,
-        };
-        let executor = glommio::LocalExecutorBuilder::new(placement)
-            .name(&name)
-            .ring_depth(GLOMMIO_RING_DEPTH)
-            .io_memory(GLOMMIO_IO_MEMORY)
-            .make()
-            .map_err(|error| io::Error::other(error.to_string()));
+        let executor = make_executor(&name, start.pin);
         let executor = match executor {
             Ok(executor) => executor,
             Err(error) => {
@@ -101,6 +92,33 @@ pub fn spawn(
         };
         ended(executor.run(drain(start)));
     })
+}
+
+/// Makes the executor on the calling thread. As for the data ring, ENOMEM is tried again for a while: what a
+/// killed process had locked is given back late.
+fn make_executor(name: &str, pin: Option<usize>) -> io::Result<glommio::LocalExecutor> {
+    let started = Instant::now();
+    loop {
+        let placement = match pin {
+            Some(core) => glommio::Placement::Fixed(core),
+            None => glommio::Placement::Unbound,
+        };
+        let made = glommio::LocalExecutorBuilder::new(placement)
+            .name(name)
+            .ring_depth(GLOMMIO_RING_DEPTH)
+            .io_memory(GLOMMIO_IO_MEMORY)
+            .make();
+        match made {
+            Ok(executor) => return Ok(executor),
+            Err(glommio::GlommioError::IoError(error))
+                if error.kind() == io::ErrorKind::OutOfMemory && started.elapsed() < ring::SETUP_RETRY =>
+            {
+                // The condition is in the kernel and cannot be awaited: poll it.
+                std::thread::sleep(ring::SETUP_RETRY_PAUSE);
+            }
+            Err(error) => return Err(io::Error::other(error.to_string())),
+        }
+    }
 }
 
 async fn drain(start: Start) -> io::Result<bool> {

@@ -17,7 +17,9 @@ use io_uring::{IoUring, squeue, types};
 pub(super) const RING_ENTRIES: u32 = 1024;
 const RING_ENTRIES_MIN: u32 = 128;
 /// How long ENOMEM at set-up is retried: a killed process's memlock charge is released late.
-const SETUP_RETRY: Duration = Duration::from_secs(5);
+pub(super) const SETUP_RETRY: Duration = Duration::from_secs(5);
+/// And how often.
+pub(super) const SETUP_RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,7 @@ impl RawRing {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     if started.elapsed() < SETUP_RETRY {
                         // The condition is in the kernel and cannot be awaited: poll it.
-                        std::thread::sleep(Duration::from_millis(20));
+                        std::thread::sleep(SETUP_RETRY_PAUSE);
                     } else if entries > RING_ENTRIES_MIN {
                         entries /= 2;
                     } else {
