@@ -1,7 +1,7 @@
 //! A model of the parked protocol: loom walks through the orders in which its threads may run and the
 //! values that their loads may see, with the doorbell that the shards use.
 //!
-//! A sender with a message, a kernel that posts a completion, and a receiver that drains, parks, looks
+//! Two senders with a message each, a kernel that posts a completion, and a receiver that drains, parks, looks
 //! again and sleeps. Property: whoever sleeps and is not woken has taken everything. Controls: the same without
 //! the fences, and with a sleep that does not look at the completion queue again, must be found out.
 
@@ -10,7 +10,7 @@ use loom::sync::{Arc, Mutex};
 
 use super::parked::{Atomics, Doorbell, atomic};
 
-const SENDERS: usize = 1;
+const SENDERS: usize = 2;
 /// A message of each sender, and a completion.
 const EVERYTHING: u64 = SENDERS as u64 + 1;
 /// Switches away from a thread that could go on, per execution: what a lost wake-up takes, and one more.
