@@ -1,10 +1,10 @@
-//! The engine of one shard: a glommio executor and one raw io_uring ring.
+//! The engine of one shard: a thread and one raw io_uring ring.
 //!
-//! Runs on the shard's own thread. The drain task takes turns: reap the ring, take what other
+//! Runs on the shard's own thread. It takes turns: reap the ring, take what other
 //! shards sent, fire timers, let the sans-I/O [`Shard`] act, carry out its effects, submit. It
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
-//! Invariants: only this folder names io_uring or glommio; nothing here blocks but parking; a
+//! Invariants: only this folder names io_uring; nothing here blocks but parking; a
 //! buffer given to the kernel stays where it is until its completion was reaped.
 
 mod ring;
@@ -30,9 +30,6 @@ use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
 
 pub use ring::probe;
 
-/// glommio's own ring and its registered buffers, at their least: the data ring does the work.
-const GLOMMIO_RING_DEPTH: usize = 256;
-const GLOMMIO_IO_MEMORY: usize = 64 << 10;
 /// Messages of a kind taken from one peer per turn.
 const MESSAGES_PER_TURN: usize = 256;
 /// Frames taken from one connection per turn, so that no pipelining peer keeps the shard.
@@ -74,65 +71,40 @@ pub struct Start {
 /// Starts a shard's thread. `ended` is called on it at its end: whether everything was closed in order.
 ///
 /// # Errors
-/// When the executor's thread cannot be made.
+/// When the thread cannot be made.
 pub fn spawn(
     start: Start,
     ended: impl FnOnce(io::Result<bool>) + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let name = format!("shard-{}", start.endpoint.own());
-    std::thread::Builder::new().name(name.clone()).spawn(move || {
-        let executor = make_executor(&name, start.pin);
-        let executor = match executor {
-            Ok(executor) => executor,
-            Err(error) => {
-                // The receiver is gone only when the process is ending.
-                let _ = start.started.send(Err(error));
-                return;
-            }
-        };
-        ended(executor.run(drain(start)));
+    std::thread::Builder::new().name(name).spawn(move || {
+        if let Some(core) = start.pin {
+            pin_to(core);
+        }
+        ended(run(start));
     })
 }
 
-/// Makes the executor on the calling thread. As for the data ring, ENOMEM is tried again for a while: what a
-/// killed process had locked is given back late.
-fn make_executor(name: &str, pin: Option<usize>) -> io::Result<glommio::LocalExecutor> {
-    let started = Instant::now();
-    loop {
-        let placement = match pin {
-            Some(core) => glommio::Placement::Fixed(core),
-            None => glommio::Placement::Unbound,
-        };
-        let made = glommio::LocalExecutorBuilder::new(placement)
-            .name(name)
-            .ring_depth(GLOMMIO_RING_DEPTH)
-            .io_memory(GLOMMIO_IO_MEMORY)
-            .make();
-        match made {
-            Ok(executor) => return Ok(executor),
-            Err(glommio::GlommioError::IoError(error))
-                if error.kind() == io::ErrorKind::OutOfMemory && started.elapsed() < ring::SETUP_RETRY =>
-            {
-                // The condition is in the kernel and cannot be awaited: poll it.
-                std::thread::sleep(ring::SETUP_RETRY_PAUSE);
-            }
-            Err(error) => return Err(io::Error::other(error.to_string())),
-        }
+/// Keeps the calling thread on one core. It may run there, so this fails only when that has just changed.
+fn pin_to(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &cores) {
+        tracing::warn!(%error, core, "a shard could not be pinned to its core");
     }
 }
 
-async fn drain(start: Start) -> io::Result<bool> {
+fn run(start: Start) -> io::Result<bool> {
     let started = start.started.clone();
     let mut reactor = match Reactor::new(start) {
         Ok(reactor) => reactor,
         Err(error) => {
+            // The receiver is gone only when the process is ending.
             let _ = started.send(Err(error));
             return Ok(false);
         }
     };
     let _ = started.send(Ok(()));
-    // This task is the executor's only one and does not yield: an executor that finds its preemption timer
-    // fired before it ran a task counts none as runnable, and sleeps over the ones that are.
     while !reactor.finished() {
         let started_at = Instant::now();
         let progressed = reactor.turn()?;
@@ -605,7 +577,7 @@ impl Reactor {
 
     /// Sleeps until a completion, a message of another shard or the next deadline.
     ///
-    /// Only when nothing else of this executor can run: this is the thread's one sleep.
+    /// The thread's one sleep.
     fn park(&mut self) -> io::Result<()> {
         self.arm_wake()?;
         let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;

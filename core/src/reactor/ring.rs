@@ -2,8 +2,7 @@
 //!
 //! Set up with SINGLE_ISSUER, DEFER_TASKRUN and TASKRUN_FLAG: completions appear only when this
 //! thread enters the kernel, and the flag tells without a system call when entering is worthwhile.
-//! A shard with nothing to do sleeps in this ring too: one system call, and no second ring that has to
-//! be told of completions.
+//! A shard with nothing to do sleeps in this ring too.
 //!
 //! `user_data` is `kind (8 bits) | generation (24 bits) | slot (32 bits)`: a completion that
 //! outlives its slot's owner never reaches the next one.
@@ -17,9 +16,9 @@ use io_uring::{IoUring, squeue, types};
 pub(super) const RING_ENTRIES: u32 = 1024;
 const RING_ENTRIES_MIN: u32 = 128;
 /// How long ENOMEM at set-up is retried: a killed process's memlock charge is released late.
-pub(super) const SETUP_RETRY: Duration = Duration::from_secs(5);
+const SETUP_RETRY: Duration = Duration::from_secs(5);
 /// And how often.
-pub(super) const SETUP_RETRY_PAUSE: Duration = Duration::from_millis(20);
+const SETUP_RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
