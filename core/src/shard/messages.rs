@@ -7,6 +7,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::silence::keep_for_silent;
 use super::{Effect, Now, Pending, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::mesh::RingFull;
 
@@ -20,7 +21,9 @@ impl Shard {
         let Some(kept) = self.backlog.get_mut(to) else {
             return;
         };
-        if kept.is_empty() {
+        if self.endpoint.is_silent(to) {
+            keep_for_silent(kept, request);
+        } else if kept.is_empty() {
             if let Err(RingFull(request)) = self.endpoint.request(to, request) {
                 self.metrics.ring_full_waits.increment();
                 kept.push_back(request);

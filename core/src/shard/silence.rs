@@ -10,6 +10,8 @@
 //! back off and retry without asking for metadata, and it does not say that nothing was written; but
 //! COORDINATOR_LOAD_IN_PROGRESS for InitProducerId.
 
+use std::collections::VecDeque;
+
 use tidelog_net::ErrorCode;
 use tidelog_segment_log::disk::Disk;
 
@@ -25,6 +27,19 @@ pub(super) const SILENT_FETCH_WAIT_MS: u64 = 500;
 /// The shard of group 0.
 const CONTROL_SHARD: usize = 0;
 const REASON: &str = "the shard of this partition takes no turns";
+
+/// Keeps a request until its shard takes turns again. Nothing is kept per request of a client, or this would
+/// grow for as long as the shard is silent.
+pub(super) fn keep_for_silent(kept: &mut VecDeque<ShardRequest>, request: ShardRequest) {
+    match &request {
+        // A watch that is left behind ends with its wake, which finds no fetch.
+        ShardRequest::Unwatch(..) => return,
+        // The newest is enough.
+        ShardRequest::Image(_) => kept.retain(|kept| !matches!(kept, ShardRequest::Image(_))),
+        _ => {}
+    }
+    kept.push_back(request);
+}
 
 impl Shard {
     /// Looks at the other shards; once per tick.
@@ -75,20 +90,13 @@ impl Shard {
 
     /// Answers every part that waits for a shard.
     fn refuse_waiting(&mut self, shard: usize) {
-        // What did not get into the ring is not wanted any more; of images the newest is enough.
+        // What did not get into the ring is not wanted any more.
         if let Some(kept) = self.backlog.get_mut(shard) {
-            kept.retain(|request| {
-                !matches!(request, ShardRequest::Partition(..) | ShardRequest::Control(..))
-            });
-            let images = kept
-                .iter()
-                .filter(|request| matches!(request, ShardRequest::Image(_)));
-            let mut older = images.count().saturating_sub(1);
-            kept.retain(|request| {
-                let is_older = older > 0 && matches!(request, ShardRequest::Image(_));
-                older -= usize::from(is_older);
-                !is_older
-            });
+            for request in std::mem::take(kept) {
+                if !matches!(request, ShardRequest::Partition(..) | ShardRequest::Control(..)) {
+                    keep_for_silent(kept, request);
+                }
+            }
         }
         if shard == CONTROL_SHARD {
             for (pending, answer) in self.control_asked.drain() {

@@ -5,6 +5,7 @@ use tidelog_net::{ErrorCode, ResponseBody};
 
 use super::harness::{Client, Cluster};
 use super::requests::*;
+use crate::shard::ShardRequest;
 
 const SHARDS: usize = 3;
 const STALLED: usize = 1;
@@ -147,6 +148,37 @@ fn requests_that_come_while_a_shard_is_silent_are_refused_and_paced() {
         0,
         "none of the refused was written"
     );
+}
+
+#[test]
+fn what_is_kept_for_a_silent_shard_does_not_grow() {
+    let (mut cluster, client, theirs, _) = cluster();
+    cluster.stalled = Some(STALLED);
+    cluster.advance_ms(BOUND_MS);
+    let before = cluster.shard(0).backlog[STALLED].len();
+    for round in 0..20 {
+        cluster.send(client, 12, fetch_request(&[("t", theirs, 0)], 60_000, 1));
+        cluster.advance_ms(600);
+        let (_, body) = cluster.received(client).expect("answered");
+        assert_eq!(
+            partitions(body)[0].partition.error,
+            ErrorCode::NotLeaderOrFollower
+        );
+        cluster.create(client, &format!("new-{round}"), 1, &[]);
+    }
+    // The newest image, and which of the new topics others have opened.
+    let kept = &cluster.shard(0).backlog[STALLED];
+    let opened = kept.iter().filter(|kept| matches!(kept, ShardRequest::Opened(_)));
+    assert!(opened.count() <= 20);
+    let others = kept
+        .iter()
+        .filter(|kept| !matches!(kept, ShardRequest::Opened(_)));
+    assert_eq!(others.count(), before + 1, "{kept:?}");
+    cluster.stalled = None;
+    cluster.advance_ms(1_000);
+    for round in 0..20 {
+        assert_eq!(cluster.put(client, &format!("new-{round}"), 0, batch(&["a"])), 0);
+    }
 }
 
 #[test]
