@@ -433,8 +433,10 @@ def cpu_model() -> str:
 
 
 def filesystem() -> str:
-    command = ["stat", "-f", "-c", "%T", str(Options.data_root)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "?"
+    # Not `stat -f`: it has one name for ext2, ext3 and ext4.
+    command = ["df", "--output=fstype", str(Options.data_root)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return lines[-1] if lines else "?"
 
 
 def row_names(text: str) -> list[str]:

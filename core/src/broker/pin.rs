@@ -1,8 +1,8 @@
 //! Which core each shard runs on alone, if any.
 //!
-//! Read once at start, on the main thread. `auto` pins when nobody else is expected on the cores: the cpuset is
-//! exclusive, or the process was given fewer cores than the machine has. Invariants: no core is given twice, and
-//! none that the process may not run on.
+//! Read once at start, on the main thread. `auto` pins when nobody else can be on the cores, because the cpuset is
+//! exclusive; an affinity mask alone does not say that (two brokers may have the same one, and their shards would
+//! share a core). Invariants: no core is given twice, and none that the process may not run on.
 
 use std::path::Path;
 
@@ -17,8 +17,6 @@ const CPUS_MAX: usize = 1_024;
 struct Cores {
     /// Those it may run on.
     allowed: Vec<usize>,
-    /// How many the machine has online, 0 when that is not known.
-    online: usize,
     /// Its cpuset is its own.
     is_exclusive: bool,
 }
@@ -34,26 +32,11 @@ impl Cores {
     }
 
     fn read(allowed: Vec<usize>, groups: &str, sys: &Path) -> Self {
-        let online = std::fs::read_to_string(sys.join("devices/system/cpu/online")).unwrap_or_default();
         Self {
             allowed,
-            online: count_cpus(&online),
             is_exclusive: is_exclusive(groups, &sys.join("fs/cgroup")),
         }
     }
-}
-
-/// How many CPUs a list like `0-3,8` names; 0 when it is none.
-fn count_cpus(list: &str) -> usize {
-    let span = |part: &str| -> Option<usize> {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        last.checked_sub(first)?.checked_add(1)
-    };
-    let spans: Option<Vec<usize>> = list.trim().split(',').map(span).collect();
-    spans.map_or(0, |spans| {
-        spans.iter().fold(0, |sum, span| sum.saturating_add(*span))
-    })
 }
 
 /// Whether this process's cpuset is a partition of its own (v2), or exclusive (v1, where the root always is).
@@ -83,7 +66,7 @@ fn choose_among(pin: RuntimePin, shards: usize, cores: &Cores) -> Result<Vec<usi
     let wanted = match pin {
         RuntimePin::Never => false,
         RuntimePin::Always => true,
-        RuntimePin::Auto => shards <= available && (cores.is_exclusive || available < cores.online),
+        RuntimePin::Auto => shards <= available && cores.is_exclusive,
     };
     if wanted && shards > available {
         return Err(StartupError::usage(format!(
@@ -111,17 +94,11 @@ pub(super) fn describe(cores: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::host_tree::write;
 
-    fn write(root: &Path, path: &str, text: &str) {
-        let path = root.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn cores(allowed: &[usize], online: usize, is_exclusive: bool) -> Cores {
+    fn cores(allowed: &[usize], is_exclusive: bool) -> Cores {
         Cores {
             allowed: allowed.to_vec(),
-            online,
             is_exclusive,
         }
     }
@@ -130,7 +107,6 @@ mod tests {
     fn exclusive_cpusets_are_told_apart() {
         let sys = tempfile::tempdir().unwrap();
         let cgroup = "fs/cgroup";
-        write(sys.path(), "devices/system/cpu/online", "0-3,8\n");
         write(
             sys.path(),
             &format!("{cgroup}/own/cpuset.cpus.partition"),
@@ -178,21 +154,7 @@ mod tests {
             ("", false),
         ] {
             let read = Cores::read(vec![1, 2], groups, sys.path());
-            assert_eq!(read, cores(&[1, 2], 5, exclusive), "{groups:?}");
-        }
-    }
-
-    #[test]
-    fn cpu_lists() {
-        for (list, count) in [
-            ("0\n", 1),
-            ("0-63", 64),
-            ("0-1,4,6-7", 5),
-            ("", 0),
-            ("x", 0),
-            ("3-1", 0),
-        ] {
-            assert_eq!(count_cpus(list), count, "{list:?}");
+            assert_eq!(read, cores(&[1, 2], exclusive), "{groups:?}");
         }
     }
 
@@ -200,14 +162,12 @@ mod tests {
     fn cores_are_chosen_from_the_mask() {
         use RuntimePin::{Always, Auto, Never};
         for (pin, shards, cores, chosen) in [
-            (Auto, 2, cores(&[3, 5, 7], 3, false), &[][..]),
-            (Auto, 2, cores(&[3, 5, 7], 3, true), &[3, 5]),
-            (Auto, 2, cores(&[3, 5, 7], 8, false), &[3, 5]),
-            (Auto, 4, cores(&[3, 5, 7], 8, true), &[]),
-            (Auto, 1, cores(&[], 0, true), &[]),
-            (Auto, 1, cores(&[0], 0, false), &[]),
-            (Always, 3, cores(&[3, 5, 7], 3, false), &[3, 5, 7]),
-            (Never, 1, cores(&[3, 5, 7], 8, true), &[]),
+            (Auto, 2, cores(&[3, 5, 7], false), &[][..]),
+            (Auto, 2, cores(&[3, 5, 7], true), &[3, 5]),
+            (Auto, 4, cores(&[3, 5, 7], true), &[]),
+            (Auto, 1, cores(&[], true), &[]),
+            (Always, 3, cores(&[3, 5, 7], false), &[3, 5, 7]),
+            (Never, 1, cores(&[3, 5, 7], true), &[]),
         ] {
             assert_eq!(
                 choose_among(pin, shards, &cores).unwrap(),
@@ -215,7 +175,7 @@ mod tests {
                 "{pin:?} {shards} {cores:?}"
             );
         }
-        let refused = choose_among(Always, 3, &cores(&[1, 2], 8, true)).unwrap_err();
+        let refused = choose_among(Always, 3, &cores(&[1, 2], true)).unwrap_err();
         assert_eq!(refused.exit_code, 2);
         assert!(refused.sentence.contains("--shards 2"), "{refused}");
         assert_eq!(describe(&[]), "not pinned");

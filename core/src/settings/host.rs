@@ -136,15 +136,22 @@ fn cgroup_quota_cpus(groups: &str, mount: &Path) -> Option<u16> {
     from_v2.into_iter().chain(from_v1).min()
 }
 
+/// Trees that look like the system's, for tests.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod tree {
+    use std::path::Path;
 
-    fn write(root: &Path, path: &str, text: &str) {
+    pub(crate) fn write(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tree::write;
+    use super::*;
 
     #[test]
     fn v2_takes_the_tightest_level() {

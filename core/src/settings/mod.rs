@@ -20,6 +20,8 @@ use std::path::PathBuf;
 
 pub use build::{SettingsBuilder, SettingsError};
 pub(crate) use host::group_path;
+#[cfg(test)]
+pub(crate) use host::tree as host_tree;
 pub use host::{HostFacts, cpu_count_from_quota, parse_meminfo_total_bytes};
 pub use listener::{HostPort, HostPortError, ListenerSettings, split_named};
 pub use parse::{format_size, parse_bool, parse_duration, parse_size};

@@ -6,8 +6,8 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `cold` (reads
-//! that are verified before they are sent), `admin` (answers from the metadata image), `control` and
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
+//! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
 //! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
 //! owner's side), `budget`, `timers`, `slab` (tables without hashing).
 //!

@@ -74,7 +74,7 @@ impl Shard {
     /// Notes an operation on group 0 that is about to be sent. True: its shard is silent, and it is refused.
     pub(super) fn note_control(&mut self, to: usize, reply: ReplyTo, op: &ControlOp) -> bool {
         let code = match op {
-            // Java producers before 4.0 take REQUEST_TIMED_OUT as the end here.
+            // Older Java producers take every code that they do not name as the end, and this one they name.
             ControlOp::InitProducerId => ErrorCode::CoordinatorLoadInProgress,
             _ => ErrorCode::RequestTimedOut,
         };
