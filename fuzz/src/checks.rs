@@ -1,13 +1,12 @@
 //! What must hold for any bytes: no panic, and no more memory than the frame allows.
 //!
 //! One function per kind of input. The fuzz targets call them, and so does the test of `tidelog-net` that
-//! replays the committed inputs, so that both check the same thing. The including crate sets
-//! [`Counting`] as its global allocator; without it the bounds would hold for nothing, so every check
+//! replays the committed inputs, so that both check the same thing. The including crate has
+//! `counting.rs` beside it and sets its `Counting` as the global allocator; without it the bounds would hold for nothing, so every check
 //! begins by making sure that allocations are counted.
 
+use crate::counting::peak_of;
 use bytes::{Bytes, BytesMut};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::hint::black_box;
 use tidelog_net::client::decode_response;
 use tidelog_net::frame::{FrameDecoder, SIZE_PREFIX_BYTES};
@@ -27,45 +26,6 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024;
 
 /// What a decompression may hold: the output while it grows, the decoder's window, its tables.
 pub const DECOMPRESSION_BYTES_MAX: usize = 4 * DECOMPRESSED_BYTES_MAX + 256 * 1024;
-
-thread_local! {
-    static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
-    static PEAK_BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-/// The system allocator, counting per thread what is held.
-pub struct Counting;
-
-fn count(bytes: isize) {
-    let _ = HELD_BYTES.try_with(|held| {
-        held.set(held.get() + bytes);
-        let _ = PEAK_BYTES.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
-}
-
-// SAFETY: every call goes to the system allocator unchanged; counting touches only plain thread-local
-// cells that never allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-/// What `work` holds at its peak beyond what was held before.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD_BYTES.get();
-    PEAK_BYTES.set(before);
-    let outcome = work();
-    (outcome, usize::try_from(PEAK_BYTES.get() - before).unwrap_or(0))
-}
 
 fn assert_allocations_are_counted() {
     let (_, peak) = peak_of(|| black_box(Vec::<u8>::with_capacity(CONSTANT_BYTES)));

@@ -4,6 +4,7 @@
 //! `TIDELOG_FUZZ_MESSAGE` names which one, so that a new API has its target with its row in the tables.
 
 pub mod checks;
+pub mod counting;
 
 #[global_allocator]
-static ALLOCATOR: checks::Counting = checks::Counting;
+static ALLOCATOR: counting::Counting = counting::Counting;

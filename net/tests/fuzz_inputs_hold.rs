@@ -4,9 +4,12 @@
 #[path = "../../fuzz/src/checks.rs"]
 mod checks;
 mod common;
+#[path = "../../fuzz/src/counting.rs"]
+mod counting;
 
-use checks::{Counting, check_batches, check_frames, check_message, message};
+use checks::{check_batches, check_frames, check_message, message};
 use common::{Sample, request_frame, response_frame};
+use counting::Counting;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tidelog_net::walker;

@@ -3,57 +3,20 @@
 //! An allocator counts what each decode holds at its peak, per thread.
 
 mod common;
+#[path = "../../fuzz/src/counting.rs"]
+mod counting;
 
 use bytes::Bytes;
 use common::{Sample, request_frame, response_frame};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use counting::{Counting, peak_of};
 use tidelog_net::client::decode_response;
 use tidelog_net::records::{Batches, Compression, DecompressError};
 use tidelog_net::walker::{self, Message, walk};
 use tidelog_net::wire::Reader;
 use tidelog_net::{ApiKey, DecodeError, SERVED, decode_request};
 
-thread_local! {
-    static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
-    static PEAK_BYTES: Cell<isize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count(bytes: isize) {
-    let _ = HELD_BYTES.try_with(|held| {
-        held.set(held.get() + bytes);
-        let _ = PEAK_BYTES.try_with(|peak| peak.set(peak.get().max(held.get())));
-    });
-}
-
-// SAFETY: every call goes to the system allocator unchanged; counting touches only plain thread-local
-// cells that never allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promises are those of `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// What `work` holds at its peak beyond what was held before.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD_BYTES.get();
-    PEAK_BYTES.set(before);
-    let outcome = work();
-    (outcome, usize::try_from(PEAK_BYTES.get() - before).unwrap_or(0))
-}
 
 /// Room for what is not sized by the frame: handles, an error text.
 const CONSTANT_BYTES: usize = 4 * 1024;

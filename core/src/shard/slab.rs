@@ -78,11 +78,6 @@ impl<T> Slab<T> {
             Some((u64::from(place.0) << 32 | slot as u64, value))
         })
     }
-
-    /// Everything kept.
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|place| place.1.as_ref())
-    }
 }
 
 /// Connections by the slots of their sockets, which the engine gives out.
@@ -161,6 +156,6 @@ mod tests {
         slab.remove(&second);
         assert!(!slab.is_empty());
         slab.remove(&third);
-        assert!(slab.is_empty() && slab.values().next().is_none());
+        assert!(slab.is_empty() && slab.iter().next().is_none());
     }
 }

@@ -153,10 +153,14 @@ impl Shard {
         self.metrics
             .fetch_sessions_used_bytes
             .set(self.fetch_sessions.used_bytes() as i64);
-        let parked = self
-            .pending
-            .values()
-            .filter(|pending| matches!(pending, Pending::Fetch(fetch) if fetch.is_waiting()));
+        let fetches = self
+            .connections
+            .iter()
+            .flat_map(|(_, connection)| &connection.fetches);
+        let parked = fetches.filter(|id| match self.pending.get(id) {
+            Some(Pending::Fetch(fetch)) => fetch.is_waiting(),
+            _ => false,
+        });
         self.metrics.fetches_parked.set(parked.count() as i64);
         // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {

@@ -17,6 +17,14 @@ fn in_session(id: i32, epoch: i32, wants: &[(&str, i32, i64)]) -> FetchRequest {
     }
 }
 
+/// The first incremental request of a session, which may wait.
+fn waiting_in_session(id: i32, max_wait_ms: i32) -> FetchRequest {
+    FetchRequest {
+        max_wait_ms,
+        ..in_session(id, 1, &[])
+    }
+}
+
 fn ask(cluster: &mut Cluster, client: Client, request: FetchRequest) -> FetchedResponse {
     fetched(cluster.ask(client, 12, request))
 }
@@ -58,10 +66,7 @@ fn a_parked_incremental_fetch_is_woken_by_a_partition_it_does_not_name() {
         cluster.create(client, "t", 3, &[]);
         let wants = [("t", 0, 0), ("t", 1, 0), ("t", 2, 0)];
         let id = ask(&mut cluster, reader, in_session(0, 0, &wants)).session_id;
-        let waiting = FetchRequest {
-            max_wait_ms: 60_000,
-            ..in_session(id, 1, &[])
-        };
+        let waiting = waiting_in_session(id, 60_000);
         cluster.send(reader, 12, waiting);
         cluster.run();
         assert!(cluster.received(reader).is_none());
@@ -140,10 +145,7 @@ fn a_lost_answer_is_found_out_and_two_at_once_do_not_mix() {
     let client = cluster.connect(0);
     cluster.create(client, "t", 1, &[]);
     let id = ask(&mut cluster, client, in_session(0, 0, &[("t", 0, 0)])).session_id;
-    let waiting = FetchRequest {
-        max_wait_ms: 60_000,
-        ..in_session(id, 1, &[])
-    };
+    let waiting = waiting_in_session(id, 60_000);
     cluster.send(client, 12, waiting);
     cluster.send(client, 12, in_session(id, 2, &[]));
     cluster.run();
@@ -285,10 +287,7 @@ fn a_session_whose_fetch_waits_is_not_idle() {
     let (client, others) = (cluster.connect(0), cluster.connect(0));
     cluster.create(client, "t", 1, &[]);
     let id = ask(&mut cluster, client, in_session(0, 0, &[("t", 0, 0)])).session_id;
-    let waiting = FetchRequest {
-        max_wait_ms: 2 * FETCH_SESSION_IDLE_MS as i32,
-        ..in_session(id, 1, &[])
-    };
+    let waiting = waiting_in_session(id, 2 * FETCH_SESSION_IDLE_MS as i32);
     cluster.send(client, 12, waiting);
     for _ in 1..FETCH_SESSIONS_PER_SHARD_MAX {
         assert!(ask(&mut cluster, others, in_session(0, 0, &[("t", 0, 0)])).session_id != 0);
@@ -314,10 +313,7 @@ fn a_client_that_went_away_leaves_an_idle_session() {
     let (client, others) = (cluster.connect(0), cluster.connect(0));
     cluster.create(client, "t", 1, &[]);
     let id = ask(&mut cluster, client, in_session(0, 0, &[("t", 0, 0)])).session_id;
-    let waiting = FetchRequest {
-        max_wait_ms: 60_000,
-        ..in_session(id, 1, &[])
-    };
+    let waiting = waiting_in_session(id, 60_000);
     cluster.send(client, 12, waiting);
     cluster.run();
     cluster.close(client);
