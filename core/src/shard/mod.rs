@@ -51,7 +51,8 @@ use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
-use budget::Budget;
+pub(crate) use budget::Budget;
+pub use budget::ReceivePool;
 use control::Control;
 use partition::Answers;
 use partitions::Partitions;
@@ -132,6 +133,7 @@ pub struct Shard {
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
+    control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
     fetch_sessions: fetch_session::FetchSessions,
@@ -165,9 +167,11 @@ impl Shard {
     pub fn new(seed: ShardSeed, endpoint: Endpoint<ShardRequest, ShardAnswer>) -> Self {
         let own = endpoint.own() as u16;
         let shards = endpoint.shards();
-        // Control (groups, admin) keeps a fifth, frames and answers share the rest.
+        // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
+        let control = share / 5;
+        let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
         Self {
@@ -187,12 +191,12 @@ impl Shard {
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),
-                // A quarter of what is kept aside.
-                share / 5 / 4,
+                sessions,
             ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
+            control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
             timers,

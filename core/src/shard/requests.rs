@@ -18,10 +18,17 @@ use crate::request_context::RequestContext;
 const API_VERSIONS_KEY: i16 = 18;
 
 impl Shard {
-    /// A whole frame of a connection (size prefix taken off). Its bytes are charged to the receive
-    /// budget; the charge goes with the answer.
-    pub fn on_frame(&mut self, now: Now, disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
-        let charge_bytes = frame.len();
+    /// A whole frame of a connection (size prefix taken off). `charge_bytes` of the receive budget are charged
+    /// for it alone (nothing, where the buffer it lies in is charged); that charge goes with the answer.
+    pub fn on_frame(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        charge_bytes: usize,
+    ) {
+        let decode_bytes = decode_budget_bytes(frame.len());
         let Some(connection) = self.connections.get_mut(&socket) else {
             self.receive_budget.release(charge_bytes);
             return;
@@ -39,7 +46,7 @@ impl Shard {
             arrived_at: Instant::now(),
             kind: RequestKind::Other,
         };
-        match decode_request(frame, decode_budget_bytes(charge_bytes)) {
+        match decode_request(frame, decode_bytes) {
             Ok(Request { header, body }) => {
                 origin.version = header.version;
                 origin.correlation_id = header.correlation_id;

@@ -7,28 +7,45 @@ use std::sync::Arc;
 use tidelog_net::frame::FrameError;
 
 use super::connection::Connection;
-use super::{Charge, Effect, Now, Origin, RequestKind, Response, SendPart, Shard, SocketId};
+use super::{Charge, Effect, Now, Origin, ReceivePool, RequestKind, Response, SendPart, Shard, SocketId};
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 
 /// Requests kept for a full ring before sockets are no longer read.
 const BACKLOG_MAX: usize = 1024;
+/// What a connection takes of the control pool: its state here and in the engine.
+const CONNECTION_BYTES: usize = 2048;
 /// How often connections are looked at for idleness, milliseconds.
 const IDLE_LOOK_MS: u64 = 1_000;
 
-impl Shard {
-    /// Reserves receive memory.
-    pub fn reserve_receive(&mut self, bytes: usize) -> bool {
+impl ReceivePool for Shard {
+    fn reserve_receive(&mut self, bytes: usize) -> bool {
         self.receive_budget.reserve(bytes)
     }
 
-    /// Gives receive memory back.
-    pub fn release_receive(&mut self, bytes: usize) {
+    fn release_receive(&mut self, bytes: usize) {
         self.receive_budget.release(bytes);
     }
 
-    /// Whether a frame of this size could ever be received.
-    pub fn can_ever_receive(&self, bytes: usize) -> bool {
+    fn can_ever_receive(&self, bytes: usize) -> bool {
         self.receive_budget.could_ever_hold(bytes)
+    }
+}
+
+impl Shard {
+    /// Bytes of the receive pool.
+    pub fn receive_pool_bytes(&self) -> usize {
+        self.receive_budget.limit_bytes()
+    }
+
+    /// Reserves what a connection takes while it does nothing.
+    #[must_use]
+    pub fn reserve_connection(&mut self) -> bool {
+        self.control_budget.reserve(CONNECTION_BYTES)
+    }
+
+    /// Gives back what [`Shard::reserve_connection`] reserved.
+    pub fn release_connection(&mut self) {
+        self.control_budget.release(CONNECTION_BYTES);
     }
 
     /// A socket is not read because its budget is spent.

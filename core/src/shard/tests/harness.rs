@@ -19,8 +19,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 
 use super::super::{
-    ControlSeed, DirectorySeed, Effect, Now, Response, Shard, ShardReady, ShardRequest, ShardSeed, SocketId,
-    group_zero_directory, group_zero_evidence,
+    ControlSeed, DirectorySeed, Effect, Now, ReceivePool, Response, Shard, ShardReady, ShardRequest,
+    ShardSeed, SocketId, group_zero_directory, group_zero_evidence,
 };
 use super::device::{Blocking, Device, Hold, Port};
 use crate::mesh::mesh;
@@ -301,7 +301,8 @@ impl Cluster {
                 break;
             }
             if let Some(frame) = socket.inbox.pop_front() {
-                shard.on_frame(now, port, socket.id, frame);
+                let charge_bytes = frame.len();
+                shard.on_frame(now, port, socket.id, frame, charge_bytes);
                 any = true;
             }
         }
