@@ -1,14 +1,16 @@
 //! The engine of one shard: a thread and one raw io_uring ring.
 //!
 //! Runs on the shard's own thread. It takes turns: reap the ring, take what other
-//! shards sent, fire timers, let the sans-I/O [`Shard`] act, carry out its effects, submit. It
+//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. It
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring; nothing here blocks but parking; a
 //! buffer given to the kernel stays where it is until its completion was reaped.
 
+mod accept;
 mod arena;
 mod inbound;
+mod machine;
 mod provided;
 mod ring;
 mod ring_disk;
@@ -17,7 +19,7 @@ mod sockets;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 use io_uring::{opcode, types};
 
 use crate::mesh::Endpoint;
-use crate::shard::{Effect, Now, ReceivePool, Shard, ShardAnswer, ShardRequest, SocketId};
+use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
 use arena::Arena;
 use inbound::Next;
 use provided::ProvidedBuffers;
@@ -34,6 +36,7 @@ use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
 use sockets::Sockets;
 
+pub use machine::Machine;
 pub use ring::probe;
 
 /// Messages of a kind taken from one peer per turn.
@@ -44,8 +47,6 @@ const FRAMES_PER_TURN: usize = 64;
 const IDLE_WAIT_MS: u64 = 1_000;
 /// How often connections are looked at for frames that were begun and do not go on, and for idle buffers.
 const STALL_LOOK_MS: u64 = 1_000;
-/// Wait after an accept failed for want of descriptors.
-const ACCEPT_BACKOFF_MS: u64 = 100;
 
 /// What all shards and the control thread share.
 #[derive(Debug)]
@@ -56,10 +57,13 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
 }
 
+/// Makes a machine with its rings.
+pub type MakeMachine<M> = Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> M + Send>;
+
 /// What a shard's thread is started with.
-pub struct Start {
-    /// The state machine, which is made on the shard's thread.
-    pub shard: Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> Shard + Send>,
+pub struct Start<M> {
+    /// Makes the state machine on the shard's thread.
+    pub shard: MakeMachine<M>,
     /// This shard's rings.
     pub endpoint: Endpoint<ShardRequest, ShardAnswer>,
     /// Listening sockets, each with the index of its listener (which may have several addresses).
@@ -78,8 +82,8 @@ pub struct Start {
 ///
 /// # Errors
 /// When the thread cannot be made.
-pub fn spawn(
-    start: Start,
+pub fn spawn<M: Machine + 'static>(
+    start: Start<M>,
     ended: impl FnOnce(io::Result<bool>) + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let name = format!("shard-{}", start.endpoint.own());
@@ -100,7 +104,7 @@ fn pin_to(core: usize) {
     }
 }
 
-fn run(start: Start) -> io::Result<bool> {
+fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
     let started = start.started.clone();
     let mut reactor = match Reactor::new(start) {
         Ok(reactor) => reactor,
@@ -127,8 +131,8 @@ fn run(start: Start) -> io::Result<bool> {
     Ok(reactor.shard.is_complete())
 }
 
-struct Reactor {
-    shard: Shard,
+struct Reactor<M> {
+    shard: M,
     ring: Rc<RefCell<RawRing>>,
     disk: RingDisk,
     sockets: Sockets,
@@ -153,8 +157,8 @@ struct Reactor {
     stall_look_ms: u64,
 }
 
-impl Reactor {
-    fn new(start: Start) -> io::Result<Self> {
+impl<M: Machine> Reactor<M> {
+    fn new(start: Start<M>) -> io::Result<Self> {
         let mut shard = (start.shard)(start.endpoint);
         let pool_bytes = shard.receive_pool_bytes();
         let buffers = ProvidedBuffers::count_for(pool_bytes);
@@ -330,37 +334,6 @@ impl Reactor {
         Ok(any)
     }
 
-    fn accept(&mut self, now: Now) -> io::Result<()> {
-        if self.stop_seen || !self.shard.is_ready() || now.monotonic_ms < self.accept_again_at_ms {
-            return Ok(());
-        }
-        for (index, (_, listener)) in self.listeners.iter().enumerate() {
-            let Some(accepting) = self.accepting.get_mut(index) else {
-                continue;
-            };
-            if *accepting {
-                continue;
-            }
-            const CLOEXEC: i32 = 0o2000000;
-            let entry = opcode::Accept::new(
-                types::Fd(listener.as_raw_fd()),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-            .flags(CLOEXEC)
-            .build();
-            let tag = Tag {
-                kind: Kind::Accept,
-                generation: 0,
-                slot: index as u32,
-            };
-            // SAFETY: no address is asked for, so the entry points to nothing.
-            unsafe { self.ring.borrow_mut().push(entry, tag)? };
-            *accepting = true;
-        }
-        Ok(())
-    }
-
     fn on_reaped(&mut self, now: Now, reaped: Reaped) -> io::Result<()> {
         let id = SocketId {
             slot: reaped.tag.slot,
@@ -375,79 +348,6 @@ impl Reactor {
             Kind::Cancel => {}
         }
         Ok(())
-    }
-
-    fn on_accept(&mut self, now: Now, reaped: Reaped) {
-        let index = reaped.tag.slot as usize;
-        if let Some(accepting) = self.accepting.get_mut(index) {
-            *accepting = false;
-        }
-        let listener = self.listeners.get(index).map_or(0, |(listener, _)| *listener);
-        let fd = match reaped.into_result() {
-            Ok(fd) => fd,
-            Err(error) => {
-                if !self.stop_seen {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
-                    self.shard.wake_at(self.accept_again_at_ms);
-                }
-                return;
-            }
-        };
-        // SAFETY: a successful accept answers a new descriptor that nobody else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-        let peer = rustix::net::getpeername(&socket).ok().flatten();
-        let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
-            return;
-        };
-        let own = self.shard.endpoint().own();
-        let count = |shard: usize| {
-            self.shared
-                .connections
-                .get(shard)
-                .map_or(usize::MAX, |c| c.load(Ordering::Relaxed))
-        };
-        let target = (0..self.shared.connections.len())
-            .min_by_key(|&s| (count(s), s != own))
-            .unwrap_or(own);
-        if target != own && count(target) < count(own) {
-            let request = ShardRequest::Connection {
-                socket,
-                listener,
-                peer,
-            };
-            match self.shard.endpoint().request(target, request) {
-                Ok(()) => {
-                    if let Some(connections) = self.shared.connections.get(target) {
-                        connections.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Err(crate::mesh::RingFull(ShardRequest::Connection {
-                    socket,
-                    listener,
-                    peer,
-                })) => {
-                    self.count_and_adopt(now, socket, listener, peer);
-                }
-                Err(_) => {}
-            }
-        } else {
-            self.count_and_adopt(now, socket, listener, peer);
-        }
-    }
-
-    fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
-            connections.fetch_add(1, Ordering::Relaxed);
-        }
-        self.adopt(now, socket, listener, peer);
-    }
-
-    fn uncount(&mut self) {
-        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
-            connections.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {

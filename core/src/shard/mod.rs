@@ -4,7 +4,7 @@
 //! `message of another shard`, `timer`); outputs are [`Effect`]s for the engine, messages in the
 //! rings and operations on the disk. It knows no socket, no io_uring and no executor.
 //!
-//! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
+//! Rooms: `types` (inputs, effects, messages), `machine` (what the loop calls), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
@@ -23,6 +23,7 @@ mod control;
 mod fetch;
 mod fetch_session;
 mod list_offsets;
+mod machine;
 mod messages;
 mod partition;
 mod partitions;
