@@ -196,12 +196,14 @@ impl<M: Machine> Reactor<M> {
     }
 
     fn now(&self) -> Now {
+        let instant = Instant::now();
         let wall = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         Now {
-            monotonic_ms: self.epoch.elapsed().as_millis() as u64,
+            monotonic_ms: instant.duration_since(self.epoch).as_millis() as u64,
             wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            instant,
         }
     }
 

@@ -225,7 +225,7 @@ impl Socket {
         let mut parts = self
             .out
             .iter()
-            .flat_map(|response| &response.parts)
+            .flat_map(|response| response.parts.iter())
             .map(SendPart::bytes)
             .filter(|bytes| !bytes.is_empty());
         let mut rest = parts.clone();
@@ -331,15 +331,10 @@ impl Socket {
         self.queued_bytes = self.queued_bytes.saturating_sub(sent);
         self.sending = None;
         while let Some(response) = self.out.front_mut() {
-            while let Some(part) = response.parts.front_mut() {
-                let len = part.bytes().len();
-                if sent < len {
-                    part.advance(sent);
-                    return;
-                }
-                sent -= len;
-                response.parts.pop_front();
-            }
+            let Some(rest) = response.parts.advance(sent) else {
+                return;
+            };
+            sent = rest;
             finished.push(response.charge);
             self.out.pop_front();
         }

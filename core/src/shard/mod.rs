@@ -63,8 +63,8 @@ use timers::TimerWheel;
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
 pub use partitions::DirectorySeed;
 pub use types::{
-    Charge, Effect, Now, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest, ShardSeed,
-    SocketId,
+    Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
+    ShardSeed, SocketId,
 };
 
 use turn::TICK_MS;
@@ -80,7 +80,8 @@ fn topic_id(topic: &TopicImage) -> TopicId {
 /// A request that waits for parts of its answer.
 enum Pending {
     Produce(produce::PendingProduce),
-    Fetch(fetch::PendingFetch),
+    /// Boxed: it is by far the largest, and not the most frequent.
+    Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
     EpochEnd(list_offsets::PendingEpochEnd),
     Control(admin::PendingControl),

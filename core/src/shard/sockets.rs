@@ -1,13 +1,12 @@
 //! Connections and budgets: what may be read, what leaves in which order, what is given back when.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidelog_net::frame::FrameError;
 
 use super::connection::Connection;
-use super::{Charge, Effect, Now, Origin, ReceivePool, RequestKind, Response, SendPart, Shard, SocketId};
+use super::{Charge, Effect, Now, Origin, Parts, ReceivePool, RequestKind, Response, Shard, SocketId};
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 
 /// Requests kept for a full ring before sockets are no longer read.
@@ -156,7 +155,7 @@ impl Shard {
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
-    pub(super) fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+    pub(super) fn respond(&mut self, origin: &Origin, parts: Parts, fetch_bytes: usize) {
         let charge = Charge {
             receive_bytes: origin.charge_bytes,
             fetch_bytes,
@@ -199,13 +198,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
         };
-        let mut ready = Vec::new();
-        let close = connection.take_ready(&mut ready);
-        if ready.is_empty() {
+        let before = self.effects.len();
+        let effects = &mut self.effects;
+        let close = connection.take_ready(|response| effects.push(Effect::Respond(socket, response)));
+        if self.effects.len() == before {
             self.effects.push(Effect::ReadAgain(socket));
-        }
-        for response in ready {
-            self.effects.push(Effect::Respond(socket, response));
         }
         if close {
             self.effects.push(Effect::CloseAfterSend(socket));

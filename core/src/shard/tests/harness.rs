@@ -178,6 +178,7 @@ impl Cluster {
         Now {
             monotonic_ms: self.monotonic_ms,
             wall_ms: self.wall_ms(),
+            instant: std::time::Instant::now(),
         }
     }
 
@@ -477,7 +478,7 @@ impl Cluster {
         let parts = self.sockets[client.0]
             .queued
             .iter()
-            .flat_map(|response| &response.parts);
+            .flat_map(|response| response.parts.iter());
         parts.map(|part| part.bytes().len()).sum()
     }
 
