@@ -216,6 +216,8 @@ shard_metrics! {
         guard_denials: "Requests denied by the guard.",
         fetch_sessions_evicted: "Idle fetch sessions that made room for another.",
         silence_refusals: "Parts of requests that got an error because their shard takes no turns.",
+        leases_granted: "Times memory was lent to another shard.",
+        leases_denied: "Times another shard asked for memory and there was none to spare.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {

@@ -71,6 +71,11 @@ impl Shard {
                 self.images_owed.push((from, image.version()));
                 self.apply_image(now, disk, image);
             }
+            ShardRequest::Lease(pool, bytes) => self.on_lease_asked(now, from, pool, bytes),
+            ShardRequest::LeaseReturned(pool, bytes) => {
+                self.endpoint.answer(from, ShardAnswer::Done);
+                self.on_lease_returned(pool, bytes);
+            }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
                 self.leader_epochs.extend(epochs);
@@ -87,6 +92,7 @@ impl Shard {
                 self.control_asked.remove(&reply.pending);
                 self.on_control_answer(now, disk, reply, answer);
             }
+            ShardAnswer::Lease { pool, bytes, lender } => self.on_leased(now, pool, bytes, lender),
             ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }

@@ -9,7 +9,7 @@
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
 //! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
-//! owner's side), `budget`, `timers`, `slab` (tables without hashing).
+//! owner's side), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
 //! and sockets are not read meanwhile; a fetch that waits holds only its request.
@@ -22,6 +22,7 @@ mod connection;
 mod control;
 mod fetch;
 mod fetch_session;
+mod leases;
 mod list_offsets;
 mod machine;
 mod messages;
@@ -138,6 +139,7 @@ pub struct Shard {
     control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
+    leases: leases::Leases,
     fetch_sessions: fetch_session::FetchSessions,
     timers: TimerWheel<Timer>,
     effects: Vec<Effect>,
@@ -201,6 +203,7 @@ impl Shard {
             control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
+            leases: leases::Leases::default(),
             timers,
             effects: Vec::new(),
             answers: Vec::new(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidelog_net::frame::FrameError;
 
 use super::connection::Connection;
+use super::leases::Pool;
 use super::{Charge, Effect, Now, Origin, Parts, ReceivePool, RequestKind, Response, Shard, SocketId};
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 
@@ -18,7 +19,11 @@ const IDLE_LOOK_MS: u64 = 1_000;
 
 impl ReceivePool for Shard {
     fn reserve_receive(&mut self, bytes: usize) -> bool {
-        self.receive_budget.reserve(bytes)
+        let reserved = self.receive_budget.reserve(bytes);
+        if !reserved {
+            self.leases.want(Pool::Receive, bytes);
+        }
+        reserved
     }
 
     fn release_receive(&mut self, bytes: usize) {

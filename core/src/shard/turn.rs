@@ -38,6 +38,7 @@ impl Shard {
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
+                    self.return_leases(now);
                     self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
@@ -95,6 +96,7 @@ impl Shard {
             self.on_all_open(now, disk);
         }
         self.deliver(now, disk);
+        self.ask_for_leases(now);
         self.send_kept();
         if self.stopping && !self.stopped {
             self.go_on_stopping(now, disk);

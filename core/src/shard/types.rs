@@ -12,6 +12,7 @@ use tidelog_segment_log::disk::HotBytes;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::control::{ControlAnswer, ControlOp, ControlSeed};
+use super::leases::Pool;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::partitions::DirectorySeed;
 use crate::metadata::MetadataImage;
@@ -177,6 +178,10 @@ pub enum ShardRequest {
     Image(Arc<MetadataImage>),
     /// Leader epochs of partitions that the sender has opened.
     Opened(Vec<(PartitionKey, i32)>),
+    /// Memory is wanted: how much of which pool.
+    Lease(Pool, usize),
+    /// Memory that was lent comes back.
+    LeaseReturned(Pool, usize),
 }
 
 /// An answer between shards.
@@ -190,6 +195,15 @@ pub enum ShardAnswer {
     Control(ReplyTo, ControlAnswer),
     /// The sender, a shard, serves the image of this version.
     ImageApplied(u64, u16),
+    /// How much a shard lends, which may be nothing.
+    Lease {
+        /// Of which pool.
+        pool: Pool,
+        /// How much.
+        bytes: usize,
+        /// The shard.
+        lender: u16,
+    },
 }
 
 /// What a shard is made from.

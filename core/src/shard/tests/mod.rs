@@ -7,6 +7,7 @@ mod fetch;
 mod fetch_sessions;
 mod harness;
 mod hostile;
+mod leases;
 mod limits;
 mod offsets;
 mod produce;
