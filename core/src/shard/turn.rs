@@ -140,12 +140,7 @@ impl Shard {
 
     pub(super) fn publish_metrics(&mut self) {
         self.metrics.connections.set(self.connections.len() as i64);
-        self.metrics
-            .receive_budget_used_bytes
-            .set(self.receive_budget.used_bytes() as i64);
-        self.metrics
-            .fetch_budget_used_bytes
-            .set(self.fetch_budget.used_bytes() as i64);
+        self.publish_memory();
         self.metrics.partitions.set(self.partitions.len() as i64);
         self.metrics
             .partitions_opening
