@@ -2,7 +2,7 @@
 //! buffer to the fetch pool.
 //!
 //! A connection begins with small buffers, a fixed part of the pool. One that receives or sends large pieces
-//! gets large ones if there is memory, and loses them when it is quiet. The kernel answers what it really allows
+//! gets large ones while most of the memory is free, and loses them when it is quiet or memory is short. The kernel answers what it really allows
 //! (twice what is asked, within its own bounds), and that is what is charged.
 
 use std::os::fd::BorrowedFd;
@@ -149,7 +149,8 @@ impl SocketMemory {
 
     fn enlarge(charged: &mut Charged, socket: BorrowedFd<'_>, machine: &mut impl Machine) {
         // Once per look: what is refused now is refused with the next frame, too.
-        if !std::mem::replace(&mut charged.was_asked, true) && charged.bytes < LARGE_BYTES {
+        let is_first = !std::mem::replace(&mut charged.was_asked, true);
+        if is_first && charged.bytes < LARGE_BYTES && machine.has_memory_to_spare() {
             let _refused = charged.resize(socket, LARGE_BYTES, machine);
         }
     }
@@ -163,9 +164,10 @@ impl SocketMemory {
         machine: &mut impl Machine,
     ) {
         let (receive, send) = (&mut self.receive, &mut self.send);
+        let is_plenty = machine.has_memory_to_spare();
         for (charged, is_needed) in [(receive, is_receiving_much), (send, is_sending)] {
             charged.was_asked = false;
-            if !is_needed && charged.bytes > self.quiet_bytes {
+            if !(is_needed && is_plenty) && charged.bytes > self.quiet_bytes {
                 let _smaller = charged.resize(socket, self.quiet_bytes, machine);
             }
         }

@@ -78,6 +78,14 @@ impl Shard {
         self.receive_budget.limit_bytes()
     }
 
+    /// Whether less than half of the receive and fetch pools is in use.
+    pub fn has_memory_to_spare(&self) -> bool {
+        let pools = [&self.receive_budget, &self.fetch_budget];
+        pools
+            .iter()
+            .all(|pool| pool.used_bytes() < pool.limit_bytes() / 2)
+    }
+
     /// Reserves what a connection takes while it does nothing.
     #[must_use]
     pub fn reserve_connection(&mut self) -> bool {
