@@ -4,7 +4,7 @@ use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
 use tidelog_net::{ErrorCode, StrBytes};
 
-use super::{CLUSTER_OPERATIONS, OPERATIONS_UNKNOWN, text};
+use super::{OPERATIONS_UNKNOWN, text};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
 use crate::shard::{Origin, Shard};
@@ -16,17 +16,6 @@ impl Shard {
         context: &RequestContext,
         request: &kp::DescribeClusterRequest,
     ) {
-        if !self
-            .guard
-            .check(context, &[(Resource::Cluster, Operation::Describe)])
-            .is_allowed()
-        {
-            self.metrics.guard_denials.increment();
-            let body = kp::DescribeClusterResponse::default()
-                .with_error_code(ErrorCode::ClusterAuthorizationFailed.code());
-            self.answer(origin, &ResponseBody::DescribeCluster(body));
-            return;
-        }
         let (host, port) = self.advertised(origin);
         let node = kp::BrokerId(self.settings.node_id);
         let mut body = kp::DescribeClusterResponse::default();
@@ -34,7 +23,11 @@ impl Shard {
         body.cluster_id = text(self.cluster_id.clone());
         body.controller_id = node;
         body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
-            true => CLUSTER_OPERATIONS,
+            // Everyone may know the brokers; what else may be done, only who may describe the cluster.
+            true if self.allows(context, Resource::Cluster, Operation::Describe) => {
+                self.guard.operations(&Resource::Cluster)
+            }
+            true => 0,
             false => OPERATIONS_UNKNOWN,
         };
         if origin.version >= 1 && request.endpoint_type != 1 {

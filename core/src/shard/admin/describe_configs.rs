@@ -5,7 +5,7 @@ use tidelog_net::response::ResponseBody;
 use tidelog_net::{ErrorCode, StrBytes};
 
 use super::{RESOURCE_BROKER, RESOURCE_TOPIC, text};
-use crate::guard::{Operation, Resource};
+use crate::guard::Operation;
 use crate::request_context::RequestContext;
 use crate::shard::{Origin, Shard};
 use crate::topic_config::{ConfigEntry, TopicDefaults, describe_broker, describe_topic};
@@ -40,7 +40,7 @@ impl Shard {
                         .collect()
                 }
                 Err((code, message)) => {
-                    result.error_code = code.code();
+                    result.error_code = code;
                     result.error_message = Some(text(message));
                 }
             }
@@ -55,15 +55,17 @@ impl Shard {
         kind: i8,
         name: &str,
         keys: Option<&[&str]>,
-    ) -> Result<Vec<ConfigEntry>, (ErrorCode, String)> {
+    ) -> Result<Vec<ConfigEntry>, (i16, String)> {
+        if let Some(code) = self.denied_configs(context, kind, name, Operation::DescribeConfigs) {
+            return Err((code, "Authorization failed.".to_owned()));
+        }
         match kind {
             RESOURCE_TOPIC => {
-                let asked = [(Resource::Topic(name), Operation::DescribeConfigs)];
-                if !self.guard.check(context, &asked).is_allowed() {
-                    return Err((ErrorCode::TopicAuthorizationFailed, String::new()));
-                }
                 let Some(topic) = self.image.topic(name) else {
-                    return Err((ErrorCode::UnknownTopicOrPartition, format!("no topic {name:?}")));
+                    return Err((
+                        ErrorCode::UnknownTopicOrPartition.code(),
+                        format!("no topic {name:?}"),
+                    ));
                 };
                 Ok(describe_topic(
                     &topic.configs,
@@ -77,12 +79,12 @@ impl Shard {
             RESOURCE_BROKER => {
                 let own = self.settings.node_id;
                 Err((
-                    ErrorCode::InvalidRequest,
+                    ErrorCode::InvalidRequest.code(),
                     format!("broker {name:?} is not this one, which is {own}"),
                 ))
             }
             other => Err((
-                ErrorCode::InvalidRequest,
+                ErrorCode::InvalidRequest.code(),
                 format!("resource type {other} has no configs here"),
             )),
         }

@@ -11,7 +11,7 @@ use tidelog_net::{ErrorCode, StrBytes};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
-use super::{CLUSTER_OPERATIONS, OPERATIONS_UNKNOWN, PendingControl, TOPIC_OPERATIONS, text};
+use super::{OPERATIONS_UNKNOWN, PendingControl, Then, text};
 use crate::guard::{Operation, Resource};
 use crate::metadata::{TopicImage, check_topic_name};
 use crate::request_context::RequestContext;
@@ -33,6 +33,12 @@ impl Shard {
                 .iter()
                 .filter_map(|topic| topic.name.as_ref())
                 .filter(|name| self.image.topic(name).is_none() && check_topic_name(name).is_ok())
+                .filter(|name| {
+                    self.guard
+                        .check(context, &[(Resource::Topic(name), Operation::Describe)])
+                        .is_allowed()
+                })
+                .filter(|name| self.may_create_topic(context, name))
                 .map(|name| name.to_string())
                 .collect(),
             _ => BTreeSet::new(),
@@ -44,7 +50,7 @@ impl Shard {
         }
         let pending = PendingControl {
             origin,
-            metadata: Some((request, Arc::new(context.clone()))),
+            then: Then::Metadata(request, Arc::new(context.clone())),
         };
         self.ask_control(
             now,
@@ -52,6 +58,15 @@ impl Shard {
             pending,
             ControlOp::AutoCreate(missing.into_iter().collect()),
         );
+    }
+
+    /// Whether a topic of this name may be created on the way.
+    fn may_create_topic(&self, context: &RequestContext, name: &str) -> bool {
+        self.may_create_any(context)
+            || self
+                .guard
+                .check(context, &[(Resource::Topic(name), Operation::Create)])
+                .is_allowed()
     }
 
     fn may_create(&self, request: &MetadataRequest) -> bool {
@@ -99,11 +114,15 @@ impl Shard {
         body.topics = topics;
         if request.include_topic_authorized_operations {
             for topic in body.topics.iter_mut().filter(|topic| topic.error_code == 0) {
-                topic.topic_authorized_operations = TOPIC_OPERATIONS;
+                let name = topic.name.as_deref().map_or("", |name| name.as_str());
+                topic.topic_authorized_operations = self.guard.operations(&Resource::Topic(name));
             }
         }
         body.cluster_authorized_operations = match request.include_cluster_authorized_operations {
-            true => CLUSTER_OPERATIONS,
+            true if self.allows(context, Resource::Cluster, Operation::Describe) => {
+                self.guard.operations(&Resource::Cluster)
+            }
+            true => 0,
             false => OPERATIONS_UNKNOWN,
         };
         body
@@ -116,23 +135,30 @@ impl Shard {
         may_create: bool,
     ) -> kp::metadata_response::MetadataResponseTopic {
         let (name, id) = (asked.name.as_ref(), asked.topic_id);
-        let mut body = kp::metadata_response::MetadataResponseTopic::default()
-            .with_topic_id(id)
-            .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
-        body.name = name.map(|name| kp::TopicName(name.clone()));
         let found = match name {
             Some(name) => self.image.topic(name),
             None => self.image.topic_by_id(id),
         };
+        let mut body = kp::metadata_response::MetadataResponseTopic::default()
+            .with_topic_id(id)
+            .with_topic_authorized_operations(OPERATIONS_UNKNOWN);
+        body.name = name.map(|name| kp::TopicName(name.clone()));
+        // Who may not describe a topic does not learn whether it is there; an id tells nothing by itself.
+        let guarded = name
+            .map(StrBytes::as_str)
+            .or(found.map(|found| found.name.as_ref()));
         let code = match (found, name) {
-            (Some(found), _) => {
-                let asked = [(Resource::Topic(&found.name), Operation::Describe)];
-                if self.guard.check(context, &asked).is_allowed() {
-                    return self.topic_body(found);
-                }
+            _ if guarded
+                .is_some_and(|name| !self.allows(context, Resource::Topic(name), Operation::Describe)) =>
+            {
                 ErrorCode::TopicAuthorizationFailed
             }
+            (Some(found), _) => return self.topic_body(found),
             (None, Some(name)) if check_topic_name(name).is_err() => ErrorCode::InvalidTopicException,
+            (None, Some(name)) if may_create && !self.may_create_topic(context, name) => {
+                self.metrics.guard_denials.increment();
+                ErrorCode::TopicAuthorizationFailed
+            }
             // It was to be created and cannot be: no retry changes that.
             (None, Some(name)) if may_create && self.image.colliding(name).is_some() => {
                 ErrorCode::InvalidTopicException

@@ -1,11 +1,17 @@
 //! Answers from the metadata image, and requests that change it, which go to group 0 on shard 0.
 //!
-//! Every address in an answer is the advertised one of the listener that the request came in on.
+//! One file per API, or small family of APIs. Every address in an answer is the advertised one of the
+//! listener that the request came in on. What is denied is answered item by item, in the order asked.
 
 mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod denied;
 mod describe_cluster;
 mod describe_configs;
 mod find_coordinator;
+mod incremental_alter_configs;
 mod init_producer_id;
 mod metadata;
 
@@ -21,23 +27,30 @@ use super::{Now, Origin, Pending, ReplyTo, Shard, ShardRequest};
 use crate::guard::{Operation, Resource};
 use crate::metadata::MetadataImage;
 use crate::request_context::RequestContext;
+use denied::PutBack;
 
 /// "Not asked for" in the authorized-operations fields.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
-/// Every operation of a topic, as bits of Kafka's operation codes: read 3, write 4, create 5, delete 6,
-/// alter 7, describe 8, describe configs 10, alter configs 11.
-const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
-/// Every operation of a cluster: create 5, alter 7, describe 8, cluster action 9, describe configs 10, alter
-/// configs 11, idempotent write 12.
-const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
+const RESOURCE_BROKER_LOGGER: i8 = 8;
+const RESOURCE_CLIENT_METRICS: i8 = 16;
+const RESOURCE_GROUP: i8 = 32;
 
 /// A request that waits for group 0.
 pub(super) struct PendingControl {
     origin: Origin,
-    /// A Metadata request that had topics created first.
-    metadata: Option<(MetadataRequest, Arc<RequestContext>)>,
+    then: Then,
+}
+
+/// What is done with group 0's answer.
+enum Then {
+    /// It is the answer.
+    Answer,
+    /// It is the answer once what was denied is back in its place.
+    PutBack(PutBack),
+    /// Topics were created first, now the request is answered.
+    Metadata(MetadataRequest, Arc<RequestContext>),
 }
 
 fn text(text: impl Into<String>) -> StrBytes {
@@ -59,46 +72,13 @@ impl Shard {
             RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, context, &request),
             RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, context, &request),
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
-            RequestBody::CreateTopics(request) => {
-                let names = request.topics.iter().map(|topic| topic.name.as_str());
-                match self.first_denied(context, names, Operation::Create) {
-                    None => self.hand_to_control(now, disk, origin, ControlOp::CreateTopics(request)),
-                    Some(name) => self.refuse_unauthorized(&origin, &name),
-                }
-            }
-            RequestBody::DeleteTopics(request) => {
-                let by_id = request.topics.iter().map(|topic| match &topic.name {
-                    Some(name) => name.as_str(),
-                    None => self
-                        .image
-                        .topic_by_id(topic.topic_id)
-                        .map_or("", |topic| &*topic.name),
-                });
-                let names = request.topic_names.iter().map(|name| name.as_str()).chain(by_id);
-                match self.first_denied(context, names, Operation::Delete) {
-                    None => self.hand_to_control(now, disk, origin, ControlOp::DeleteTopics(request)),
-                    Some(name) => self.refuse_unauthorized(&origin, &name),
-                }
-            }
+            RequestBody::CreateTopics(request) => self.create_topics(now, disk, origin, context, request),
+            RequestBody::DeleteTopics(request) => self.delete_topics(now, disk, origin, context, request),
             RequestBody::CreatePartitions(request) => {
-                let names = request.topics.iter().map(|topic| topic.name.as_str());
-                match self.first_denied(context, names, Operation::Alter) {
-                    None => self.hand_to_control(now, disk, origin, ControlOp::CreatePartitions(request)),
-                    Some(name) => self.refuse_unauthorized(&origin, &name),
-                }
+                self.create_partitions(now, disk, origin, context, request)
             }
             RequestBody::IncrementalAlterConfigs(request) => {
-                let topics = request
-                    .resources
-                    .iter()
-                    .filter(|resource| resource.resource_type == RESOURCE_TOPIC);
-                let names = topics.map(|resource| resource.resource_name.as_str());
-                match self.first_denied(context, names, Operation::AlterConfigs) {
-                    None => {
-                        self.hand_to_control(now, disk, origin, ControlOp::IncrementalAlterConfigs(request))
-                    }
-                    Some(name) => self.refuse_unauthorized(&origin, &name),
-                }
+                self.incremental_alter_configs(now, disk, origin, context, request)
             }
             RequestBody::InitProducerId(request) => {
                 self.init_producer_id(now, disk, origin, context, &request)
@@ -111,42 +91,25 @@ impl Shard {
         }
     }
 
-    /// The first topic on which the operation is denied.
-    fn first_denied<'a>(
+    /// Whether the guard lets this happen; a denial is counted.
+    pub(in crate::shard) fn allows(
         &self,
         context: &RequestContext,
-        mut names: impl Iterator<Item = &'a str>,
+        resource: Resource<'_>,
         operation: Operation,
-    ) -> Option<String> {
-        names
-            .find(|name| {
-                !self
-                    .guard
-                    .check(context, &[(Resource::Topic(name), operation)])
-                    .is_allowed()
-            })
-            .map(str::to_owned)
-    }
-
-    /// Ends a request that changes metadata and may not. Nothing is denied yet, so there is no answer per
-    /// item: the connection is closed, and nothing was changed.
-    fn refuse_unauthorized(&mut self, origin: &Origin, topic: &str) {
-        self.metrics.guard_denials.increment();
-        self.refuse(origin, &format!("not authorized on topic {topic:?}"));
+    ) -> bool {
+        let allowed = self.guard.check(context, &[(resource, operation)]).is_allowed();
+        if !allowed {
+            self.metrics.guard_denials.increment();
+        }
+        allowed
     }
 
     // ---- group 0 -------------------------------------------------------------------------------
 
     fn hand_to_control(&mut self, now: Now, disk: &mut dyn Disk, origin: Origin, op: ControlOp) {
-        self.ask_control(
-            now,
-            disk,
-            PendingControl {
-                origin,
-                metadata: None,
-            },
-            op,
-        );
+        let then = Then::Answer;
+        self.ask_control(now, disk, PendingControl { origin, then }, op);
     }
 
     fn ask_control(&mut self, now: Now, disk: &mut dyn Disk, pending: PendingControl, op: ControlOp) {
@@ -173,13 +136,17 @@ impl Shard {
         let Some(Pending::Control(pending)) = self.pending.remove(&reply.pending) else {
             return;
         };
-        match (answer, pending.metadata) {
-            (ControlAnswer::Body(body), None) => self.answer(&pending.origin, &body),
-            (_, Some((request, context))) => {
+        match (answer, pending.then) {
+            (ControlAnswer::Body(body), Then::Answer) => self.answer(&pending.origin, &body),
+            (ControlAnswer::Body(mut body), Then::PutBack(put_back)) => {
+                put_back(&mut body);
+                self.answer(&pending.origin, &body);
+            }
+            (_, Then::Metadata(request, context)) => {
                 let body = self.metadata_body(&pending.origin, &context, &request);
                 self.answer(&pending.origin, &ResponseBody::Metadata(body));
             }
-            (ControlAnswer::Created, None) => self.refuse(&pending.origin, &"an answer without its request"),
+            (ControlAnswer::Created, _) => self.refuse(&pending.origin, &"an answer without its request"),
         }
         let _ = (now, disk);
     }
