@@ -202,6 +202,9 @@ pub const DECLARATIONS: &[Declaration] = &[
         &[(R::TransactionalId, O::Write), (R::Cluster, O::IdempotentWrite)],
     ),
     api(23, "OffsetForLeaderEpoch", &[(R::Topic, O::Describe)]),
+    api(29, "DescribeAcls", &[(R::Cluster, O::Describe)]),
+    api(30, "CreateAcls", &[(R::Cluster, O::Alter)]),
+    api(31, "DeleteAcls", &[(R::Cluster, O::Alter)]),
     api(
         32,
         "DescribeConfigs",

@@ -48,6 +48,12 @@ api_keys! {
     InitProducerId = 22;
     /// The end offset of a leader epoch.
     OffsetForLeaderEpoch = 23;
+    /// List ACLs.
+    DescribeAcls = 29;
+    /// Add ACLs.
+    CreateAcls = 30;
+    /// Remove ACLs.
+    DeleteAcls = 31;
     /// Read configs.
     DescribeConfigs = 32;
     /// Grow topics.
@@ -108,6 +114,9 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::DeleteTopics, 1, 6, 4),
     served(ApiKey::InitProducerId, 0, 5, 2),
     served(ApiKey::OffsetForLeaderEpoch, 2, 4, 4),
+    served(ApiKey::DescribeAcls, 1, 3, 2),
+    served(ApiKey::CreateAcls, 1, 3, 2),
+    served(ApiKey::DeleteAcls, 1, 3, 2),
     served(ApiKey::DescribeConfigs, 1, 4, 4),
     served(ApiKey::CreatePartitions, 0, 3, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
@@ -197,6 +206,9 @@ mod tests {
             ApiKey::IncrementalAlterConfigs,
         );
         check::<kp::DescribeClusterRequest, kp::DescribeClusterResponse>(ApiKey::DescribeCluster);
+        check::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
+        check::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
+        check::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::InitProducerId, 4),
     (ApiKey::FindCoordinator, 4),
     (ApiKey::OffsetForLeaderEpoch, 4),
+    (ApiKey::DescribeAcls, 3),
+    (ApiKey::CreateAcls, 3),
+    (ApiKey::DeleteAcls, 3),
 ];
 
 /// The version our own client speaks of an API.

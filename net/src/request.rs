@@ -150,6 +150,9 @@ request_bodies! {
         CreatePartitions(kp::CreatePartitionsRequest),
         IncrementalAlterConfigs(kp::IncrementalAlterConfigsRequest),
         DescribeCluster(kp::DescribeClusterRequest),
+        DescribeAcls(kp::DescribeAclsRequest),
+        CreateAcls(kp::CreateAclsRequest),
+        DeleteAcls(kp::DeleteAclsRequest),
     }
 }
 

@@ -144,6 +144,9 @@ response_bodies! {
     CreatePartitions(kp::CreatePartitionsResponse),
     IncrementalAlterConfigs(kp::IncrementalAlterConfigsResponse),
     DescribeCluster(kp::DescribeClusterResponse),
+    DescribeAcls(kp::DescribeAclsResponse),
+    CreateAcls(kp::CreateAclsResponse),
+    DeleteAcls(kp::DeleteAclsResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -175,6 +178,9 @@ impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::DeleteAclsResponse {}
+impl Fitted for kp::CreateAclsResponse {}
+impl Fitted for kp::DescribeAclsResponse {}
 
 /// What authorized operations say when nobody asked for them.
 const OPERATIONS_NOT_ASKED: i32 = i32::MIN;

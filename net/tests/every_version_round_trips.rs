@@ -74,6 +74,9 @@ fn the_field_table_is_that_of_the_codec_crate() {
         ApiKey::IncrementalAlterConfigs,
     );
     crate_agrees_on_all::<kp::DescribeClusterRequest, kp::DescribeClusterResponse>(ApiKey::DescribeCluster);
+    crate_agrees_on_all::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
+    crate_agrees_on_all::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
+    crate_agrees_on_all::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
 }
 
 #[test]

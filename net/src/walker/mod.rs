@@ -8,6 +8,8 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod admin_request_fields;
+mod admin_response_fields;
 mod request_fields;
 mod response_fields;
 mod table;

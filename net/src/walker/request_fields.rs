@@ -5,6 +5,7 @@
 //! bytes and arrays are compact from the message's `flexible_from` on, and every struct then ends
 //! with a tag buffer.
 
+use super::admin_request_fields as admin;
 use super::table::{Field, Kind, LATEST, Message, field};
 use crate::api::ApiKey;
 
@@ -89,6 +90,30 @@ pub static REQUESTS: &[Message] = &[
         max: 4,
         flexible_from: 4,
         fields: OFFSET_FOR_LEADER_EPOCH_FIELDS,
+    },
+    Message {
+        key: ApiKey::DescribeAcls,
+        name: "DescribeAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::CreateAcls,
+        name: "CreateAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::CREATE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::DeleteAcls,
+        name: "DeleteAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DELETE_ACLS_FIELDS,
     },
     Message {
         key: ApiKey::DescribeConfigs,

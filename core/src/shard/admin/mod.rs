@@ -3,6 +3,7 @@
 //! One file per API, or small family of APIs. Every address in an answer is the advertised one of the
 //! listener that the request came in on. What is denied is answered item by item, in the order asked.
 
+mod acls;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -13,6 +14,7 @@ mod describe_configs;
 mod find_coordinator;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod large_answer;
 mod metadata;
 
 use std::sync::Arc;
@@ -72,6 +74,9 @@ impl Shard {
             RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, context, &request),
             RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, context, &request),
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
+            RequestBody::DescribeAcls(_) => self.describe_acls(&origin, context),
+            RequestBody::CreateAcls(request) => self.create_acls(&origin, context, &request),
+            RequestBody::DeleteAcls(request) => self.delete_acls(&origin, context, &request),
             RequestBody::CreateTopics(request) => self.create_topics(now, disk, origin, context, request),
             RequestBody::DeleteTopics(request) => self.delete_topics(now, disk, origin, context, request),
             RequestBody::CreatePartitions(request) => {

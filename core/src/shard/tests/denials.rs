@@ -247,6 +247,20 @@ fn cases(key: ApiKey) -> Vec<Case> {
             ];
             vec![case(denied, 1, request, &[29, 0, 31, 30, 31, 42])]
         }
+        ApiKey::DescribeAcls => vec![case(
+            vec![on(Cluster, Describe)],
+            3,
+            kp::DescribeAclsRequest::default(),
+            &[31],
+        )],
+        ApiKey::CreateAcls => {
+            let request = kp::CreateAclsRequest::default().with_creations(vec![Default::default(); 2]);
+            vec![case(vec![on(Cluster, Alter)], 3, request, &[31, 31])]
+        }
+        ApiKey::DeleteAcls => {
+            let request = kp::DeleteAclsRequest::default().with_filters(vec![Default::default(); 2]);
+            vec![case(vec![on(Cluster, Alter)], 3, request, &[31, 31])]
+        }
         ApiKey::InitProducerId => {
             let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
             vec![case(vec![on(Cluster, IdempotentWrite)], 4, request, &[31])]
@@ -291,6 +305,9 @@ fn codes(body: &ResponseBody) -> Vec<i16> {
         ResponseBody::IncrementalAlterConfigs(body) => {
             body.responses.iter().map(|one| one.error_code).collect()
         }
+        ResponseBody::DescribeAcls(body) => vec![body.error_code],
+        ResponseBody::CreateAcls(body) => body.results.iter().map(|one| one.error_code).collect(),
+        ResponseBody::DeleteAcls(body) => body.filter_results.iter().map(|one| one.error_code).collect(),
         ResponseBody::InitProducerId(body) => vec![body.error_code],
         ResponseBody::DescribeCluster(body) => vec![body.error_code],
     }

@@ -1,0 +1,47 @@
+//! The fields of the requests of administration, per version, in wire order; as `request_fields` says.
+
+use super::table::{Field, Kind, LATEST, field};
+
+pub(super) const DESCRIBE_ACLS_FIELDS: &[Field] = &[
+    field("resource_type_filter", Kind::Int8, 0, LATEST),
+    field("resource_name_filter", Kind::String, 0, LATEST).nullable(),
+    field("pattern_type_filter", Kind::Int8, 1, LATEST),
+    field("principal_filter", Kind::String, 0, LATEST).nullable(),
+    field("host_filter", Kind::String, 0, LATEST).nullable(),
+    field("operation", Kind::Int8, 0, LATEST),
+    field("permission_type", Kind::Int8, 0, LATEST),
+];
+
+const CREATE_ACLS_ACL_CREATION: &[Field] = &[
+    field("resource_type", Kind::Int8, 0, LATEST),
+    field("resource_name", Kind::String, 0, LATEST),
+    field("resource_pattern_type", Kind::Int8, 1, LATEST),
+    field("principal", Kind::String, 0, LATEST),
+    field("host", Kind::String, 0, LATEST),
+    field("operation", Kind::Int8, 0, LATEST),
+    field("permission_type", Kind::Int8, 0, LATEST),
+];
+
+pub(super) const CREATE_ACLS_FIELDS: &[Field] = &[field(
+    "creations",
+    Kind::Array(&Kind::Struct(CREATE_ACLS_ACL_CREATION)),
+    0,
+    LATEST,
+)];
+
+const DELETE_ACLS_DELETE_ACLS_FILTER: &[Field] = &[
+    field("resource_type_filter", Kind::Int8, 0, LATEST),
+    field("resource_name_filter", Kind::String, 0, LATEST).nullable(),
+    field("pattern_type_filter", Kind::Int8, 1, LATEST),
+    field("principal_filter", Kind::String, 0, LATEST).nullable(),
+    field("host_filter", Kind::String, 0, LATEST).nullable(),
+    field("operation", Kind::Int8, 0, LATEST),
+    field("permission_type", Kind::Int8, 0, LATEST),
+];
+
+pub(super) const DELETE_ACLS_FIELDS: &[Field] = &[field(
+    "filters",
+    Kind::Array(&Kind::Struct(DELETE_ACLS_DELETE_ACLS_FILTER)),
+    0,
+    LATEST,
+)];
