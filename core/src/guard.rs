@@ -225,6 +225,7 @@ pub const DECLARATIONS: &[Declaration] = &[
         ],
     ),
     api(60, "DescribeCluster", &[(R::Cluster, O::Describe)]),
+    api(75, "DescribeTopicPartitions", &[(R::Topic, O::Describe)]),
 ];
 
 const fn api(

@@ -62,6 +62,8 @@ api_keys! {
     IncrementalAlterConfigs = 44;
     /// Brokers and cluster id.
     DescribeCluster = 60;
+    /// Partitions of topics, page by page.
+    DescribeTopicPartitions = 75;
 }
 
 impl ApiKey {
@@ -121,6 +123,7 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::CreatePartitions, 0, 3, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
     served(ApiKey::DescribeCluster, 0, 2, 0),
+    served(ApiKey::DescribeTopicPartitions, 0, 0, 0),
 ];
 
 impl ServedApi {
@@ -209,6 +212,9 @@ mod tests {
         check::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
         check::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
         check::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
+        check::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
+            ApiKey::DescribeTopicPartitions,
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::DescribeAcls, 3),
     (ApiKey::CreateAcls, 3),
     (ApiKey::DeleteAcls, 3),
+    (ApiKey::DescribeTopicPartitions, 0),
 ];
 
 /// The version our own client speaks of an API.

@@ -153,6 +153,7 @@ request_bodies! {
         DescribeAcls(kp::DescribeAclsRequest),
         CreateAcls(kp::CreateAclsRequest),
         DeleteAcls(kp::DeleteAclsRequest),
+        DescribeTopicPartitions(kp::DescribeTopicPartitionsRequest),
     }
 }
 

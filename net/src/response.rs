@@ -147,6 +147,7 @@ response_bodies! {
     DescribeAcls(kp::DescribeAclsResponse),
     CreateAcls(kp::CreateAclsResponse),
     DeleteAcls(kp::DeleteAclsResponse),
+    DescribeTopicPartitions(kp::DescribeTopicPartitionsResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -178,6 +179,7 @@ impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::DescribeTopicPartitionsResponse {}
 impl Fitted for kp::DeleteAclsResponse {}
 impl Fitted for kp::CreateAclsResponse {}
 impl Fitted for kp::DescribeAclsResponse {}

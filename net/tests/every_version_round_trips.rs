@@ -77,6 +77,9 @@ fn the_field_table_is_that_of_the_codec_crate() {
     crate_agrees_on_all::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
     crate_agrees_on_all::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
     crate_agrees_on_all::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
+    crate_agrees_on_all::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
+        ApiKey::DescribeTopicPartitions,
+    );
 }
 
 #[test]

@@ -45,3 +45,27 @@ pub(super) const DELETE_ACLS_FIELDS: &[Field] = &[field(
     0,
     LATEST,
 )];
+
+const DESCRIBE_TOPIC_PARTITIONS_TOPIC_REQUEST: &[Field] = &[field("name", Kind::String, 0, LATEST)];
+
+const DESCRIBE_TOPIC_PARTITIONS_CURSOR: &[Field] = &[
+    field("topic_name", Kind::String, 0, LATEST),
+    field("partition_index", Kind::Int32, 0, LATEST),
+];
+
+pub(super) const DESCRIBE_TOPIC_PARTITIONS_FIELDS: &[Field] = &[
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DESCRIBE_TOPIC_PARTITIONS_TOPIC_REQUEST)),
+        0,
+        LATEST,
+    ),
+    field("response_partition_limit", Kind::Int32, 0, LATEST),
+    field(
+        "cursor",
+        Kind::Struct(DESCRIBE_TOPIC_PARTITIONS_CURSOR),
+        0,
+        LATEST,
+    )
+    .nullable(),
+];

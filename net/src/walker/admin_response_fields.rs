@@ -80,3 +80,55 @@ pub(super) const DELETE_ACLS_FIELDS: &[Field] = &[
         LATEST,
     ),
 ];
+
+const DESCRIBE_TOPIC_PARTITIONS_DESCRIBE_TOPIC_PARTITIONS_RESPONSE_PARTITION: &[Field] = &[
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("leader_id", Kind::Int32, 0, LATEST),
+    field("leader_epoch", Kind::Int32, 0, LATEST),
+    field("replica_nodes", Kind::Array(&Kind::Int32), 0, LATEST),
+    field("isr_nodes", Kind::Array(&Kind::Int32), 0, LATEST),
+    field("eligible_leader_replicas", Kind::Array(&Kind::Int32), 0, LATEST).nullable(),
+    field("last_known_elr", Kind::Array(&Kind::Int32), 0, LATEST).nullable(),
+    field("offline_replicas", Kind::Array(&Kind::Int32), 0, LATEST),
+];
+
+const DESCRIBE_TOPIC_PARTITIONS_DESCRIBE_TOPIC_PARTITIONS_RESPONSE_TOPIC: &[Field] = &[
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("name", Kind::String, 0, LATEST).nullable(),
+    field("topic_id", Kind::Uuid, 0, LATEST),
+    field("is_internal", Kind::Bool, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(
+            DESCRIBE_TOPIC_PARTITIONS_DESCRIBE_TOPIC_PARTITIONS_RESPONSE_PARTITION,
+        )),
+        0,
+        LATEST,
+    ),
+    field("topic_authorized_operations", Kind::Int32, 0, LATEST),
+];
+
+const DESCRIBE_TOPIC_PARTITIONS_CURSOR: &[Field] = &[
+    field("topic_name", Kind::String, 0, LATEST),
+    field("partition_index", Kind::Int32, 0, LATEST),
+];
+
+pub(super) const DESCRIBE_TOPIC_PARTITIONS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(
+            DESCRIBE_TOPIC_PARTITIONS_DESCRIBE_TOPIC_PARTITIONS_RESPONSE_TOPIC,
+        )),
+        0,
+        LATEST,
+    ),
+    field(
+        "next_cursor",
+        Kind::Struct(DESCRIBE_TOPIC_PARTITIONS_CURSOR),
+        0,
+        LATEST,
+    )
+    .nullable(),
+];

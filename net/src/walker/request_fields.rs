@@ -147,6 +147,14 @@ pub static REQUESTS: &[Message] = &[
         flexible_from: 0,
         fields: DESCRIBE_CLUSTER_FIELDS,
     },
+    Message {
+        key: ApiKey::DescribeTopicPartitions,
+        name: "DescribeTopicPartitionsRequest",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::DESCRIBE_TOPIC_PARTITIONS_FIELDS,
+    },
 ];
 
 const PRODUCE_PARTITION_PRODUCE_DATA: &[Field] = &[

@@ -147,6 +147,14 @@ pub static RESPONSES: &[Message] = &[
         flexible_from: 0,
         fields: DESCRIBE_CLUSTER_FIELDS,
     },
+    Message {
+        key: ApiKey::DescribeTopicPartitions,
+        name: "DescribeTopicPartitionsResponse",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::DESCRIBE_TOPIC_PARTITIONS_FIELDS,
+    },
 ];
 
 const PRODUCE_BATCH_INDEX_AND_ERROR_MESSAGE: &[Field] = &[

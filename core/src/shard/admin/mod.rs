@@ -11,6 +11,7 @@ mod delete_topics;
 mod denied;
 mod describe_cluster;
 mod describe_configs;
+mod describe_topic_partitions;
 mod find_coordinator;
 mod incremental_alter_configs;
 mod init_producer_id;
@@ -74,6 +75,9 @@ impl Shard {
             RequestBody::FindCoordinator(request) => self.find_coordinator(&origin, context, &request),
             RequestBody::DescribeCluster(request) => self.describe_cluster(&origin, context, &request),
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
+            RequestBody::DescribeTopicPartitions(request) => {
+                self.describe_topic_partitions(&origin, context, &request)
+            }
             RequestBody::DescribeAcls(_) => self.describe_acls(&origin, context),
             RequestBody::CreateAcls(request) => self.create_acls(&origin, context, &request),
             RequestBody::DeleteAcls(request) => self.delete_acls(&origin, context, &request),

@@ -82,3 +82,135 @@ fn large_answers_are_charged_until_they_are_sent_and_refused_without_room() {
     assert!(cluster.received(client).is_some());
     assert_too_large(&mut cluster, acls(200_000), 3);
 }
+
+type Described = kp::DescribeTopicPartitionsResponse;
+
+fn describe(cluster: &mut Cluster, client: Client, request: kp::DescribeTopicPartitionsRequest) -> Described {
+    match cluster.ask(client, 0, request) {
+        ResponseBody::DescribeTopicPartitions(body) => body,
+        other => panic!("not an answer: {other:?}"),
+    }
+}
+
+/// Name and partitions of each topic.
+fn listed(body: &Described) -> Vec<(String, Vec<i32>)> {
+    let topics = body.topics.iter().map(|topic| {
+        let name = topic.name.as_ref().expect("a name").to_string();
+        let partitions = topic.partitions.iter().map(|partition| partition.partition_index);
+        (name, partitions.collect())
+    });
+    topics.collect()
+}
+
+#[test]
+fn topics_are_described_by_name_with_nothing_null() {
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(shards - 1);
+        let id = cluster.create(client, "b", 3, &[]);
+        cluster.create(client, "a", 1, &[]);
+        let names = ["b", "no name", "b", "a", "not-there", "__consumer_offsets"];
+        let body = describe(&mut cluster, client, describe_request(&names, 2_000));
+        let codes: Vec<(&str, i16, bool)> = body
+            .topics
+            .iter()
+            .map(|t| {
+                (
+                    t.name.as_ref().expect("a name").as_str(),
+                    t.error_code,
+                    t.is_internal,
+                )
+            })
+            .collect();
+        let wanted = [
+            ("__consumer_offsets", 3, true),
+            ("a", 0, false),
+            ("b", 0, false),
+            ("no name", 17, false),
+            ("not-there", 3, false),
+        ];
+        assert_eq!(codes, wanted, "each once, sorted");
+        assert!(body.next_cursor.is_none());
+        assert_eq!(body.topics[2].topic_id, id);
+        assert_eq!(body.topics[2].topic_authorized_operations, 0xdf8);
+        for partition in &body.topics[2].partitions {
+            assert_eq!((partition.error_code, partition.leader_id.0), (0, 1));
+            assert!(partition.leader_epoch >= 0, "told by its owner");
+            assert_eq!((partition.replica_nodes.len(), partition.isr_nodes.len()), (1, 1));
+            assert_eq!(partition.eligible_leader_replicas.as_deref(), Some(&[][..]));
+            assert_eq!(partition.last_known_elr.as_deref(), Some(&[][..]));
+            assert!(partition.offline_replicas.is_empty());
+        }
+        let all = listed(&describe(&mut cluster, client, describe_request(&[], 2_000)));
+        assert_eq!(all, [("a".into(), vec![0]), ("b".into(), vec![0, 1, 2])]);
+    }
+}
+
+#[test]
+fn pages_of_any_size_give_every_partition_once() {
+    let mut cluster = Cluster::new(3);
+    let client = cluster.connect(1);
+    for (name, partitions) in [("a", 1), ("b", 5), ("c", 3), ("d", 1)] {
+        cluster.create(client, name, partitions, &[]);
+    }
+    let named = ["d", "b", "nowhere", "a", "c"];
+    for limit in [i32::MIN, 0, 1, 2, 3, 4, 6, 10, 2_000, i32::MAX] {
+        for names in [&[][..], &named[..]] {
+            let mut seen = Vec::new();
+            let mut request = describe_request(names, limit);
+            loop {
+                let body = describe(&mut cluster, client, request.clone());
+                let count: usize = body.topics.iter().map(|topic| topic.partitions.len()).sum();
+                assert!(count <= limit.max(1) as usize);
+                for (name, partitions) in listed(&body) {
+                    seen.extend(partitions.into_iter().map(|partition| (name.clone(), partition)));
+                }
+                let Some(next) = body.next_cursor else { break };
+                let cursor = kp::describe_topic_partitions_request::Cursor::default()
+                    .with_topic_name(next.topic_name)
+                    .with_partition_index(next.partition_index);
+                assert_ne!(request.cursor.as_ref(), Some(&cursor), "a page goes on");
+                request.cursor = Some(cursor);
+            }
+            let wanted = [("a", 1), ("b", 5), ("c", 3), ("d", 1)]
+                .into_iter()
+                .flat_map(|(name, partitions)| (0..partitions).map(move |p| (name.to_owned(), p)));
+            assert_eq!(seen, wanted.collect::<Vec<_>>(), "{limit} {names:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_has_at_most_2000_partitions_and_a_cursor_makes_sense() {
+    let mut cluster = Cluster::new(1);
+    let client = cluster.connect(0);
+    cluster.create(client, "t", 2_003, &[]);
+    let mut request = describe_request(&[], i32::MAX);
+    let body = describe(&mut cluster, client, request.clone());
+    let next = body.next_cursor.as_ref().expect("there is more");
+    assert_eq!(
+        (body.topics[0].partitions.len(), next.partition_index),
+        (2_000, 2_000)
+    );
+    let at = |topic: &str, partition| {
+        let cursor = kp::describe_topic_partitions_request::Cursor::default();
+        let topic = kp::TopicName(text(topic));
+        Some(cursor.with_topic_name(topic).with_partition_index(partition))
+    };
+    request.cursor = at("t", 2_000);
+    let body = describe(&mut cluster, client, request.clone());
+    assert_eq!(listed(&body), [("t".into(), vec![2_000, 2_001, 2_002])]);
+    request.cursor = at("t", i32::MAX);
+    let body = describe(&mut cluster, client, request.clone());
+    assert_eq!(
+        (listed(&body), body.next_cursor),
+        (vec![("t".into(), vec![])], None)
+    );
+    for (names, topic, partition) in [(&["t", "u"][..], "v", 0), (&["t"], "t", -1)] {
+        let mut request = describe_request(names, 10);
+        request.cursor = at(topic, partition);
+        let body = describe(&mut cluster, client, request);
+        assert_eq!(body.topics.len(), names.len());
+        assert!(body.topics.iter().all(|topic| topic.error_code == 42));
+    }
+}

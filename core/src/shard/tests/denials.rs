@@ -150,6 +150,26 @@ fn cases(key: ApiKey) -> Vec<Case> {
                 case(vec![on_topic(Describe)], 12, all, &[0]),
             ]
         }
+        ApiKey::DescribeTopicPartitions => {
+            let named = ["open", CLOSED, "not-there", "no name"];
+            vec![
+                // By name: closed, no name, not-there, open.
+                case(
+                    vec![on_topic(Describe)],
+                    0,
+                    describe_request(&named, 9),
+                    &[29, 17, 3, 0],
+                ),
+                case(
+                    vec![on(Topic, Describe)],
+                    0,
+                    describe_request(&named, 9),
+                    &[29; 4],
+                ),
+                // Left out when all are asked for.
+                case(vec![on_topic(Describe)], 0, describe_request(&[], 9), &[0]),
+            ]
+        }
         ApiKey::FindCoordinator => {
             let keys = |kind| {
                 kp::FindCoordinatorRequest::default()
@@ -289,6 +309,9 @@ fn codes(body: &ResponseBody) -> Vec<i16> {
             parts.map(|part| part.error_code).collect()
         }
         ResponseBody::Metadata(body) => body.topics.iter().map(|topic| topic.error_code).collect(),
+        ResponseBody::DescribeTopicPartitions(body) => {
+            body.topics.iter().map(|topic| topic.error_code).collect()
+        }
         ResponseBody::FindCoordinator(body) if body.coordinators.is_empty() => vec![body.error_code],
         ResponseBody::FindCoordinator(body) => {
             let found = body.coordinators.iter();

@@ -141,6 +141,16 @@ pub(super) fn metadata_request(names: &[&str], create: bool) -> MetadataRequest 
     }
 }
 
+pub(super) fn describe_request(names: &[&str], limit: i32) -> kp::DescribeTopicPartitionsRequest {
+    use kp::describe_topic_partitions_request::TopicRequest;
+    let topics = names
+        .iter()
+        .map(|name| TopicRequest::default().with_name(kp::TopicName(text(name))));
+    kp::DescribeTopicPartitionsRequest::default()
+        .with_topics(topics.collect())
+        .with_response_partition_limit(limit)
+}
+
 pub(super) fn create_request(
     name: &str,
     partitions: i32,
