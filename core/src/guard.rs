@@ -215,6 +215,7 @@ pub const DECLARATIONS: &[Declaration] = &[
         ],
     ),
     api(37, "CreatePartitions", &[(R::Topic, O::Alter)]),
+    api(43, "ElectLeaders", &[(R::Cluster, O::Alter)]),
     api(
         44,
         "IncrementalAlterConfigs",
@@ -224,7 +225,10 @@ pub const DECLARATIONS: &[Declaration] = &[
             (R::Group, O::AlterConfigs),
         ],
     ),
+    api(45, "AlterPartitionReassignments", &[(R::Cluster, O::Alter)]),
+    api(46, "ListPartitionReassignments", &[(R::Cluster, O::Describe)]),
     api(60, "DescribeCluster", &[(R::Cluster, O::Describe)]),
+    api(74, "ListConfigResources", &[(R::Cluster, O::DescribeConfigs)]),
     api(75, "DescribeTopicPartitions", &[(R::Topic, O::Describe)]),
 ];
 

@@ -58,10 +58,18 @@ api_keys! {
     DescribeConfigs = 32;
     /// Grow topics.
     CreatePartitions = 37;
+    /// Move leaders to where they should be.
+    ElectLeaders = 43;
     /// Change configs.
     IncrementalAlterConfigs = 44;
+    /// Move replicas.
+    AlterPartitionReassignments = 45;
+    /// Replicas that are moving.
+    ListPartitionReassignments = 46;
     /// Brokers and cluster id.
     DescribeCluster = 60;
+    /// What has configs.
+    ListConfigResources = 74;
     /// Partitions of topics, page by page.
     DescribeTopicPartitions = 75;
 }
@@ -121,8 +129,12 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::DeleteAcls, 1, 3, 2),
     served(ApiKey::DescribeConfigs, 1, 4, 4),
     served(ApiKey::CreatePartitions, 0, 3, 2),
+    served(ApiKey::ElectLeaders, 0, 2, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
+    served(ApiKey::AlterPartitionReassignments, 0, 1, 0),
+    served(ApiKey::ListPartitionReassignments, 0, 0, 0),
     served(ApiKey::DescribeCluster, 0, 2, 0),
+    served(ApiKey::ListConfigResources, 0, 1, 0),
     served(ApiKey::DescribeTopicPartitions, 0, 0, 0),
 ];
 
@@ -215,6 +227,14 @@ mod tests {
         check::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
             ApiKey::DescribeTopicPartitions,
         );
+        check::<kp::AlterPartitionReassignmentsRequest, kp::AlterPartitionReassignmentsResponse>(
+            ApiKey::AlterPartitionReassignments,
+        );
+        check::<kp::ListPartitionReassignmentsRequest, kp::ListPartitionReassignmentsResponse>(
+            ApiKey::ListPartitionReassignments,
+        );
+        check::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
+        check::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(ApiKey::ListConfigResources);
     }
 
     #[test]

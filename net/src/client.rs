@@ -30,6 +30,10 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::CreateAcls, 3),
     (ApiKey::DeleteAcls, 3),
     (ApiKey::DescribeTopicPartitions, 0),
+    (ApiKey::AlterPartitionReassignments, 1),
+    (ApiKey::ListPartitionReassignments, 0),
+    (ApiKey::ElectLeaders, 2),
+    (ApiKey::ListConfigResources, 1),
 ];
 
 /// The version our own client speaks of an API.

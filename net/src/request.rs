@@ -154,6 +154,10 @@ request_bodies! {
         CreateAcls(kp::CreateAclsRequest),
         DeleteAcls(kp::DeleteAclsRequest),
         DescribeTopicPartitions(kp::DescribeTopicPartitionsRequest),
+        AlterPartitionReassignments(kp::AlterPartitionReassignmentsRequest),
+        ListPartitionReassignments(kp::ListPartitionReassignmentsRequest),
+        ElectLeaders(kp::ElectLeadersRequest),
+        ListConfigResources(kp::ListConfigResourcesRequest),
     }
 }
 

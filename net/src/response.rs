@@ -148,6 +148,10 @@ response_bodies! {
     CreateAcls(kp::CreateAclsResponse),
     DeleteAcls(kp::DeleteAclsResponse),
     DescribeTopicPartitions(kp::DescribeTopicPartitionsResponse),
+    AlterPartitionReassignments(kp::AlterPartitionReassignmentsResponse),
+    ListPartitionReassignments(kp::ListPartitionReassignmentsResponse),
+    ElectLeaders(kp::ElectLeadersResponse),
+    ListConfigResources(kp::ListConfigResourcesResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -179,6 +183,9 @@ impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::ListConfigResourcesResponse {}
+impl Fitted for kp::ListPartitionReassignmentsResponse {}
+impl Fitted for kp::AlterPartitionReassignmentsResponse {}
 impl Fitted for kp::DescribeTopicPartitionsResponse {}
 impl Fitted for kp::DeleteAclsResponse {}
 impl Fitted for kp::CreateAclsResponse {}
@@ -233,6 +240,12 @@ impl Fitted for kp::DescribeClusterResponse {
             }
             fitted
         })
+    }
+}
+
+impl Fitted for kp::ElectLeadersResponse {
+    fn fitted(&self, version: i16) -> Option<Self> {
+        (version < 1 && self.error_code != 0).then(|| self.clone().with_error_code(0))
     }
 }
 

@@ -80,6 +80,16 @@ fn the_field_table_is_that_of_the_codec_crate() {
     crate_agrees_on_all::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
         ApiKey::DescribeTopicPartitions,
     );
+    crate_agrees_on_all::<kp::AlterPartitionReassignmentsRequest, kp::AlterPartitionReassignmentsResponse>(
+        ApiKey::AlterPartitionReassignments,
+    );
+    crate_agrees_on_all::<kp::ListPartitionReassignmentsRequest, kp::ListPartitionReassignmentsResponse>(
+        ApiKey::ListPartitionReassignments,
+    );
+    crate_agrees_on_all::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
+    crate_agrees_on_all::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(
+        ApiKey::ListConfigResources,
+    );
 }
 
 #[test]
@@ -306,7 +316,13 @@ fn answers_filled_for_the_newest_version_encode_in_every_version() {
         .with_brokers(vec![
             kp::describe_cluster_response::DescribeClusterBroker::default().with_is_fenced(true),
         ]);
-    for body in [ResponseBody::from(metadata), offsets.into(), cluster.into()] {
+    let elections = kp::ElectLeadersResponse::default().with_error_code(31);
+    for body in [
+        ResponseBody::from(metadata),
+        offsets.into(),
+        cluster.into(),
+        elections.into(),
+    ] {
         let api = tidelog_net::ServedApi::of(body.api_key());
         for version in api.min..=api.max {
             let frame = encode_response(version, 1, &body).unwrap_or_else(|error| panic!("{error}"));

@@ -69,3 +69,69 @@ pub(super) const DESCRIBE_TOPIC_PARTITIONS_FIELDS: &[Field] = &[
     )
     .nullable(),
 ];
+
+const ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_PARTITION: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("replicas", Kind::Array(&Kind::Int32), 0, LATEST).nullable(),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_TOPIC: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(
+            ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_PARTITION,
+        )),
+        0,
+        LATEST,
+    ),
+];
+
+pub(super) const ALTER_PARTITION_REASSIGNMENTS_FIELDS: &[Field] = &[
+    field("timeout_ms", Kind::Int32, 0, LATEST),
+    field("allow_replication_factor_change", Kind::Bool, 1, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_TOPIC)),
+        0,
+        LATEST,
+    ),
+];
+
+const LIST_PARTITION_REASSIGNMENTS_LIST_PARTITION_REASSIGNMENTS_TOPICS: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field("partition_indexes", Kind::Array(&Kind::Int32), 0, LATEST),
+];
+
+pub(super) const LIST_PARTITION_REASSIGNMENTS_FIELDS: &[Field] = &[
+    field("timeout_ms", Kind::Int32, 0, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(
+            LIST_PARTITION_REASSIGNMENTS_LIST_PARTITION_REASSIGNMENTS_TOPICS,
+        )),
+        0,
+        LATEST,
+    )
+    .nullable(),
+];
+
+const ELECT_LEADERS_TOPIC_PARTITIONS: &[Field] = &[
+    field("topic", Kind::String, 0, LATEST),
+    field("partitions", Kind::Array(&Kind::Int32), 0, LATEST),
+];
+
+pub(super) const ELECT_LEADERS_FIELDS: &[Field] = &[
+    field("election_type", Kind::Int8, 1, LATEST),
+    field(
+        "topic_partitions",
+        Kind::Array(&Kind::Struct(ELECT_LEADERS_TOPIC_PARTITIONS)),
+        0,
+        LATEST,
+    )
+    .nullable(),
+    field("timeout_ms", Kind::Int32, 0, LATEST),
+];
+
+pub(super) const LIST_CONFIG_RESOURCES_FIELDS: &[Field] =
+    &[field("resource_types", Kind::Array(&Kind::Int8), 1, LATEST)];

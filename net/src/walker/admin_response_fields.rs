@@ -132,3 +132,112 @@ pub(super) const DESCRIBE_TOPIC_PARTITIONS_FIELDS: &[Field] = &[
     )
     .nullable(),
 ];
+
+const ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_PARTITION_RESPONSE: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("error_message", Kind::String, 0, LATEST).nullable(),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_TOPIC_RESPONSE: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(
+            ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_PARTITION_RESPONSE,
+        )),
+        0,
+        LATEST,
+    ),
+];
+
+pub(super) const ALTER_PARTITION_REASSIGNMENTS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field("allow_replication_factor_change", Kind::Bool, 1, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("error_message", Kind::String, 0, LATEST).nullable(),
+    field(
+        "responses",
+        Kind::Array(&Kind::Struct(
+            ALTER_PARTITION_REASSIGNMENTS_REASSIGNABLE_TOPIC_RESPONSE,
+        )),
+        0,
+        LATEST,
+    ),
+];
+
+const LIST_PARTITION_REASSIGNMENTS_ONGOING_PARTITION_REASSIGNMENT: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("replicas", Kind::Array(&Kind::Int32), 0, LATEST),
+    field("adding_replicas", Kind::Array(&Kind::Int32), 0, LATEST),
+    field("removing_replicas", Kind::Array(&Kind::Int32), 0, LATEST),
+];
+
+const LIST_PARTITION_REASSIGNMENTS_ONGOING_TOPIC_REASSIGNMENT: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(
+            LIST_PARTITION_REASSIGNMENTS_ONGOING_PARTITION_REASSIGNMENT,
+        )),
+        0,
+        LATEST,
+    ),
+];
+
+pub(super) const LIST_PARTITION_REASSIGNMENTS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("error_message", Kind::String, 0, LATEST).nullable(),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(
+            LIST_PARTITION_REASSIGNMENTS_ONGOING_TOPIC_REASSIGNMENT,
+        )),
+        0,
+        LATEST,
+    ),
+];
+
+const ELECT_LEADERS_PARTITION_RESULT: &[Field] = &[
+    field("partition_id", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("error_message", Kind::String, 0, LATEST).nullable(),
+];
+
+const ELECT_LEADERS_REPLICA_ELECTION_RESULT: &[Field] = &[
+    field("topic", Kind::String, 0, LATEST),
+    field(
+        "partition_result",
+        Kind::Array(&Kind::Struct(ELECT_LEADERS_PARTITION_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+pub(super) const ELECT_LEADERS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 1, LATEST),
+    field(
+        "replica_election_results",
+        Kind::Array(&Kind::Struct(ELECT_LEADERS_REPLICA_ELECTION_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+const LIST_CONFIG_RESOURCES_CONFIG_RESOURCE: &[Field] = &[
+    field("resource_name", Kind::String, 0, LATEST),
+    field("resource_type", Kind::Int8, 1, LATEST),
+];
+
+pub(super) const LIST_CONFIG_RESOURCES_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+    field(
+        "config_resources",
+        Kind::Array(&Kind::Struct(LIST_CONFIG_RESOURCES_CONFIG_RESOURCE)),
+        0,
+        LATEST,
+    ),
+];

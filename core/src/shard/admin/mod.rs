@@ -12,11 +12,14 @@ mod denied;
 mod describe_cluster;
 mod describe_configs;
 mod describe_topic_partitions;
+mod elect_leaders;
 mod find_coordinator;
 mod incremental_alter_configs;
 mod init_producer_id;
 mod large_answer;
+mod list_config_resources;
 mod metadata;
+mod reassignments;
 
 use std::sync::Arc;
 
@@ -77,6 +80,14 @@ impl Shard {
             RequestBody::DescribeConfigs(request) => self.describe_configs(&origin, context, &request),
             RequestBody::DescribeTopicPartitions(request) => {
                 self.describe_topic_partitions(&origin, context, &request)
+            }
+            RequestBody::ElectLeaders(request) => self.elect_leaders(&origin, context, &request),
+            RequestBody::ListConfigResources(request) => {
+                self.list_config_resources(&origin, context, &request)
+            }
+            RequestBody::ListPartitionReassignments(_) => self.list_partition_reassignments(&origin, context),
+            RequestBody::AlterPartitionReassignments(request) => {
+                self.alter_partition_reassignments(&origin, context, &request)
             }
             RequestBody::DescribeAcls(_) => self.describe_acls(&origin, context),
             RequestBody::CreateAcls(request) => self.create_acls(&origin, context, &request),

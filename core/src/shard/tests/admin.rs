@@ -3,6 +3,7 @@
 use tidelog_net::messages as kp;
 use tidelog_net::{RequestBody, ResponseBody};
 
+use super::denials::codes;
 use super::harness::{Client, Cluster};
 use super::requests::*;
 
@@ -212,5 +213,91 @@ fn a_page_has_at_most_2000_partitions_and_a_cursor_makes_sense() {
         let body = describe(&mut cluster, client, request);
         assert_eq!(body.topics.len(), names.len());
         assert!(body.topics.iter().all(|topic| topic.error_code == 42));
+    }
+}
+
+#[test]
+fn no_partition_needs_an_election() {
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(shards - 1);
+        cluster.create(client, "t", 3, &[]);
+        let some: &[(&str, &[i32])] = &[("t", &[2, 0, 3, -1]), ("u", &[0]), ("t", &[1])];
+        for (version, kind) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)] {
+            let body = cluster.ask(client, version, elect_request(kind, some));
+            assert_eq!(codes(&body), [84, 84, 3, 3, 3, 84], "{version} {kind}");
+            let all = elect_request(kind, &[]).with_topic_partitions(None);
+            let body = cluster.ask(client, version, all);
+            assert!(codes(&body).is_empty(), "none needed one");
+        }
+        let body = cluster.ask(client, 2, elect_request(2, some));
+        assert_eq!(codes(&body), [42; 7], "no such type");
+    }
+}
+
+#[test]
+fn nothing_moves_on_one_node() {
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(shards - 1);
+        cluster.create(client, "t", 2, &[]);
+        let moves: &[(&str, i32, Option<&[i32]>)] = &[
+            ("t", 0, Some(&[1])),
+            ("t", 1, None),
+            ("t", 1, Some(&[2])),
+            ("t", 1, Some(&[1, 2])),
+            ("t", 1, Some(&[1, 1])),
+            ("t", 1, Some(&[])),
+            ("t", 2, Some(&[1])),
+            ("u", 0, None),
+        ];
+        for version in [0, 1] {
+            let body = cluster.ask(client, version, reassign_request(moves));
+            assert_eq!(codes(&body), [0, 85, 39, 39, 39, 39, 3, 3]);
+        }
+        use kp::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+        let some = ["t", "u"].map(|name| {
+            ListPartitionReassignmentsTopics::default()
+                .with_name(kp::TopicName(text(name)))
+                .with_partition_indexes(vec![0, 7])
+        });
+        for topics in [None, Some(Vec::new()), Some(some.to_vec())] {
+            let request = kp::ListPartitionReassignmentsRequest::default().with_topics(topics);
+            let ResponseBody::ListPartitionReassignments(body) = cluster.ask(client, 0, request) else {
+                panic!("not an answer")
+            };
+            assert_eq!((body.error_code, body.topics.len()), (0, 0));
+            assert_eq!(body.error_message, None);
+        }
+    }
+}
+
+#[test]
+fn what_has_configs_is_listed_by_its_type() {
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(shards - 1);
+        cluster.create(client, "b", 1, &[]);
+        cluster.create(client, "a", 1, &[]);
+        let mut list = |version, kinds: &[i8]| {
+            let request = kp::ListConfigResourcesRequest::default().with_resource_types(kinds.to_vec());
+            let ResponseBody::ListConfigResources(body) = cluster.ask(client, version, request) else {
+                panic!("not an answer")
+            };
+            let named = body.config_resources.iter();
+            let named: Vec<(i8, String)> = named
+                .map(|one| (one.resource_type, one.resource_name.to_string()))
+                .collect();
+            (body.error_code, named)
+        };
+        let (a, b, own) = ((2, "a".to_owned()), (2, "b".to_owned()), (4, "1".to_owned()));
+        assert_eq!(list(0, &[]), (0, vec![]), "client metrics only");
+        assert_eq!(list(1, &[]), (0, vec![a.clone(), b.clone(), own.clone()]));
+        assert_eq!(list(1, &[2]), (0, vec![a, b]));
+        assert_eq!(list(1, &[4, 8]), (0, vec![own]));
+        assert_eq!(list(1, &[8, 16, 32]), (0, vec![]));
+        for unknown in [0, 1, 3, 64, -1] {
+            assert_eq!(list(1, &[2, unknown]), (35, vec![]));
+        }
     }
 }

@@ -281,6 +281,28 @@ fn cases(key: ApiKey) -> Vec<Case> {
             let request = kp::DeleteAclsRequest::default().with_filters(vec![Default::default(); 2]);
             vec![case(vec![on(Cluster, Alter)], 3, request, &[31, 31])]
         }
+        ApiKey::ElectLeaders => vec![case(
+            vec![on(Cluster, Alter)],
+            2,
+            elect_request(0, &[("open", &[0, 1]), (CLOSED, &[0])]),
+            &[31, 31, 31, 31],
+        )],
+        ApiKey::AlterPartitionReassignments => {
+            let request = reassign_request(&[("open", 0, None), (CLOSED, 0, None)]);
+            vec![case(vec![on(Cluster, Alter)], 0, request, &[31, 31, 31])]
+        }
+        ApiKey::ListPartitionReassignments => vec![case(
+            vec![on(Cluster, Describe)],
+            0,
+            kp::ListPartitionReassignmentsRequest::default(),
+            &[31],
+        )],
+        ApiKey::ListConfigResources => vec![case(
+            vec![on(Cluster, DescribeConfigs)],
+            1,
+            kp::ListConfigResourcesRequest::default(),
+            &[31],
+        )],
         ApiKey::InitProducerId => {
             let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
             vec![case(vec![on(Cluster, IdempotentWrite)], 4, request, &[31])]
@@ -289,7 +311,7 @@ fn cases(key: ApiKey) -> Vec<Case> {
 }
 
 /// The codes of an answer's items, in its order; the answer's own where it has one and no items.
-fn codes(body: &ResponseBody) -> Vec<i16> {
+pub(super) fn codes(body: &ResponseBody) -> Vec<i16> {
     match body {
         ResponseBody::ApiVersions(body) => vec![body.error_code],
         ResponseBody::Produce(body) => {
@@ -331,6 +353,19 @@ fn codes(body: &ResponseBody) -> Vec<i16> {
         ResponseBody::DescribeAcls(body) => vec![body.error_code],
         ResponseBody::CreateAcls(body) => body.results.iter().map(|one| one.error_code).collect(),
         ResponseBody::DeleteAcls(body) => body.filter_results.iter().map(|one| one.error_code).collect(),
+        ResponseBody::ElectLeaders(body) => {
+            let topics = body.replica_election_results.iter();
+            let parts = topics.flat_map(|topic| &topic.partition_result);
+            let own = (body.error_code != 0).then_some(body.error_code);
+            own.into_iter().chain(parts.map(|part| part.error_code)).collect()
+        }
+        ResponseBody::AlterPartitionReassignments(body) => {
+            let parts = body.responses.iter().flat_map(|topic| &topic.partitions);
+            let own = (body.error_code != 0).then_some(body.error_code);
+            own.into_iter().chain(parts.map(|part| part.error_code)).collect()
+        }
+        ResponseBody::ListPartitionReassignments(body) => vec![body.error_code],
+        ResponseBody::ListConfigResources(body) => vec![body.error_code],
         ResponseBody::InitProducerId(body) => vec![body.error_code],
         ResponseBody::DescribeCluster(body) => vec![body.error_code],
     }

@@ -151,6 +151,35 @@ pub(super) fn describe_request(names: &[&str], limit: i32) -> kp::DescribeTopicP
         .with_response_partition_limit(limit)
 }
 
+pub(super) fn elect_request(kind: i8, partitions: &[(&str, &[i32])]) -> kp::ElectLeadersRequest {
+    use kp::elect_leaders_request::TopicPartitions;
+    let topics = partitions.iter().map(|(topic, partitions)| {
+        TopicPartitions::default()
+            .with_topic(kp::TopicName(text(topic)))
+            .with_partitions(partitions.to_vec())
+    });
+    kp::ElectLeadersRequest::default()
+        .with_election_type(kind)
+        .with_topic_partitions(Some(topics.collect()))
+}
+
+/// One partition and the nodes that are to hold it; `None` cancels.
+pub(super) fn reassign_request(
+    moves: &[(&str, i32, Option<&[i32]>)],
+) -> kp::AlterPartitionReassignmentsRequest {
+    use kp::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+    let topics = moves.iter().map(|(topic, partition, replicas)| {
+        let replicas = replicas.map(|nodes| nodes.iter().map(|node| kp::BrokerId(*node)).collect());
+        let partition = ReassignablePartition::default()
+            .with_partition_index(*partition)
+            .with_replicas(replicas);
+        ReassignableTopic::default()
+            .with_name(kp::TopicName(text(topic)))
+            .with_partitions(vec![partition])
+    });
+    kp::AlterPartitionReassignmentsRequest::default().with_topics(topics.collect())
+}
+
 pub(super) fn create_request(
     name: &str,
     partitions: i32,
