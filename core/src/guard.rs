@@ -214,6 +214,15 @@ pub const DECLARATIONS: &[Declaration] = &[
             (R::Group, O::DescribeConfigs),
         ],
     ),
+    api(
+        33,
+        "AlterConfigs",
+        &[
+            (R::Topic, O::AlterConfigs),
+            (R::Cluster, O::AlterConfigs),
+            (R::Group, O::AlterConfigs),
+        ],
+    ),
     api(37, "CreatePartitions", &[(R::Topic, O::Alter)]),
     api(43, "ElectLeaders", &[(R::Cluster, O::Alter)]),
     api(

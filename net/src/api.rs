@@ -56,6 +56,8 @@ api_keys! {
     DeleteAcls = 31;
     /// Read configs.
     DescribeConfigs = 32;
+    /// Replace configs.
+    AlterConfigs = 33;
     /// Grow topics.
     CreatePartitions = 37;
     /// Move leaders to where they should be.
@@ -128,6 +130,7 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::CreateAcls, 1, 3, 2),
     served(ApiKey::DeleteAcls, 1, 3, 2),
     served(ApiKey::DescribeConfigs, 1, 4, 4),
+    served(ApiKey::AlterConfigs, 0, 2, 2),
     served(ApiKey::CreatePartitions, 0, 3, 2),
     served(ApiKey::ElectLeaders, 0, 2, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
@@ -235,6 +238,7 @@ mod tests {
         );
         check::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
         check::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(ApiKey::ListConfigResources);
+        check::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::ListPartitionReassignments, 0),
     (ApiKey::ElectLeaders, 2),
     (ApiKey::ListConfigResources, 1),
+    (ApiKey::AlterConfigs, 2),
 ];
 
 /// The version our own client speaks of an API.

@@ -158,6 +158,7 @@ request_bodies! {
         ListPartitionReassignments(kp::ListPartitionReassignmentsRequest),
         ElectLeaders(kp::ElectLeadersRequest),
         ListConfigResources(kp::ListConfigResourcesRequest),
+        AlterConfigs(kp::AlterConfigsRequest),
     }
 }
 

@@ -152,6 +152,7 @@ response_bodies! {
     ListPartitionReassignments(kp::ListPartitionReassignmentsResponse),
     ElectLeaders(kp::ElectLeadersResponse),
     ListConfigResources(kp::ListConfigResourcesResponse),
+    AlterConfigs(kp::AlterConfigsResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -183,6 +184,7 @@ impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::AlterConfigsResponse {}
 impl Fitted for kp::ListConfigResourcesResponse {}
 impl Fitted for kp::ListPartitionReassignmentsResponse {}
 impl Fitted for kp::AlterPartitionReassignmentsResponse {}

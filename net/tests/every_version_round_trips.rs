@@ -90,6 +90,7 @@ fn the_field_table_is_that_of_the_codec_crate() {
     crate_agrees_on_all::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(
         ApiKey::ListConfigResources,
     );
+    crate_agrees_on_all::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
 }
 
 #[test]

@@ -135,3 +135,29 @@ pub(super) const ELECT_LEADERS_FIELDS: &[Field] = &[
 
 pub(super) const LIST_CONFIG_RESOURCES_FIELDS: &[Field] =
     &[field("resource_types", Kind::Array(&Kind::Int8), 1, LATEST)];
+
+const ALTER_CONFIGS_ALTERABLE_CONFIG: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field("value", Kind::String, 0, LATEST).nullable(),
+];
+
+const ALTER_CONFIGS_ALTER_CONFIGS_RESOURCE: &[Field] = &[
+    field("resource_type", Kind::Int8, 0, LATEST),
+    field("resource_name", Kind::String, 0, LATEST),
+    field(
+        "configs",
+        Kind::Array(&Kind::Struct(ALTER_CONFIGS_ALTERABLE_CONFIG)),
+        0,
+        LATEST,
+    ),
+];
+
+pub(super) const ALTER_CONFIGS_FIELDS: &[Field] = &[
+    field(
+        "resources",
+        Kind::Array(&Kind::Struct(ALTER_CONFIGS_ALTER_CONFIGS_RESOURCE)),
+        0,
+        LATEST,
+    ),
+    field("validate_only", Kind::Bool, 0, LATEST),
+];

@@ -241,3 +241,20 @@ pub(super) const LIST_CONFIG_RESOURCES_FIELDS: &[Field] = &[
         LATEST,
     ),
 ];
+
+const ALTER_CONFIGS_ALTER_CONFIGS_RESOURCE_RESPONSE: &[Field] = &[
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("error_message", Kind::String, 0, LATEST).nullable(),
+    field("resource_type", Kind::Int8, 0, LATEST),
+    field("resource_name", Kind::String, 0, LATEST),
+];
+
+pub(super) const ALTER_CONFIGS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field(
+        "responses",
+        Kind::Array(&Kind::Struct(ALTER_CONFIGS_ALTER_CONFIGS_RESOURCE_RESPONSE)),
+        0,
+        LATEST,
+    ),
+];

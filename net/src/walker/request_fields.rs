@@ -124,6 +124,14 @@ pub static REQUESTS: &[Message] = &[
         fields: DESCRIBE_CONFIGS_FIELDS,
     },
     Message {
+        key: ApiKey::AlterConfigs,
+        name: "AlterConfigsRequest",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: admin::ALTER_CONFIGS_FIELDS,
+    },
+    Message {
         key: ApiKey::CreatePartitions,
         name: "CreatePartitionsRequest",
         min: 0,

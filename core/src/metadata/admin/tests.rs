@@ -237,6 +237,7 @@ fn alter_codes() {
     let alter = |operations: Vec<AlterConfigOp>| {
         let request = AlterConfigsRequest {
             topic: "t".into(),
+            replace: false,
             operations,
         };
         codes(&alter_topic_configs(&image, &[request], false))[0]
@@ -260,6 +261,7 @@ fn alter_codes() {
     );
     let unknown = AlterConfigsRequest {
         topic: "nope".into(),
+        replace: false,
         operations: vec![],
     };
     assert_eq!(codes(&alter_topic_configs(&image, &[unknown], false)), [3]);
@@ -271,6 +273,7 @@ fn altering_appends_only_what_changes() {
     let request = |operations| {
         [AlterConfigsRequest {
             topic: "t".into(),
+            replace: false,
             operations,
         }]
     };

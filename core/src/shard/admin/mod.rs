@@ -4,6 +4,7 @@
 //! listener that the request came in on. What is denied is answered item by item, in the order asked.
 
 mod acls;
+mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -97,6 +98,7 @@ impl Shard {
             RequestBody::CreatePartitions(request) => {
                 self.create_partitions(now, disk, origin, context, request)
             }
+            RequestBody::AlterConfigs(request) => self.alter_configs(now, disk, origin, context, request),
             RequestBody::IncrementalAlterConfigs(request) => {
                 self.incremental_alter_configs(now, disk, origin, context, request)
             }

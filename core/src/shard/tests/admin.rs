@@ -301,3 +301,74 @@ fn what_has_configs_is_listed_by_its_type() {
         }
     }
 }
+
+#[test]
+fn replaced_configs_are_all_that_is_set_or_nothing_changes() {
+    for shards in SHARDS {
+        let mut cluster = Cluster::new(shards);
+        let client = cluster.connect(shards - 1);
+        let before = [("max.message.bytes", "500"), ("retention.ms", "7")];
+        cluster.create(client, "t", 2, &before);
+        let set = |cluster: &mut Cluster| -> Vec<(String, String)> {
+            let image = &cluster.shard(shards - 1).image;
+            let configs = &image.topic("t").expect("a topic").configs;
+            configs
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let mut asked = 0;
+        let mut replace = |cluster: &mut Cluster, mut request: kp::AlterConfigsRequest, only: bool| {
+            request.validate_only = only;
+            asked += 1;
+            codes(&cluster.ask(client, asked % 3, request))
+        };
+        let wanted = [("max.message.bytes", "600"), ("segment.ms", "1000")];
+        assert_eq!(replace(&mut cluster, replace_request("t", &wanted), true), [0]);
+        assert_eq!(set(&mut cluster), owned(&before), "validated only");
+        for (name, configs, code) in [
+            ("t", &[("nonsense", "1")][..], 40),
+            ("t", &[("segment.ms", "9"), ("max.message.bytes", "-1")], 40),
+            ("t", &[("segment.ms", "9"), ("segment.ms", "8")], 42),
+            ("u", &[("segment.ms", "9")], 3),
+        ] {
+            assert_eq!(
+                replace(&mut cluster, replace_request(name, configs), false),
+                [code]
+            );
+            assert_eq!(set(&mut cluster), owned(&before), "all or nothing: {configs:?}");
+        }
+        let mut null = replace_request("t", &wanted);
+        null.resources[0].configs[1].value = None;
+        assert_eq!(replace(&mut cluster, null, false), [42]);
+        let mut twice = replace_request("t", &wanted);
+        twice.resources.extend(replace_request("t", &[]).resources);
+        assert_eq!(replace(&mut cluster, twice, false), [42, 42]);
+        let mut broker = replace_request("1", &[]);
+        broker.resources[0].resource_type = 4;
+        assert_eq!(replace(&mut cluster, broker, false), [42]);
+        assert_eq!(set(&mut cluster), owned(&before));
+        assert_eq!(replace(&mut cluster, replace_request("t", &wanted), false), [0]);
+        assert_eq!(
+            set(&mut cluster),
+            owned(&wanted),
+            "retention.ms is not set any more"
+        );
+        for partition in 0..2 {
+            let refused = cluster.produce(client, "t", partition, large(700));
+            assert_eq!(refused.error, tidelog_net::ErrorCode::MessageTooLarge, "in force");
+        }
+        cluster.restart();
+        assert_eq!(set(&mut cluster), owned(&wanted), "and kept");
+        let client = cluster.connect(0);
+        cluster.ask(client, 2, replace_request("t", &[]));
+        assert_eq!(set(&mut cluster), [], "nothing is set");
+        cluster.put(client, "t", 0, large(700));
+    }
+}

@@ -267,6 +267,25 @@ fn cases(key: ApiKey) -> Vec<Case> {
             ];
             vec![case(denied, 1, request, &[29, 0, 31, 30, 31, 42])]
         }
+        ApiKey::AlterConfigs => {
+            use kp::alter_configs_request::AlterConfigsResource;
+            let mut request = replace_request("open", &[("max.message.bytes", "77")]);
+            request
+                .resources
+                .extend(replace_request(CLOSED, &[("max.message.bytes", "77")]).resources);
+            let others = [(4, "1"), (32, "g"), (16, "m"), (9, "x")];
+            request.resources.extend(others.map(|(kind, name)| {
+                AlterConfigsResource::default()
+                    .with_resource_type(kind)
+                    .with_resource_name(text(name))
+            }));
+            let denied = vec![
+                on_topic(AlterConfigs),
+                on(Cluster, AlterConfigs),
+                on(Group, AlterConfigs),
+            ];
+            vec![case(denied, 2, request, &[0, 29, 31, 30, 31, 42])]
+        }
         ApiKey::DescribeAcls => vec![case(
             vec![on(Cluster, Describe)],
             3,
@@ -366,6 +385,7 @@ pub(super) fn codes(body: &ResponseBody) -> Vec<i16> {
         }
         ResponseBody::ListPartitionReassignments(body) => vec![body.error_code],
         ResponseBody::ListConfigResources(body) => vec![body.error_code],
+        ResponseBody::AlterConfigs(body) => body.responses.iter().map(|one| one.error_code).collect(),
         ResponseBody::InitProducerId(body) => vec![body.error_code],
         ResponseBody::DescribeCluster(body) => vec![body.error_code],
     }

@@ -238,6 +238,21 @@ pub(super) fn alter_request(topic: &str, configs: &[(&str, &str)]) -> kp::Increm
     kp::IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
 }
 
+/// As [`alter_request`], for the older API, which replaces everything that is set.
+pub(super) fn replace_request(topic: &str, configs: &[(&str, &str)]) -> kp::AlterConfigsRequest {
+    use kp::alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let configs = configs.iter().map(|(key, value)| {
+        AlterableConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(value)))
+    });
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text(topic))
+        .with_configs(configs.collect());
+    kp::AlterConfigsRequest::default().with_resources(vec![resource])
+}
+
 impl Cluster {
     /// The shard that owns a partition.
     pub(super) fn owner(&mut self, topic: &str, partition: i32) -> usize {
