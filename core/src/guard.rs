@@ -223,6 +223,7 @@ pub const DECLARATIONS: &[Declaration] = &[
             (R::Group, O::AlterConfigs),
         ],
     ),
+    api(35, "DescribeLogDirs", &[(R::Cluster, O::Describe)]),
     api(37, "CreatePartitions", &[(R::Topic, O::Alter)]),
     api(43, "ElectLeaders", &[(R::Cluster, O::Alter)]),
     api(

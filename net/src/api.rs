@@ -58,6 +58,8 @@ api_keys! {
     DescribeConfigs = 32;
     /// Replace configs.
     AlterConfigs = 33;
+    /// Sizes of partitions on the disk.
+    DescribeLogDirs = 35;
     /// Grow topics.
     CreatePartitions = 37;
     /// Move leaders to where they should be.
@@ -131,6 +133,7 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::DeleteAcls, 1, 3, 2),
     served(ApiKey::DescribeConfigs, 1, 4, 4),
     served(ApiKey::AlterConfigs, 0, 2, 2),
+    served(ApiKey::DescribeLogDirs, 1, 4, 2),
     served(ApiKey::CreatePartitions, 0, 3, 2),
     served(ApiKey::ElectLeaders, 0, 2, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
@@ -239,6 +242,7 @@ mod tests {
         check::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
         check::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(ApiKey::ListConfigResources);
         check::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
+        check::<kp::DescribeLogDirsRequest, kp::DescribeLogDirsResponse>(ApiKey::DescribeLogDirs);
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::ElectLeaders, 2),
     (ApiKey::ListConfigResources, 1),
     (ApiKey::AlterConfigs, 2),
+    (ApiKey::DescribeLogDirs, 4),
 ];
 
 /// The version our own client speaks of an API.

@@ -159,6 +159,7 @@ request_bodies! {
         ElectLeaders(kp::ElectLeadersRequest),
         ListConfigResources(kp::ListConfigResourcesRequest),
         AlterConfigs(kp::AlterConfigsRequest),
+        DescribeLogDirs(kp::DescribeLogDirsRequest),
     }
 }
 

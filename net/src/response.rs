@@ -153,6 +153,7 @@ response_bodies! {
     ElectLeaders(kp::ElectLeadersResponse),
     ListConfigResources(kp::ListConfigResourcesResponse),
     AlterConfigs(kp::AlterConfigsResponse),
+    DescribeLogDirs(kp::DescribeLogDirsResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -184,6 +185,7 @@ impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::DescribeLogDirsResponse {}
 impl Fitted for kp::AlterConfigsResponse {}
 impl Fitted for kp::ListConfigResourcesResponse {}
 impl Fitted for kp::ListPartitionReassignmentsResponse {}

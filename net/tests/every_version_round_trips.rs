@@ -91,6 +91,7 @@ fn the_field_table_is_that_of_the_codec_crate() {
         ApiKey::ListConfigResources,
     );
     crate_agrees_on_all::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
+    crate_agrees_on_all::<kp::DescribeLogDirsRequest, kp::DescribeLogDirsResponse>(ApiKey::DescribeLogDirs);
 }
 
 #[test]
@@ -318,11 +319,19 @@ fn answers_filled_for_the_newest_version_encode_in_every_version() {
             kp::describe_cluster_response::DescribeClusterBroker::default().with_is_fenced(true),
         ]);
     let elections = kp::ElectLeadersResponse::default().with_error_code(31);
+    let directories = kp::DescribeLogDirsResponse::default()
+        .with_error_code(31)
+        .with_results(vec![
+            kp::describe_log_dirs_response::DescribeLogDirsResult::default()
+                .with_total_bytes(7)
+                .with_usable_bytes(5),
+        ]);
     for body in [
         ResponseBody::from(metadata),
         offsets.into(),
         cluster.into(),
         elections.into(),
+        directories.into(),
     ] {
         let api = tidelog_net::ServedApi::of(body.api_key());
         for version in api.min..=api.max {

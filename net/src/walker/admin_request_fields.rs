@@ -161,3 +161,16 @@ pub(super) const ALTER_CONFIGS_FIELDS: &[Field] = &[
     ),
     field("validate_only", Kind::Bool, 0, LATEST),
 ];
+
+const DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC: &[Field] = &[
+    field("topic", Kind::String, 0, LATEST),
+    field("partitions", Kind::Array(&Kind::Int32), 0, LATEST),
+];
+
+pub(super) const DESCRIBE_LOG_DIRS_FIELDS: &[Field] = &[field(
+    "topics",
+    Kind::Array(&Kind::Struct(DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC)),
+    0,
+    LATEST,
+)
+.nullable()];

@@ -258,3 +258,44 @@ pub(super) const ALTER_CONFIGS_FIELDS: &[Field] = &[
         LATEST,
     ),
 ];
+
+const DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_PARTITION: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("partition_size", Kind::Int64, 0, LATEST),
+    field("offset_lag", Kind::Int64, 0, LATEST),
+    field("is_future_key", Kind::Bool, 0, LATEST),
+];
+
+const DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_TOPIC: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_PARTITION)),
+        0,
+        LATEST,
+    ),
+];
+
+const DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_RESULT: &[Field] = &[
+    field("error_code", Kind::Int16, 0, LATEST),
+    field("log_dir", Kind::String, 0, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_TOPIC)),
+        0,
+        LATEST,
+    ),
+    field("total_bytes", Kind::Int64, 4, LATEST),
+    field("usable_bytes", Kind::Int64, 4, LATEST),
+];
+
+pub(super) const DESCRIBE_LOG_DIRS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field("error_code", Kind::Int16, 3, LATEST),
+    field(
+        "results",
+        Kind::Array(&Kind::Struct(DESCRIBE_LOG_DIRS_DESCRIBE_LOG_DIRS_RESULT)),
+        0,
+        LATEST,
+    ),
+];

@@ -132,6 +132,14 @@ pub static REQUESTS: &[Message] = &[
         fields: admin::ALTER_CONFIGS_FIELDS,
     },
     Message {
+        key: ApiKey::DescribeLogDirs,
+        name: "DescribeLogDirsRequest",
+        min: 1,
+        max: 4,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_LOG_DIRS_FIELDS,
+    },
+    Message {
         key: ApiKey::CreatePartitions,
         name: "CreatePartitionsRequest",
         min: 0,

@@ -132,6 +132,14 @@ pub static RESPONSES: &[Message] = &[
         fields: admin::ALTER_CONFIGS_FIELDS,
     },
     Message {
+        key: ApiKey::DescribeLogDirs,
+        name: "DescribeLogDirsResponse",
+        min: 1,
+        max: 4,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_LOG_DIRS_FIELDS,
+    },
+    Message {
         key: ApiKey::CreatePartitions,
         name: "CreatePartitionsResponse",
         min: 0,

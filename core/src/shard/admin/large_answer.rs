@@ -37,7 +37,11 @@ impl Shard {
 
     /// Memory for an answer of `items` items; `None`: there is not enough.
     pub(super) fn reserve_items(&mut self, items: usize) -> Option<usize> {
-        let bytes = items.saturating_mul(ITEM_BYTES);
+        self.reserve_answer(items.saturating_mul(ITEM_BYTES))
+    }
+
+    /// As [`Shard::reserve_items`], for an answer that takes at most this much while it is made.
+    pub(super) fn reserve_answer(&mut self, bytes: usize) -> Option<usize> {
         if bytes <= UNCHARGED_BYTES {
             return Some(0);
         }

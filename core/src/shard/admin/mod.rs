@@ -12,6 +12,7 @@ mod delete_topics;
 mod denied;
 mod describe_cluster;
 mod describe_configs;
+mod describe_log_dirs;
 mod describe_topic_partitions;
 mod elect_leaders;
 mod find_coordinator;
@@ -35,6 +36,8 @@ use crate::guard::{Operation, Resource};
 use crate::metadata::MetadataImage;
 use crate::request_context::RequestContext;
 use denied::PutBack;
+
+pub(super) use describe_log_dirs::{PartitionSize, PendingLogDirs};
 
 /// "Not asked for" in the authorized-operations fields.
 const OPERATIONS_UNKNOWN: i32 = i32::MIN;
@@ -90,6 +93,7 @@ impl Shard {
             RequestBody::AlterPartitionReassignments(request) => {
                 self.alter_partition_reassignments(&origin, context, &request)
             }
+            RequestBody::DescribeLogDirs(request) => self.describe_log_dirs(origin, context, request),
             RequestBody::DescribeAcls(_) => self.describe_acls(&origin, context),
             RequestBody::CreateAcls(request) => self.create_acls(&origin, context, &request),
             RequestBody::DeleteAcls(request) => self.delete_acls(&origin, context, &request),

@@ -286,6 +286,12 @@ fn cases(key: ApiKey) -> Vec<Case> {
             ];
             vec![case(denied, 2, request, &[0, 29, 31, 30, 31, 42])]
         }
+        ApiKey::DescribeLogDirs => vec![case(
+            vec![on(Cluster, Describe)],
+            4,
+            kp::DescribeLogDirsRequest::default().with_topics(None),
+            &[31],
+        )],
         ApiKey::DescribeAcls => vec![case(
             vec![on(Cluster, Describe)],
             3,
@@ -386,6 +392,11 @@ pub(super) fn codes(body: &ResponseBody) -> Vec<i16> {
         ResponseBody::ListPartitionReassignments(body) => vec![body.error_code],
         ResponseBody::ListConfigResources(body) => vec![body.error_code],
         ResponseBody::AlterConfigs(body) => body.responses.iter().map(|one| one.error_code).collect(),
+        ResponseBody::DescribeLogDirs(body) => {
+            let own = (body.error_code != 0).then_some(body.error_code);
+            let results = body.results.iter().map(|one| one.error_code);
+            own.into_iter().chain(results).collect()
+        }
         ResponseBody::InitProducerId(body) => vec![body.error_code],
         ResponseBody::DescribeCluster(body) => vec![body.error_code],
     }

@@ -180,6 +180,17 @@ pub(super) fn reassign_request(
     kp::AlterPartitionReassignmentsRequest::default().with_topics(topics.collect())
 }
 
+pub(super) fn log_dirs_request(asked: Option<&[(&str, &[i32])]>) -> kp::DescribeLogDirsRequest {
+    use kp::describe_log_dirs_request::DescribableLogDirTopic;
+    let topic = |(name, partitions): &(&str, &[i32])| {
+        DescribableLogDirTopic::default()
+            .with_topic(kp::TopicName(text(name)))
+            .with_partitions(partitions.to_vec())
+    };
+    let topics = asked.map(|topics| topics.iter().map(topic).collect());
+    kp::DescribeLogDirsRequest::default().with_topics(topics)
+}
+
 pub(super) fn create_request(
     name: &str,
     partitions: i32,
