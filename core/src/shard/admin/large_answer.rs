@@ -1,10 +1,9 @@
 //! Answers whose size a client, or the number of partitions, decides: memory is reserved before they are made
 //! and charged until they are sent. An answer that has no room ends its connection; small ones always have.
 
-use std::collections::VecDeque;
-
 use tidelog_net::response::{self, ResponseBody};
 
+use crate::shard::types::Parts;
 use crate::shard::{Origin, SendPart, Shard};
 
 /// Answers up to this size are not charged, as those of the other APIs.
@@ -54,11 +53,11 @@ impl Shard {
         self.fetch_budget.release(reserved_bytes);
         match encoded {
             Ok(bytes) if bytes.len() <= UNCHARGED_BYTES => {
-                self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)]), 0);
+                self.respond(origin, Parts::One(SendPart::Bytes(bytes)), 0);
             }
             Ok(bytes) if self.fetch_budget.reserve(bytes.len()) => {
                 let charge = bytes.len();
-                self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)]), charge);
+                self.respond(origin, Parts::One(SendPart::Bytes(bytes)), charge);
             }
             Ok(bytes) => self.refuse(
                 origin,
