@@ -63,7 +63,10 @@ impl Shard {
             return;
         }
         let partitions = usize::try_from(self.image.partition_count()).unwrap_or(usize::MAX);
-        let Some(reserved_bytes) = self.reserve_answer(partitions.saturating_mul(PARTITION_BYTES)) else {
+        let bytes = partitions
+            .saturating_mul(PARTITION_BYTES)
+            .saturating_add(self.topics_bytes());
+        let Some(reserved_bytes) = self.reserve_answer(bytes) else {
             let body = self.log_dir(ErrorCode::RequestTimedOut, Vec::new());
             self.answer(&origin, &ResponseBody::DescribeLogDirs(body));
             return;

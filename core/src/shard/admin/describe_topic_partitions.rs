@@ -8,9 +8,10 @@ use tidelog_net::messages as kp;
 use tidelog_net::response::ResponseBody;
 use tidelog_segment_log::ids::PartitionKey;
 
+use super::large_answer::{ITEM_BYTES, item_bytes};
 use super::{OPERATIONS_UNKNOWN, text};
 use crate::guard::{Operation, Resource};
-use crate::limits::DESCRIBED_PARTITIONS_MAX;
+use crate::limits::{DESCRIBED_PARTITIONS_MAX, TOPIC_NAME_BYTES_MAX};
 use crate::metadata::{TopicImage, check_topic_name, is_internal};
 use crate::request_context::RequestContext;
 use crate::shard::{Origin, Shard, topic_id};
@@ -37,8 +38,24 @@ impl Shard {
         let limit = request
             .response_partition_limit
             .clamp(1, DESCRIBED_PARTITIONS_MAX);
-        let items = request.topics.len() + limit as usize;
-        self.answer_items(origin, items, |shard| {
+        let limit_items = limit as usize;
+        let (names, partitions) = match request.topics.is_empty() {
+            true => {
+                let all = usize::try_from(self.image.partition_count()).unwrap_or(usize::MAX);
+                let partitions = all.min(limit_items);
+                // A page has at most as many topics as partitions.
+                (partitions * 2 * TOPIC_NAME_BYTES_MAX, partitions)
+            }
+            false => {
+                let asked = || request.topics.iter();
+                let found = asked().filter_map(|topic| self.image.topic(&topic.name));
+                let partitions: usize = found.map(|topic| topic.partitions as usize).sum();
+                let names = asked().map(|topic| item_bytes(&topic.name)).sum();
+                (names, partitions.min(limit_items))
+            }
+        };
+        let bytes = names + partitions * ITEM_BYTES;
+        self.answer_within(origin, bytes, |shard| {
             let body = match shard.check_cursor(request) {
                 Ok(()) => shard.described_page(context, request, limit),
                 Err(code) => refused(request, code),

@@ -8,8 +8,7 @@ use crate::shard::{Origin, SendPart, Shard};
 
 /// Answers up to this size are not charged, as those of the other APIs.
 const UNCHARGED_BYTES: usize = 64 << 10;
-/// What one item of an answer takes at most while it is made and encoded, its strings apart: those are the
-/// request's own, or the image's.
+/// What one item of an answer takes at most while it is made and encoded, its name apart.
 pub(super) const ITEM_BYTES: usize = 256;
 
 const _: () = {
@@ -18,28 +17,44 @@ const _: () = {
     assert!(ITEM_BYTES >= 2 * size_of::<kp::delete_acls_response::DeleteAclsFilterResult>());
 };
 
+/// What an item takes whose name is copied, once to make the answer and once to encode it.
+pub(super) const fn item_bytes(name: &str) -> usize {
+    ITEM_BYTES + 2 * name.len()
+}
+
 impl Shard {
-    /// Makes and sends an answer of `items` items.
+    /// Makes and sends an answer of `items` items, whose names are slices of the request.
     pub(super) fn answer_items(
         &mut self,
         origin: &Origin,
         items: usize,
         make: impl FnOnce(&Self) -> ResponseBody,
     ) {
-        let Some(reserved) = self.reserve_items(items) else {
-            self.refuse(origin, &format!("no memory for an answer of {items} items"));
+        self.answer_within(origin, items.saturating_mul(ITEM_BYTES), make);
+    }
+
+    /// Makes and sends an answer that takes at most `bytes` while it is made and encoded.
+    pub(super) fn answer_within(
+        &mut self,
+        origin: &Origin,
+        bytes: usize,
+        make: impl FnOnce(&Self) -> ResponseBody,
+    ) {
+        let Some(reserved) = self.reserve_answer(bytes) else {
+            self.refuse(origin, &format!("no memory for an answer of up to {bytes} bytes"));
             return;
         };
         let body = make(self);
         self.answer_reserved(origin, &body, reserved);
     }
 
-    /// Memory for an answer of `items` items; `None`: there is not enough.
-    pub(super) fn reserve_items(&mut self, items: usize) -> Option<usize> {
-        self.reserve_answer(items.saturating_mul(ITEM_BYTES))
+    /// What naming every topic takes.
+    pub(super) fn topics_bytes(&self) -> usize {
+        let topics = self.image.topics();
+        topics.map(|topic| item_bytes(&topic.name)).sum()
     }
 
-    /// As [`Shard::reserve_items`], for an answer that takes at most this much while it is made.
+    /// Memory for an answer that takes at most this much while it is made; `None`: there is not enough.
     pub(super) fn reserve_answer(&mut self, bytes: usize) -> Option<usize> {
         if bytes <= UNCHARGED_BYTES {
             return Some(0);

@@ -46,11 +46,11 @@ impl Shard {
             let all = asked.is_empty() && known.contains(&kind);
             refusal.is_ok() && (all || asked.contains(&kind))
         };
-        let topics = match wants(RESOURCE_TOPIC) {
-            true => self.image.topic_count(),
-            false => 0,
+        let (topics, bytes) = match wants(RESOURCE_TOPIC) {
+            true => (self.image.topic_count(), self.topics_bytes()),
+            false => (0, 0),
         };
-        self.answer_items(origin, topics, |shard| {
+        self.answer_within(origin, bytes, |shard| {
             let named = |name: &str, kind| {
                 ConfigResource::default()
                     .with_resource_name(text(name))

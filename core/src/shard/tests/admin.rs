@@ -87,6 +87,22 @@ fn large_answers_are_charged_until_they_are_sent_and_refused_without_room() {
     assert_eq!(cluster.shard(0).fetch_budget.used_bytes(), 0);
     assert!(cluster.received(client).is_some());
     assert_too_large(&mut cluster, acls(200_000), 3);
+    let admin = cluster.connect(0);
+    cluster.create(admin, "t", 4_000, &[]);
+    let (client, _) = assert_is_charged(&mut cluster, log_dirs_request(None), 4);
+    cluster.close(client);
+    assert_eq!(cluster.shard(0).fetch_budget.used_bytes(), 0, "never taken");
+    // While others hold all memory, small answers go on and large ones end their connection.
+    let all = cluster.shard(0).fetch_budget.limit_bytes();
+    assert!(cluster.shard(0).fetch_budget.reserve(all));
+    assert_eq!(
+        listed(&describe(&mut cluster, admin, describe_request(&["u"], 2_000))).len(),
+        1
+    );
+    cluster.send(admin, 0, describe_request(&["t"], 2_000));
+    cluster.run();
+    assert!(cluster.received_raw(admin).is_none() && cluster.is_closed(admin));
+    cluster.shard(0).fetch_budget.release(all);
 }
 
 type Described = kp::DescribeTopicPartitionsResponse;
