@@ -10,6 +10,7 @@ mod fetch_sessions;
 mod harness;
 mod hostile;
 mod limits;
+mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;
