@@ -76,6 +76,10 @@ impl Shard {
                 self.endpoint.answer(from, ShardAnswer::Done);
                 self.on_lease_returned(pool, bytes);
             }
+            ShardRequest::Sizes(reply) => {
+                let sizes = self.partitions.sizes();
+                self.endpoint.answer(from, ShardAnswer::Sizes(reply, sizes));
+            }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
                 self.leader_epochs.extend(epochs);
@@ -93,6 +97,7 @@ impl Shard {
                 self.on_control_answer(now, disk, reply, answer);
             }
             ShardAnswer::Lease { pool, bytes, lender } => self.on_leased(now, pool, bytes, lender),
+            ShardAnswer::Sizes(reply, sizes) => self.on_sizes(reply, Some(sizes)),
             ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }
@@ -182,7 +187,7 @@ impl Shard {
             Some(Pending::ListOffsets(_)) => self.on_offset_listed(now, disk, reply, answer),
             Some(Pending::EpochEnd(_)) => self.on_epoch_end(reply, answer),
             // The request ended meanwhile (its deadline, or its connection is gone).
-            Some(Pending::Control(_)) | None => {}
+            Some(Pending::Control(_) | Pending::LogDirs(_)) | None => {}
         }
     }
 

@@ -1,6 +1,8 @@
 //! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
 
+mod admin;
 mod chaos;
+mod denials;
 mod device;
 mod faults;
 mod fetch;
@@ -9,6 +11,7 @@ mod harness;
 mod hostile;
 mod leases;
 mod limits;
+mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;
