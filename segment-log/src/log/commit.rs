@@ -47,7 +47,8 @@ impl PartitionLog {
                 now_ms.saturating_sub(self.last_commit_ms) >= interval_ms
             }
             Durability::Os => false,
-        } || self.closing;
+        } || self.closing
+            || self.owes_log_start();
         let active = self.segments.len().saturating_sub(1);
         let mut syncs = Vec::new();
         let mut files = Vec::new();

@@ -18,6 +18,7 @@ mod append;
 mod commit;
 mod index_files;
 mod internal;
+mod log_start;
 pub(crate) mod machine;
 mod open;
 mod open_error;
@@ -43,6 +44,7 @@ use crate::recovery::{Quarantined, RecoveryOptions};
 pub use append::Appended;
 pub use commit::CloseProgress;
 pub use internal::InternalEntry;
+pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
 pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
 pub use open_error::{OpenError, UnsupportedEntry};
@@ -159,6 +161,8 @@ pub struct PartitionLog {
     durable: Mark,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
+    /// The entry that last moved the log start; 0 if none did since the open.
+    log_start_index: EntryIndex,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -243,18 +247,10 @@ impl PartitionLog {
         &self.quarantined
     }
 
-    /// The highest record timestamp in ms and the base offset of the (first) batch that has it.
+    /// The highest record timestamp in ms and the base offset of the (first) batch that has it, of all
+    /// batches in the segments: it may lie below the log start. See [`PartitionLog::newest_record`].
     pub fn max_timestamp(&self) -> Option<(i64, Offset)> {
         self.state.max_timestamp()
-    }
-
-    /// A base offset at or before the first batch whose max timestamp is at least `timestamp_ms`: scan
-    /// batches from there. None if no batch is that young.
-    pub fn batch_at_or_after_timestamp(&self, timestamp_ms: i64) -> Option<Offset> {
-        self.segments
-            .iter()
-            .find_map(|segment| segment.index.first_by_timestamp(timestamp_ms))
-            .map(|point| point.base_offset.max(self.log_start_offset()))
     }
 
     /// The largest leader epoch at or below `epoch` and the offset at which it ends, as
@@ -288,13 +284,15 @@ impl PartitionLog {
         self.term_durable = true;
     }
 
-    /// What a checkpoint says of this log now. It claims nothing that is not durable.
+    /// What a checkpoint says of this log now. It claims nothing that is not durable, but for a log start
+    /// that was asked for and is not answered yet.
     pub fn checkpoint(&self) -> PartitionCheckpoint {
         let durable = self.durable;
         PartitionCheckpoint {
             key: self.key,
             term: self.term,
-            log_start: self.log_start_offset(),
+            // Never above what is durable: the log must reach up to its start wherever it is cut.
+            log_start: self.log_start_offset().min(durable.next_offset),
             recovery_point: durable.index,
             raft_base: EntryIndex(0),
             durable_index: durable.index,

@@ -485,6 +485,7 @@ impl Opener {
             term_durable,
             durable,
             watermark_floor: Offset(0),
+            log_start_index: EntryIndex(0),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),
