@@ -140,6 +140,7 @@ pub const DECLARATIONS: &[Declaration] = &[
         "DeleteTopics",
         &[(R::Topic, O::Delete), (R::Topic, O::Describe)],
     ),
+    api(21, "DeleteRecords", &[(R::Topic, O::Delete)]),
     api(
         22,
         "InitProducerId",

@@ -13,7 +13,36 @@ use super::partition::PartitionAnswer;
 use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
-pub(super) type Refusal = (ErrorCode, String);
+/// Why a client's request changes nothing.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) text: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+/// What the log does not take, as clients are told.
+pub(super) fn refused_append(error: &AppendError) -> Refusal {
+    let code = match error {
+        AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp => {
+            ErrorCode::InvalidRecord
+        }
+        AppendError::NoSpace | AppendError::Fenced => ErrorCode::KafkaStorageError,
+        AppendError::Backlogged
+        | AppendError::Closing
+        | AppendError::TermNotDurable
+        | AppendError::Incarnation(_) => ErrorCode::NotLeaderOrFollower,
+    };
+    Refusal::new(code, error.to_string())
+}
 
 /// Bytes that are damaged are told apart from batches that say something we do not take.
 fn refused(error: BatchError) -> Refusal {
@@ -25,7 +54,7 @@ fn refused(error: BatchError) -> Refusal {
             ErrorCode::InvalidRecord
         }
     };
-    (code, error.to_string())
+    Refusal::new(code, error.to_string())
 }
 
 /// Checks a client's batch as Kafka does, and appends it.
@@ -39,9 +68,9 @@ pub(super) fn produce(
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
     let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidRecord,
-            "exactly one record batch is taken per partition".to_owned(),
+            "exactly one record batch is taken per partition",
         ));
     }
     if batch.len() > config.max_message_bytes as usize {
@@ -50,19 +79,19 @@ pub(super) fn produce(
             batch.len(),
             config.max_message_bytes
         );
-        return Err((ErrorCode::MessageTooLarge, text));
+        return Err(Refusal::new(ErrorCode::MessageTooLarge, text));
     }
     validate_crc(&batch).map_err(refused)?;
     if header.is_control() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidRecord,
-            "clients may not write control batches".to_owned(),
+            "clients may not write control batches",
         ));
     }
     if header.is_transactional() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidTxnState,
-            "transactions are not served yet".to_owned(),
+            "transactions are not served yet",
         ));
     }
     header.validate_new().map_err(refused)?;
@@ -83,7 +112,7 @@ pub(super) fn produce(
             {
                 let text =
                     "the timestamp is outside message.timestamp.before.max.ms / after.max.ms".to_owned();
-                return Err((ErrorCode::InvalidTimestamp, text));
+                return Err(Refusal::new(ErrorCode::InvalidTimestamp, text));
             }
         }
     }
@@ -112,21 +141,21 @@ pub(super) fn produce(
                 return Ok((last_offset, produced(base_offset, time)));
             }
             SequenceCheck::DuplicateTooOld => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::DuplicateSequenceNumber,
-                    "an older duplicate".to_owned(),
+                    "an older duplicate",
                 ));
             }
             SequenceCheck::OutOfOrder => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::OutOfOrderSequenceNumber,
-                    "the sequence number leaves a gap".to_owned(),
+                    "the sequence number leaves a gap",
                 ));
             }
             SequenceCheck::OldEpoch => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::InvalidProducerEpoch,
-                    "a newer epoch of this producer has written".to_owned(),
+                    "a newer epoch of this producer has written",
                 ));
             }
         }
@@ -143,12 +172,6 @@ pub(super) fn produce(
                 produced(appended.base_offset, log_append_time_ms),
             ))
         }
-        Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
-            Err((ErrorCode::InvalidRecord, error.to_string()))
-        }
-        Err(error @ (AppendError::NoSpace | AppendError::Fenced)) => {
-            Err((ErrorCode::KafkaStorageError, error.to_string()))
-        }
-        Err(error) => Err((ErrorCode::NotLeaderOrFollower, error.to_string())),
+        Err(error) => Err(refused_append(&error)),
     }
 }

@@ -6,9 +6,9 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `look_up` and `partitions` (the
 //! owner's side), `budget`, `timers`, `slab` (tables without hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
@@ -20,10 +20,14 @@ mod budget;
 mod cold;
 mod connection;
 mod control;
+mod delete_records;
+mod epoch_end;
 mod fetch;
 mod fetch_session;
 mod list_offsets;
+mod look_up;
 mod messages;
+mod newest;
 mod partition;
 mod partitions;
 mod parts;
@@ -39,7 +43,7 @@ mod timers;
 mod turn;
 mod types;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -80,7 +84,8 @@ enum Pending {
     Produce(produce::PendingProduce),
     Fetch(fetch::PendingFetch),
     ListOffsets(list_offsets::PendingListOffsets),
-    EpochEnd(list_offsets::PendingEpochEnd),
+    EpochEnd(epoch_end::PendingEpochEnd),
+    DeleteRecords(delete_records::PendingDeleteRecords),
     Control(admin::PendingControl),
 }
 
@@ -129,6 +134,8 @@ pub struct Shard {
     held_back: HashSet<SocketId>,
     connections: Connections,
     pending: Slab<Pending>,
+    /// The pending requests that delete records: they have deadlines.
+    deletions: BTreeSet<u64>,
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
@@ -184,6 +191,7 @@ impl Shard {
             held_back: HashSet::new(),
             connections: Connections::default(),
             pending: Slab::default(),
+            deletions: BTreeSet::new(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),

@@ -115,6 +115,7 @@ impl Shard {
                 Pending::Fetch(pending) => (pending.waiting(), ErrorCode::NotLeaderOrFollower),
                 Pending::ListOffsets(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::EpochEnd(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::DeleteRecords(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::Control(_) => continue,
             };
             for (part, key) in parts {

@@ -38,6 +38,7 @@ impl Shard {
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
+                    self.expire_deletions(now);
                     self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
