@@ -9,6 +9,7 @@ use tidelog_segment_log::log::{AppendError, PartitionLog};
 use tidelog_segment_log::producer_state::SequenceCheck;
 
 use super::Now;
+use super::compacted::check_keys;
 use super::partition::PartitionAnswer;
 use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
@@ -18,6 +19,8 @@ use crate::topic_config::{TimestampType, TopicConfig};
 pub(super) struct Refusal {
     pub(super) code: ErrorCode,
     pub(super) text: String,
+    /// Positions in their batch of the records at fault, where these are known.
+    pub(super) records: Vec<i32>,
 }
 
 impl Refusal {
@@ -25,6 +28,16 @@ impl Refusal {
         Self {
             code,
             text: text.into(),
+            records: Vec::new(),
+        }
+    }
+
+    /// As a partition answers it.
+    pub(super) fn into_answer(self) -> PartitionAnswer {
+        if self.records.is_empty() {
+            PartitionAnswer::Failed(self.code, self.text)
+        } else {
+            PartitionAnswer::RecordsRefused(self.text, self.records)
         }
     }
 }
@@ -95,6 +108,9 @@ pub(super) fn produce(
         ));
     }
     header.validate_new().map_err(refused)?;
+    if config.cleanup_policy.compact {
+        check_keys(&batch)?;
+    }
     let mut batch = batch;
     let mut log_append_time_ms = -1;
     match config.timestamp_type {

@@ -221,6 +221,7 @@ impl Shard {
                 self.load_scan(now, disk, reply, plan.parts);
             }
             PartitionAnswer::Produced { .. }
+            | PartitionAnswer::RecordsRefused(..)
             | PartitionAnswer::Watching { .. }
             | PartitionAnswer::LogStart { .. }
             | PartitionAnswer::EpochEnd { .. } => {}

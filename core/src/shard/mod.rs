@@ -8,7 +8,7 @@
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `look_up` and `partitions` (the
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up` and `partitions` (the
 //! owner's side), `budget`, `timers`, `slab` (tables without hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
@@ -18,6 +18,7 @@ mod admin;
 mod append;
 mod budget;
 mod cold;
+mod compacted;
 mod connection;
 mod control;
 mod delete_records;

@@ -17,7 +17,7 @@ use tidelog_segment_log::log::{
 };
 use tidelog_segment_log::recovery::RecoveryOptions;
 
-use super::append::{Refusal, produce};
+use super::append::produce;
 use super::delete_records::move_log_start;
 use super::look_up::{check_epoch, fetch, list_offset};
 use super::{Now, ReplyTo};
@@ -82,6 +82,8 @@ pub enum PartitionOp {
 pub enum PartitionAnswer {
     /// Nothing to tell but a reason.
     Failed(ErrorCode, String),
+    /// INVALID_RECORD: why, and the positions in the batch of the (first) records at fault.
+    RecordsRefused(String, Vec<i32>),
     /// The batch is in the log as its acks demand.
     Produced {
         /// Offset of its first record.
@@ -339,9 +341,9 @@ impl Partition {
                         self.waiting.push_back(Waiting { reply, until, answer });
                     }
                     Ok((_, answer)) => answers.push((reply, answer)),
-                    Err(Refusal { code, text }) => {
+                    Err(refusal) => {
                         metrics.produce_rejected.increment();
-                        answers.push((reply, PartitionAnswer::Failed(code, text)));
+                        answers.push((reply, refusal.into_answer()));
                     }
                 }
             }
@@ -394,7 +396,7 @@ impl Partition {
                         until: Until::Durable(index),
                         answer: PartitionAnswer::LogStart { offset: log_start.0 },
                     }),
-                    Err(Refusal { code, text }) => answers.push((reply, PartitionAnswer::Failed(code, text))),
+                    Err(refusal) => answers.push((reply, refusal.into_answer())),
                 }
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
