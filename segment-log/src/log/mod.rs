@@ -6,7 +6,8 @@
 //! log's token space.
 //!
 //! Invariants:
-//! - log start <= durable offset <= written offset <= log end, and each only moves forward;
+//! - durable offset <= written offset <= log end and log start <= high watermark, and each only moves
+//!   forward;
 //! - what [`PartitionLog::append`] answered is in the log's order for good, but neither written
 //!   (until a flush) nor durable (until [`PartitionLog::durable_offset`] passes it);
 //! - a sync is submitted only for writes that completed in full, and one commit runs at a time;

@@ -12,7 +12,7 @@ use super::requests::*;
 
 const SHARDS: [usize; 2] = [1, 3];
 
-fn request(topics: &[(&str, &[(i32, i64)])], timeout_ms: i32) -> kp::DeleteRecordsRequest {
+pub(super) fn request(topics: &[(&str, &[(i32, i64)])], timeout_ms: i32) -> kp::DeleteRecordsRequest {
     use kp::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
     let topics = topics.iter().map(|(name, partitions)| {
         let partitions = partitions.iter().map(|(index, offset)| {
