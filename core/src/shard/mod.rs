@@ -4,7 +4,7 @@
 //! `message of another shard`, `timer`); outputs are [`Effect`]s for the engine, messages in the
 //! rings and operations on the disk. It knows no socket, no io_uring and no executor.
 //!
-//! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
+//! Rooms: `types` (inputs, effects, messages), `machine` (what the loop calls), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
@@ -27,6 +27,7 @@ mod fetch;
 mod fetch_session;
 mod list_offsets;
 mod look_up;
+mod machine;
 mod messages;
 mod newest;
 mod partition;
@@ -56,7 +57,8 @@ use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
-use budget::Budget;
+pub(crate) use budget::Budget;
+pub use budget::ReceivePool;
 use control::Control;
 use partition::Answers;
 use partitions::Partitions;
@@ -66,8 +68,8 @@ use timers::TimerWheel;
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
 pub use partitions::DirectorySeed;
 pub use types::{
-    Charge, Effect, Now, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest, ShardSeed,
-    SocketId,
+    Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
+    ShardSeed, SocketId,
 };
 
 use turn::TICK_MS;
@@ -83,7 +85,8 @@ fn topic_id(topic: &TopicImage) -> TopicId {
 /// A request that waits for parts of its answer.
 enum Pending {
     Produce(produce::PendingProduce),
-    Fetch(fetch::PendingFetch),
+    /// Boxed: it is by far the largest, and not the most frequent.
+    Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
     EpochEnd(epoch_end::PendingEpochEnd),
     DeleteRecords(delete_records::PendingDeleteRecords),
@@ -140,6 +143,7 @@ pub struct Shard {
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
+    control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
     fetch_sessions: fetch_session::FetchSessions,
@@ -173,9 +177,11 @@ impl Shard {
     pub fn new(seed: ShardSeed, endpoint: Endpoint<ShardRequest, ShardAnswer>) -> Self {
         let own = endpoint.own() as u16;
         let shards = endpoint.shards();
-        // Control (groups, admin) keeps a fifth, frames and answers share the rest.
+        // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
+        let control = share / 5;
+        let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
         Self {
@@ -196,12 +202,12 @@ impl Shard {
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),
-                // A quarter of what is kept aside.
-                share / 5 / 4,
+                sessions,
             ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
+            control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
             timers,
