@@ -14,9 +14,10 @@ use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, ReadSource, Token};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::limits::LOG_STARTS_PENDING_MAX;
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, LogStartError, OpenSpec, Opening, PartitionLog, ReadError,
-    ReadPart, drive_open, remove_partition_directory, verify_cold,
+    AppendError, CloseProgress, Durability, LogConfig, LogStartError, OpenSpec, Opening, PartitionLog,
+    ReadError, ReadPart, drive_open, remove_partition_directory, verify_cold,
 };
 use tidelog_segment_log::recovery::RecoveryReport;
 
@@ -550,4 +551,29 @@ fn a_log_start_is_durable_by_its_own_commit_and_never_above_the_high_watermark()
     drop(log);
     let (log, _) = open(&mut disk, lazy(None, false));
     assert_eq!(log.log_start_offset(), Offset(7));
+}
+
+#[test]
+fn log_starts_that_wait_for_the_disk_are_bounded() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+    for _ in 0..=LOG_STARTS_PENDING_MAX {
+        log.append(1, &mut disk, &batch(1, 1, 1)).unwrap();
+    }
+    settle(&mut log, &mut disk, 1);
+    let last = Offset(LOG_STARTS_PENDING_MAX as i64 + 1);
+    for start in 1..last.0 {
+        log.append_log_start(1, &mut disk, Offset(start)).unwrap();
+    }
+    let refused = log.append_log_start(1, &mut disk, last);
+    assert!(matches!(
+        refused,
+        Err(LogStartError::Append(AppendError::Backlogged))
+    ));
+    assert_eq!(log.log_start_offset(), Offset(last.0 - 1), "nothing was changed");
+    delete_to(&mut log, &mut disk, 1, Offset(1));
+    delete_to(&mut log, &mut disk, 1, last);
+    assert_eq!(log.checkpoint().log_start, last);
 }

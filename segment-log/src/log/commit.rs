@@ -48,7 +48,7 @@ impl PartitionLog {
             }
             Durability::Os => false,
         } || self.closing
-            || self.owes_log_start();
+            || self.log_starts.is_owed();
         let active = self.segments.len().saturating_sub(1);
         let mut syncs = Vec::new();
         let mut files = Vec::new();
@@ -110,6 +110,7 @@ impl PartitionLog {
             self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }
+        self.log_starts.advance(self.durable.index);
         assert!(
             self.durable.next_offset <= self.state.next_offset(),
             "durable offset is at most the log end"

@@ -5,11 +5,14 @@
 //! - log start <= high watermark, and it never falls while the log is open;
 //! - reads and look-ups begin at the new start at once; it is there for good once the durable index
 //!   has reached the entry's index, which a commit is started for whatever the durability;
+//! - a checkpoint carries only a start whose entry is durable: an open takes what it finds for durable, and
+//!   what rests on a checkpoint alone is gone with that checkpoint;
 //! - the bytes below the start stay in their segments: nothing here removes a file.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use thiserror::Error;
@@ -18,6 +21,7 @@ use super::{AppendError, PartitionLog};
 use crate::disk::Disk;
 use crate::entry::{EntryKind, entry_len};
 use crate::ids::{EntryIndex, Offset};
+use crate::limits::LOG_STARTS_PENDING_MAX;
 use crate::producer_state::encode_log_start;
 
 /// Why a log start was not moved.
@@ -47,6 +51,47 @@ pub struct NewestRecord {
     pub unknown: Range<Offset>,
 }
 
+/// How far the log start is durable.
+#[derive(Debug)]
+pub(super) struct DurableLogStart {
+    /// The newest log start whose entry is on the device.
+    offset: Offset,
+    /// Those behind it, in order, with the indices of their entries.
+    pending: VecDeque<(EntryIndex, Offset)>,
+}
+
+impl DurableLogStart {
+    /// What an open has found.
+    pub(super) fn new(offset: Offset) -> Self {
+        Self {
+            offset,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// For a checkpoint.
+    pub(super) fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// The device has everything up to `index`.
+    pub(super) fn advance(&mut self, index: EntryIndex) {
+        while let Some((_, offset)) = self.pending.pop_front_if(|(pending, _)| *pending <= index) {
+            self.offset = offset;
+        }
+    }
+
+    /// Whether a commit is owed, whatever the durability of batches.
+    pub(super) fn is_owed(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The index that makes the log start in force durable; 0 if it is.
+    fn awaited(&self) -> EntryIndex {
+        self.pending.back().map_or(EntryIndex(0), |(index, _)| *index)
+    }
+}
+
 impl PartitionLog {
     /// Moves the log start up to `log_start`. One at or below the current start changes nothing.
     ///
@@ -70,22 +115,21 @@ impl PartitionLog {
             });
         }
         if log_start > self.log_start_offset() {
+            if self.log_starts.pending.len() >= LOG_STARTS_PENDING_MAX {
+                return Err(AppendError::Backlogged.into());
+            }
             let payload = encode_log_start(log_start);
             let payload_len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
             self.make_room(now_ms, disk, entry_len(payload_len) as u64)?;
-            self.log_start_index = self.state.next_index();
+            let index = self.state.next_index();
             self.stage_internal(EntryKind::LogStart, &payload);
+            self.log_starts.pending.push_back((index, log_start));
             assert!(
                 self.log_start_offset() == log_start,
                 "the entry says where the log starts"
             );
         }
-        Ok(self.log_start_index)
-    }
-
-    /// Whether a commit is owed to a log start, whatever the durability of batches.
-    pub(super) fn owes_log_start(&self) -> bool {
-        self.durable.index < self.log_start_index
+        Ok(self.log_starts.awaited())
     }
 
     /// What is known of the record with the largest timestamp among those that are served.

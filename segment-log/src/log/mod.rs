@@ -54,6 +54,7 @@ pub use removal::remove_partition_directory;
 
 use commit::Commit;
 use index_files::IndexWrite;
+use log_start::DurableLogStart;
 use machine::TokenCounter;
 use roll::Incarnations;
 use segment::{Mark, Segment};
@@ -162,8 +163,7 @@ pub struct PartitionLog {
     durable: Mark,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
-    /// The entry that last moved the log start; 0 if none did since the open.
-    log_start_index: EntryIndex,
+    log_starts: DurableLogStart,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -285,15 +285,13 @@ impl PartitionLog {
         self.term_durable = true;
     }
 
-    /// What a checkpoint says of this log now. It claims nothing that is not durable, but for a log start
-    /// that was asked for and is not answered yet.
+    /// What a checkpoint says of this log now. It claims nothing that is not durable.
     pub fn checkpoint(&self) -> PartitionCheckpoint {
         let durable = self.durable;
         PartitionCheckpoint {
             key: self.key,
             term: self.term,
-            // Never above what is durable: the log must reach up to its start wherever it is cut.
-            log_start: self.log_start_offset().min(durable.next_offset),
+            log_start: self.log_starts.offset(),
             recovery_point: durable.index,
             raft_base: EntryIndex(0),
             durable_index: durable.index,
