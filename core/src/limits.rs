@@ -12,6 +12,8 @@ pub const MEMORY_PER_SHARD_BYTES_MIN: u64 = 16 << 20;
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 /// Partitions one CreateTopics or CreatePartitions request may add in total.
 pub const PARTITIONS_PER_REQUEST_MAX: i64 = 10_000;
+/// Partitions in one answer of DescribeTopicPartitions (Kafka's `max.request.partition.size.limit`).
+pub const DESCRIBED_PARTITIONS_MAX: i32 = 2_000;
 /// Longest topic name, in bytes (Kafka's own bound).
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Longest value of one topic configuration, in bytes.

@@ -151,6 +151,16 @@ request_bodies! {
         CreatePartitions(kp::CreatePartitionsRequest),
         IncrementalAlterConfigs(kp::IncrementalAlterConfigsRequest),
         DescribeCluster(kp::DescribeClusterRequest),
+        DescribeAcls(kp::DescribeAclsRequest),
+        CreateAcls(kp::CreateAclsRequest),
+        DeleteAcls(kp::DeleteAclsRequest),
+        DescribeTopicPartitions(kp::DescribeTopicPartitionsRequest),
+        AlterPartitionReassignments(kp::AlterPartitionReassignmentsRequest),
+        ListPartitionReassignments(kp::ListPartitionReassignmentsRequest),
+        ElectLeaders(kp::ElectLeadersRequest),
+        ListConfigResources(kp::ListConfigResourcesRequest),
+        AlterConfigs(kp::AlterConfigsRequest),
+        DescribeLogDirs(kp::DescribeLogDirsRequest),
     }
 }
 

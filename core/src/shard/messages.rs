@@ -71,6 +71,10 @@ impl Shard {
                 self.images_owed.push((from, image.version()));
                 self.apply_image(now, disk, image);
             }
+            ShardRequest::Sizes(reply) => {
+                let sizes = self.partitions.sizes();
+                self.endpoint.answer(from, ShardAnswer::Sizes(reply, sizes));
+            }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
                 self.leader_epochs.extend(epochs);
@@ -87,6 +91,7 @@ impl Shard {
                 self.control_asked.remove(&reply.pending);
                 self.on_control_answer(now, disk, reply, answer);
             }
+            ShardAnswer::Sizes(reply, sizes) => self.on_sizes(reply, Some(sizes)),
             ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }
@@ -177,7 +182,7 @@ impl Shard {
             Some(Pending::EpochEnd(_)) => self.on_epoch_end(reply, answer),
             Some(Pending::DeleteRecords(_)) => self.on_records_deleted(reply, answer),
             // The request ended meanwhile (its deadline, or its connection is gone).
-            Some(Pending::Control(_)) | None => {}
+            Some(Pending::Control(_) | Pending::LogDirs(_)) | None => {}
         }
     }
 

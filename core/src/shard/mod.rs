@@ -52,6 +52,7 @@ use std::time::Instant;
 
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
+use crate::directory_space::DirectorySpace;
 use crate::guard::Guard;
 use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
@@ -91,6 +92,7 @@ enum Pending {
     EpochEnd(epoch_end::PendingEpochEnd),
     DeleteRecords(delete_records::PendingDeleteRecords),
     Control(admin::PendingControl),
+    LogDirs(admin::PendingLogDirs),
 }
 
 /// A request's place: which connection, where in its order, and how to answer.
@@ -127,6 +129,7 @@ pub struct Shard {
     settings: Arc<Settings>,
     listeners: Vec<(Arc<str>, String, u16)>,
     cluster_id: String,
+    space: Arc<DirectorySpace>,
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
@@ -189,6 +192,7 @@ impl Shard {
             settings: Arc::clone(&seed.settings),
             listeners: seed.listeners,
             cluster_id: seed.cluster_id,
+            space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
             leader_epochs: FastMap::default(),

@@ -245,6 +245,18 @@ impl Partition {
         }
     }
 
+    /// Bytes of its files; while it is not open, those that the last checkpoint tells of.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let told = || {
+            let checkpoint = self.open.checkpoint.as_ref()?;
+            Some(checkpoint.segments.iter().map(|segment| segment.length.0).sum())
+        };
+        match self.log() {
+            Some(log) => log.size_bytes(),
+            None => told().unwrap_or(0),
+        }
+    }
+
     pub(super) fn log_mut(&mut self) -> Option<&mut PartitionLog> {
         match &mut self.state {
             State::Open(log) => Some(log),

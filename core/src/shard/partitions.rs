@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -20,6 +20,7 @@ use tidelog_segment_log::log::{
     remove_partition_directory,
 };
 
+use super::admin::PartitionSize;
 use super::partition::{Answers, Partition, PartitionSpec};
 use super::{FastMap, Now, ReplyTo};
 use crate::fatal::{FatalReason, fatal};
@@ -138,6 +139,19 @@ impl Partitions {
             .values()
             .filter_map(|(_, partition)| Some(partition.log()?.segment_count()))
             .sum()
+    }
+
+    /// What each takes on the disk, in bytes.
+    pub(super) fn sizes(&self) -> Vec<PartitionSize> {
+        let partitions = self.by_key.iter();
+        partitions
+            .map(|(key, (_, partition))| (*key, partition.size_bytes()))
+            .collect()
+    }
+
+    /// The data directory.
+    pub(super) fn directory(&self) -> &Path {
+        self.seed.directory.path()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -115,7 +115,7 @@ impl Chaos {
         let partition = self.below(5) as i32;
         let offset = self.below(40) as i64 - 2;
         let mut durable = None;
-        let correlation = match self.below(13) {
+        let correlation = match self.below(17) {
             0..5 => {
                 let acks = [-1, -1, 1, 0][self.below(4)];
                 self.values += 1;
@@ -151,10 +151,10 @@ impl Chaos {
                 self.cluster
                     .send(client, 1, alter_request("keep", &[("segment.bytes", bytes)]))
             }
-            11 => {
+            12..14 => {
                 // What is kept goes bit by bit, so that there is always something to be lost.
                 let to = if topic == "keep" {
-                    offset.max(0) / 2
+                    offset.max(0) / 6
                 } else {
                     offset
                 };
@@ -168,9 +168,52 @@ impl Chaos {
                 let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
                 self.cluster.send(client, 4, request)
             }
-            _ => self.cluster.send(client, 12, metadata_request(&[topic], true)),
+            11 => self.cluster.send(client, 12, metadata_request(&[topic], true)),
+            _ => self.admin_request(client, topic, partition),
         };
         self.peers[at].owed.insert(correlation, durable);
+    }
+
+    /// What tools ask.
+    fn admin_request(&mut self, client: Client, topic: &str, partition: i32) -> i32 {
+        let some = [partition, 0];
+        match self.below(8) {
+            0 => {
+                let all = self.rng.coin();
+                let asked = [(topic, &some[..])];
+                let request = log_dirs_request((!all).then_some(&asked[..]));
+                self.cluster.send(client, 4, request)
+            }
+            1 => {
+                let limit = self.below(4) as i32;
+                self.cluster
+                    .send(client, 0, describe_request(&[topic, "keep"], limit))
+            }
+            2 => {
+                let bytes = ["1048576", "2097152"][self.below(2)];
+                let request = replace_request("keep", &[("segment.bytes", bytes)]);
+                self.cluster.send(client, 2, request)
+            }
+            3 => self
+                .cluster
+                .send(client, 2, elect_request(1, &[(topic, &some[..])])),
+            4 => {
+                let request = reassign_request(&[(topic, partition, Some(&[1])), (topic, 0, None)]);
+                self.cluster.send(client, 1, request)
+            }
+            5 => {
+                let request = kp::ListPartitionReassignmentsRequest::default();
+                self.cluster.send(client, 0, request)
+            }
+            6 => {
+                let request = kp::ListConfigResourcesRequest::default();
+                self.cluster.send(client, 1, request)
+            }
+            _ => {
+                let request = kp::CreateAclsRequest::default().with_creations(vec![Default::default(); 2]);
+                self.cluster.send(client, 3, request)
+            }
+        }
     }
 
     fn take_answers(&mut self) {

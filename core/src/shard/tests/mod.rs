@@ -1,8 +1,10 @@
 //! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
 
+mod admin;
 mod chaos;
 mod compacted;
 mod delete_records;
+mod denials;
 mod device;
 mod faults;
 mod fetch;
@@ -10,6 +12,7 @@ mod fetch_sessions;
 mod harness;
 mod hostile;
 mod limits;
+mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;
