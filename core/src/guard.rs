@@ -196,6 +196,7 @@ pub const DECLARATIONS: &[Declaration] = &[
             (R::Topic, O::Describe),
         ],
     ),
+    api(21, "DeleteRecords", &[(R::Topic, O::Delete)]),
     api(
         22,
         "InitProducerId",

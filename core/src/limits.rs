@@ -20,6 +20,8 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 pub const CONFIG_VALUE_BYTES_MAX: usize = 8 << 10;
 /// Configurations one topic may carry.
 pub const CONFIGS_PER_TOPIC_MAX: usize = 128;
+/// Records that a Produce answer names as being at fault, of one batch.
+pub const RECORD_ERRORS_MAX: usize = 100;
 /// Longest error message sent to a client, in bytes.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 1 << 10;
 /// Largest encoded metadata record, in bytes.

@@ -44,6 +44,8 @@ api_keys! {
     CreateTopics = 19;
     /// Delete topics.
     DeleteTopics = 20;
+    /// Move the log start of partitions up.
+    DeleteRecords = 21;
     /// A producer id for idempotence.
     InitProducerId = 22;
     /// The end offset of a leader epoch.
@@ -126,6 +128,7 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::ApiVersions, 0, 4, 3),
     served(ApiKey::CreateTopics, 2, 7, 5),
     served(ApiKey::DeleteTopics, 1, 6, 4),
+    served(ApiKey::DeleteRecords, 0, 2, 2),
     served(ApiKey::InitProducerId, 0, 5, 2),
     served(ApiKey::OffsetForLeaderEpoch, 2, 4, 4),
     served(ApiKey::DescribeAcls, 1, 3, 2),
@@ -217,6 +220,7 @@ mod tests {
         check::<kp::ApiVersionsRequest, kp::ApiVersionsResponse>(ApiKey::ApiVersions);
         check::<kp::CreateTopicsRequest, kp::CreateTopicsResponse>(ApiKey::CreateTopics);
         check::<kp::DeleteTopicsRequest, kp::DeleteTopicsResponse>(ApiKey::DeleteTopics);
+        check::<kp::DeleteRecordsRequest, kp::DeleteRecordsResponse>(ApiKey::DeleteRecords);
         check::<kp::InitProducerIdRequest, kp::InitProducerIdResponse>(ApiKey::InitProducerId);
         check::<kp::OffsetForLeaderEpochRequest, kp::OffsetForLeaderEpochResponse>(
             ApiKey::OffsetForLeaderEpoch,

@@ -20,6 +20,7 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::CreateTopics, 7),
     (ApiKey::DeleteTopics, 6),
     (ApiKey::CreatePartitions, 3),
+    (ApiKey::DeleteRecords, 2),
     (ApiKey::DescribeConfigs, 4),
     (ApiKey::IncrementalAlterConfigs, 1),
     (ApiKey::DescribeCluster, 1),

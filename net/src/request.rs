@@ -144,6 +144,7 @@ request_bodies! {
         ApiVersions(kp::ApiVersionsRequest),
         CreateTopics(kp::CreateTopicsRequest),
         DeleteTopics(kp::DeleteTopicsRequest),
+        DeleteRecords(kp::DeleteRecordsRequest),
         InitProducerId(kp::InitProducerIdRequest),
         OffsetForLeaderEpoch(kp::OffsetForLeaderEpochRequest),
         DescribeConfigs(kp::DescribeConfigsRequest),

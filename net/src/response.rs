@@ -138,6 +138,7 @@ response_bodies! {
     ApiVersions(kp::ApiVersionsResponse),
     CreateTopics(kp::CreateTopicsResponse),
     DeleteTopics(kp::DeleteTopicsResponse),
+    DeleteRecords(kp::DeleteRecordsResponse),
     InitProducerId(kp::InitProducerIdResponse),
     OffsetForLeaderEpoch(kp::OffsetForLeaderEpochResponse),
     DescribeConfigs(kp::DescribeConfigsResponse),
@@ -180,6 +181,7 @@ impl Fitted for kp::FindCoordinatorResponse {}
 impl Fitted for kp::ApiVersionsResponse {}
 impl Fitted for kp::CreateTopicsResponse {}
 impl Fitted for kp::DeleteTopicsResponse {}
+impl Fitted for kp::DeleteRecordsResponse {}
 impl Fitted for kp::InitProducerIdResponse {}
 impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}

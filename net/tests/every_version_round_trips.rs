@@ -62,6 +62,7 @@ fn the_field_table_is_that_of_the_codec_crate() {
     crate_agrees_on_all::<kp::ApiVersionsRequest, kp::ApiVersionsResponse>(ApiKey::ApiVersions);
     crate_agrees_on_all::<kp::CreateTopicsRequest, kp::CreateTopicsResponse>(ApiKey::CreateTopics);
     crate_agrees_on_all::<kp::DeleteTopicsRequest, kp::DeleteTopicsResponse>(ApiKey::DeleteTopics);
+    crate_agrees_on_all::<kp::DeleteRecordsRequest, kp::DeleteRecordsResponse>(ApiKey::DeleteRecords);
     crate_agrees_on_all::<kp::InitProducerIdRequest, kp::InitProducerIdResponse>(ApiKey::InitProducerId);
     crate_agrees_on_all::<kp::OffsetForLeaderEpochRequest, kp::OffsetForLeaderEpochResponse>(
         ApiKey::OffsetForLeaderEpoch,

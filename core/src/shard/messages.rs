@@ -186,6 +186,7 @@ impl Shard {
             Some(Pending::Fetch(_)) => self.on_fetched(now, disk, reply, answer),
             Some(Pending::ListOffsets(_)) => self.on_offset_listed(now, disk, reply, answer),
             Some(Pending::EpochEnd(_)) => self.on_epoch_end(reply, answer),
+            Some(Pending::DeleteRecords(_)) => self.on_records_deleted(reply, answer),
             // The request ended meanwhile (its deadline, or its connection is gone).
             Some(Pending::Control(_) | Pending::LogDirs(_)) | None => {}
         }

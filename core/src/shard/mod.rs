@@ -6,10 +6,11 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `machine` (what the loop calls), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
-//! owner's side), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without hashing).
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up` and
+//! `partitions` (the owner's side), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without
+//! hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
 //! and sockets are not read meanwhile; a fetch that waits holds only its request.
@@ -18,14 +19,19 @@ mod admin;
 mod append;
 mod budget;
 mod cold;
+mod compacted;
 mod connection;
 mod control;
+mod delete_records;
+mod epoch_end;
 mod fetch;
 mod fetch_session;
 mod leases;
 mod list_offsets;
+mod look_up;
 mod machine;
 mod messages;
+mod newest;
 mod partition;
 mod partitions;
 mod parts;
@@ -41,7 +47,7 @@ mod timers;
 mod turn;
 mod types;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -85,7 +91,8 @@ enum Pending {
     /// Boxed: it is by far the largest, and not the most frequent.
     Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
-    EpochEnd(list_offsets::PendingEpochEnd),
+    EpochEnd(epoch_end::PendingEpochEnd),
+    DeleteRecords(delete_records::PendingDeleteRecords),
     Control(admin::PendingControl),
     LogDirs(admin::PendingLogDirs),
 }
@@ -136,6 +143,8 @@ pub struct Shard {
     held_back: HashSet<SocketId>,
     connections: Connections,
     pending: Slab<Pending>,
+    /// The pending requests that delete records: they have deadlines.
+    deletions: BTreeSet<u64>,
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
@@ -196,6 +205,7 @@ impl Shard {
             held_back: HashSet::new(),
             connections: Connections::default(),
             pending: Slab::default(),
+            deletions: BTreeSet::new(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),

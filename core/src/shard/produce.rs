@@ -13,6 +13,7 @@ use tidelog_segment_log::batch::{BatchHeader, Compression};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
+use super::compacted::NO_KEY;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::parts::{Part, take_waiting, waiting};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
@@ -189,6 +190,17 @@ impl Shard {
                             message: place.error_message.clone(),
                         });
                     }
+                }
+                PartitionAnswer::RecordsRefused(text, positions) => {
+                    *place = failed(place.index, ErrorCode::InvalidRecord, Some(&text));
+                    let message = Some(StrBytes::from_static_str(NO_KEY));
+                    place.record_errors = positions
+                        .into_iter()
+                        .map(|batch_index| RecordError {
+                            batch_index,
+                            message: message.clone(),
+                        })
+                        .collect();
                 }
                 _ => {}
             }

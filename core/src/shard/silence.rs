@@ -118,6 +118,7 @@ impl Shard {
                 Pending::Fetch(pending) => (pending.waiting(), ErrorCode::NotLeaderOrFollower),
                 Pending::ListOffsets(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::EpochEnd(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::DeleteRecords(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::Control(_) | Pending::LogDirs(_) => continue,
             };
             for (part, key) in parts {

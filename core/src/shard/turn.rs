@@ -39,6 +39,7 @@ impl Shard {
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
                     self.return_leases(now);
+                    self.expire_deletions(now);
                     self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {

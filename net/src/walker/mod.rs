@@ -285,6 +285,7 @@ mod tests {
             topics(ApiKey::CreatePartitions)
                 >= size_of::<kp::create_partitions_request::CreatePartitionsTopic>()
         );
+        assert!(topics(ApiKey::DeleteRecords) >= size_of::<kp::delete_records_request::DeleteRecordsTopic>());
         let answers = element(response(ApiKey::DescribeConfigs), "results");
         assert!(answers >= size_of::<kp::describe_configs_response::DescribeConfigsResult>());
         let brokers = element(response(ApiKey::DescribeCluster), "brokers");

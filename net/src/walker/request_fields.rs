@@ -76,6 +76,14 @@ pub static REQUESTS: &[Message] = &[
         fields: DELETE_TOPICS_FIELDS,
     },
     Message {
+        key: ApiKey::DeleteRecords,
+        name: "DeleteRecordsRequest",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: DELETE_RECORDS_FIELDS,
+    },
+    Message {
         key: ApiKey::InitProducerId,
         name: "InitProducerIdRequest",
         min: 0,
@@ -395,6 +403,31 @@ const DELETE_TOPICS_FIELDS: &[Field] = &[
         LATEST,
     ),
     field("topic_names", Kind::Array(&Kind::String), 0, 5),
+    field("timeout_ms", Kind::Int32, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_PARTITION: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("offset", Kind::Int64, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_TOPIC: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_PARTITION)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_FIELDS: &[Field] = &[
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_TOPIC)),
+        0,
+        LATEST,
+    ),
     field("timeout_ms", Kind::Int32, 0, LATEST),
 ];
 

@@ -76,6 +76,14 @@ pub static RESPONSES: &[Message] = &[
         fields: DELETE_TOPICS_FIELDS,
     },
     Message {
+        key: ApiKey::DeleteRecords,
+        name: "DeleteRecordsResponse",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: DELETE_RECORDS_FIELDS,
+    },
+    Message {
         key: ApiKey::InitProducerId,
         name: "InitProducerIdResponse",
         min: 0,
@@ -556,6 +564,32 @@ const DELETE_TOPICS_FIELDS: &[Field] = &[
     field(
         "responses",
         Kind::Array(&Kind::Struct(DELETE_TOPICS_DELETABLE_TOPIC_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_PARTITION_RESULT: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("low_watermark", Kind::Int64, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_TOPIC_RESULT: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_PARTITION_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_TOPIC_RESULT)),
         0,
         LATEST,
     ),

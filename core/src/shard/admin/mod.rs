@@ -113,7 +113,8 @@ impl Shard {
             RequestBody::Produce(_)
             | RequestBody::Fetch(_)
             | RequestBody::ListOffsets(_)
-            | RequestBody::OffsetForLeaderEpoch(_) => self.refuse(&origin, &"dispatched to the wrong room"),
+            | RequestBody::OffsetForLeaderEpoch(_)
+            | RequestBody::DeleteRecords(_) => self.refuse(&origin, &"dispatched to the wrong room"),
         }
     }
 

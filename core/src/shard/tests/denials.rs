@@ -7,6 +7,7 @@ use tidelog_net::hot::MetadataRequest;
 use tidelog_net::messages as kp;
 use tidelog_net::{ApiKey, RequestBody, ResponseBody, SERVED};
 
+use super::delete_records::request as delete_records_request;
 use super::harness::{Client, Cluster};
 use super::requests::*;
 use crate::guard::{Denial, Guard, Operation, ResourceKind};
@@ -218,6 +219,25 @@ fn cases(key: ApiKey) -> Vec<Case> {
                 &[3, 29, 3],
             )]
         }
+        ApiKey::DeleteRecords => {
+            let parts: &[(i32, i64)] = &[(0, 0), (9, 0)];
+            let named = [
+                ("open", parts),
+                (CLOSED, parts),
+                ("not-there", parts),
+                ("open", parts),
+            ];
+            let request = delete_records_request(&named, 1_000);
+            vec![
+                case(
+                    vec![on_topic(Delete)],
+                    2,
+                    request.clone(),
+                    &[0, 3, 29, 29, 3, 3, 0, 3],
+                ),
+                case(vec![on(Topic, Delete)], 2, request, &[29; 8]),
+            ]
+        }
         ApiKey::CreatePartitions => {
             use kp::create_partitions_request::CreatePartitionsTopic;
             let grown = [CLOSED, "open", "not-there"].map(|name| {
@@ -396,6 +416,10 @@ pub(super) fn codes(body: &ResponseBody) -> Vec<i16> {
             let own = (body.error_code != 0).then_some(body.error_code);
             let results = body.results.iter().map(|one| one.error_code);
             own.into_iter().chain(results).collect()
+        }
+        ResponseBody::DeleteRecords(body) => {
+            let parts = body.topics.iter().flat_map(|topic| &topic.partitions);
+            parts.map(|part| part.error_code).collect()
         }
         ResponseBody::InitProducerId(body) => vec![body.error_code],
         ResponseBody::DescribeCluster(body) => vec![body.error_code],

@@ -2,6 +2,8 @@
 
 mod admin;
 mod chaos;
+mod compacted;
+mod delete_records;
 mod denials;
 mod device;
 mod faults;

@@ -335,8 +335,19 @@ impl Cluster {
 
     /// Every record of a partition up to its high watermark.
     pub(super) fn get_all(&mut self, client: Client, topic: &str, partition: i32) -> Vec<(i64, String)> {
+        self.get_all_from(client, topic, partition, 0)
+    }
+
+    /// The same, from an offset on; what its batch has in front of it comes too.
+    pub(super) fn get_all_from(
+        &mut self,
+        client: Client,
+        topic: &str,
+        partition: i32,
+        from: i64,
+    ) -> Vec<(i64, String)> {
         let mut all = Vec::new();
-        let mut offset = 0;
+        let mut offset = from;
         loop {
             let got = self.get(client, topic, partition, offset);
             assert_eq!(got.partition.error, ErrorCode::None);
