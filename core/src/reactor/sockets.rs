@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use bytes::{Bytes, BytesMut};
 use io_uring::{opcode, types};
 use tidelog_net::frame::{self, FrameError};
+use tidelog_segment_log::disk::HotBytes;
 
 use super::ring::{Kind, RawRing, Tag};
 use crate::shard::{Charge, Response, SendPart, SocketId};
@@ -336,9 +337,12 @@ impl Socket {
         });
         const MSG_NOSIGNAL: u32 = 0x4000;
         const MSG_WAITALL: u32 = 0x100;
-        let entry = opcode::SendMsg::new(types::Fd(self.fd.as_raw_fd()), (&raw const *header).cast())
+        let mut entry = opcode::SendMsg::new(types::Fd(self.fd.as_raw_fd()), (&raw const *header).cast())
             .flags(MSG_NOSIGNAL | MSG_WAITALL)
             .build();
+        if !self.is_resident() {
+            entry = entry.flags(io_uring::squeue::Flags::ASYNC);
+        }
         let tag = Tag {
             kind: Kind::Send,
             generation: self.generation,
@@ -355,6 +359,19 @@ impl Socket {
         unsafe { ring.push(entry, tag)? };
         self.sending = Some(outgoing);
         Ok(())
+    }
+
+    /// Whether the pages of the log that the next send reads are in memory: they were when the answer was made,
+    /// but a client may take its time. If not, a worker of the kernel is to wait for the device.
+    fn is_resident(&self) -> bool {
+        let mut bytes = 0;
+        let parts = self.out.iter().flat_map(|response| &response.parts);
+        let next = parts.take_while(|part| {
+            let is_next = bytes < SEND_MAX_BYTES;
+            bytes += part.bytes().len();
+            is_next
+        });
+        HotBytes::are_resident(next.filter_map(SendPart::log_bytes))
     }
 
     /// Memory reserved for the copies of the send in the kernel.
@@ -476,6 +493,11 @@ fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Piece<'a>>, usize) 
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
+    use tidelog_segment_log::disk::std_disk::StdDisk;
+    use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, FileHandle, Token};
+
     use super::*;
 
     #[test]
@@ -494,6 +516,56 @@ mod tests {
             .collect();
         assert_eq!(shape, [2, 1, 1, 1, 1, 3], "a lone small part is sent as it is");
         assert_eq!(copy_bytes, 500);
+    }
+
+    /// A log's bytes in a file on the disk that holds the build: a temporary file system keeps its pages.
+    fn log_bytes(dir: &std::path::Path, disk: &mut StdDisk, byte: u8) -> (FileHandle, HotBytes) {
+        let path = dir.join(byte.to_string());
+        let file = match one(disk, DiskOp::Create { path }) {
+            DiskOutput::File(file) => file,
+            other => panic!("{other:?}"),
+        };
+        let bytes = vec![byte; 256 << 10];
+        disk.write_now(&file, 0, &[IoSlice::new(&bytes)]).unwrap();
+        let lease = disk
+            .hot_bytes(&file, 0..bytes.len() as u64)
+            .expect("just written");
+        (file, lease)
+    }
+
+    fn one(disk: &mut StdDisk, op: DiskOp) -> DiskOutput {
+        let mut done = Vec::new();
+        disk.submit(Token(0), op);
+        disk.take_completions(&mut done);
+        done.pop().expect("a plain disk is done at once").result.unwrap()
+    }
+
+    #[test]
+    fn a_send_knows_whether_its_pages_are_still_there() {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let mut disk = StdDisk::new();
+        let (_kept, first) = log_bytes(dir.path(), &mut disk, 1);
+        let (gone, second) = log_bytes(dir.path(), &mut disk, 2);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut sockets = Sockets::default();
+        let id = sockets.insert(near.into(), 0);
+        let socket = sockets.get(id).unwrap();
+        assert!(socket.is_resident(), "nothing to send");
+        socket.queue(Response {
+            parts: VecDeque::from([
+                SendPart::Bytes(Bytes::from_static(b"head")),
+                SendPart::Log(first, 100),
+                SendPart::Log(second, 0),
+            ]),
+            charge: Charge::default(),
+        });
+        assert!(socket.is_resident());
+
+        // The client took its time, and the kernel took the pages.
+        one(&mut disk, DiskOp::Sync { file: gone.clone() });
+        one(&mut disk, DiskOp::DropCache { file: gone });
+        assert!(!socket.is_resident());
     }
 
     #[test]
