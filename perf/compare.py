@@ -34,6 +34,8 @@ LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
 LATENCY_RATE = 2_000
+# Of `speed-of-light append --add`.
+APPEND_EXTRAS = ("entry", "pad", "writeback", "map")
 
 
 class Options:
@@ -194,6 +196,29 @@ def produce(durability: str, partitions: int) -> Table:
 
     results = rounds({"broker": ours, "fresh": light("fresh"), "recycled": light("recycled")})
     return cpu_per_gib(f"produce, 64 KiB batches of 1 KiB, {partitions} partitions, `{durability}`", results)
+
+
+def produce_extras() -> Table:
+    """What of a broker's way to write costs how much: one thing at a time added to the bare append server."""
+    size = ("--bytes", Options.bytes() // 2)
+
+    def ours() -> dict:
+        with broker() as running:
+            return kafka(running, "produce", 1, *size)
+
+    def light(*extras: str):
+        def one() -> dict:
+            added = ("--add", ",".join(extras)) if extras else ()
+            with Light("append", "--files", "fresh", *added) as server:
+                return bare(server, "produce", 1, *size)
+
+        return one
+
+    contestants = {"broker": ours, "fresh": light()}
+    for extra in APPEND_EXTRAS:
+        contestants[f"fresh + {extra}"] = light(extra)
+    contestants["fresh + all of these"] = light(*APPEND_EXTRAS)
+    return cpu_per_gib("produce, 1 partition, `os`: what the bare server lacks, added one at a time", rounds(contestants))
 
 
 def consume(partitions: int) -> Table:
@@ -386,6 +411,7 @@ ROWS = {
     "produce-os-16": lambda: produce("os", 16),
     "produce-fsync-1": lambda: produce("fsync", 1),
     "produce-fsync-16": lambda: produce("fsync", 16),
+    "produce-extras": produce_extras,
     "consume-1": lambda: consume(1),
     "consume-16": lambda: consume(16),
     "requests-1x1": lambda: requests(1, 1),
