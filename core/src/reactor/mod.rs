@@ -1,12 +1,17 @@
 //! The engine of one shard: a thread and one raw io_uring ring.
 //!
 //! Runs on the shard's own thread. It takes turns: reap the ring, take what other
-//! shards sent, fire timers, let the sans-I/O [`Shard`] act, carry out its effects, submit. It
+//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. It
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring; nothing here blocks but parking; a
 //! buffer given to the kernel stays where it is until its completion was reaped.
 
+mod accept;
+mod arena;
+mod inbound;
+mod machine;
+mod provided;
 mod ring;
 mod ring_disk;
 mod sockets;
@@ -14,7 +19,7 @@ mod sockets;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,11 +28,15 @@ use std::time::{Duration, Instant};
 use io_uring::{opcode, types};
 
 use crate::mesh::Endpoint;
-use crate::shard::{Effect, Now, Shard, ShardAnswer, ShardRequest, SocketId};
+use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
+use arena::Arena;
+use inbound::Next;
+use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
-use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
+use sockets::Sockets;
 
+pub use machine::Machine;
 pub use ring::probe;
 
 /// Messages of a kind taken from one peer per turn.
@@ -36,10 +45,8 @@ const MESSAGES_PER_TURN: usize = 256;
 const FRAMES_PER_TURN: usize = 64;
 /// The longest sleep without a deadline.
 const IDLE_WAIT_MS: u64 = 1_000;
-/// How often connections are looked at for frames that were begun and do not go on.
+/// How often connections are looked at for frames that were begun and do not go on, and for idle buffers.
 const STALL_LOOK_MS: u64 = 1_000;
-/// Wait after an accept failed for want of descriptors.
-const ACCEPT_BACKOFF_MS: u64 = 100;
 
 /// What all shards and the control thread share.
 #[derive(Debug)]
@@ -50,10 +57,13 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
 }
 
+/// Makes a machine with its rings.
+pub type MakeMachine<M> = Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> M + Send>;
+
 /// What a shard's thread is started with.
-pub struct Start {
-    /// The state machine, which is made on the shard's thread.
-    pub shard: Box<dyn FnOnce(Endpoint<ShardRequest, ShardAnswer>) -> Shard + Send>,
+pub struct Start<M> {
+    /// Makes the state machine on the shard's thread.
+    pub shard: MakeMachine<M>,
     /// This shard's rings.
     pub endpoint: Endpoint<ShardRequest, ShardAnswer>,
     /// Listening sockets, each with the index of its listener (which may have several addresses).
@@ -72,8 +82,8 @@ pub struct Start {
 ///
 /// # Errors
 /// When the thread cannot be made.
-pub fn spawn(
-    start: Start,
+pub fn spawn<M: Machine + 'static>(
+    start: Start<M>,
     ended: impl FnOnce(io::Result<bool>) + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let name = format!("shard-{}", start.endpoint.own());
@@ -94,7 +104,7 @@ fn pin_to(core: usize) {
     }
 }
 
-fn run(start: Start) -> io::Result<bool> {
+fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
     let started = start.started.clone();
     let mut reactor = match Reactor::new(start) {
         Ok(reactor) => reactor,
@@ -121,11 +131,13 @@ fn run(start: Start) -> io::Result<bool> {
     Ok(reactor.shard.is_complete())
 }
 
-struct Reactor {
-    shard: Shard,
+struct Reactor<M> {
+    shard: M,
     ring: Rc<RefCell<RawRing>>,
     disk: RingDisk,
     sockets: Sockets,
+    arena: Arena,
+    provided: ProvidedBuffers,
     listeners: Vec<(usize, TcpListener)>,
     accepting: Vec<bool>,
     accept_again_at_ms: u64,
@@ -133,6 +145,8 @@ struct Reactor {
     epoch: Instant,
     /// Connections that may go on reading once their budget or their turn allows.
     read_later: Vec<SocketId>,
+    /// Connections that are to receive again at the end of this turn.
+    receive_later: Vec<SocketId>,
     /// Connections with answers queued in this turn that no send has taken.
     answered: Vec<SocketId>,
     reaped: Vec<Reaped>,
@@ -143,22 +157,35 @@ struct Reactor {
     stall_look_ms: u64,
 }
 
-impl Reactor {
-    fn new(start: Start) -> io::Result<Self> {
-        let ring = Rc::new(RefCell::new(RawRing::new()?));
+impl<M: Machine> Reactor<M> {
+    fn new(start: Start<M>) -> io::Result<Self> {
+        let mut shard = (start.shard)(start.endpoint);
+        let pool_bytes = shard.receive_pool_bytes();
+        let buffers = ProvidedBuffers::count_for(pool_bytes);
+        if !shard.reserve_receive(ProvidedBuffers::memory_bytes(buffers)) {
+            return Err(io::Error::other(
+                "the receive pool has no room for the smallest ring of buffers",
+            ));
+        }
+        let ring = RawRing::new()?;
+        let provided = ProvidedBuffers::new(&ring, buffers)?;
+        let ring = Rc::new(RefCell::new(ring));
         let disk = RingDisk::new(Rc::clone(&ring), start.hot_window_bytes);
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
-            shard: (start.shard)(start.endpoint),
+            shard,
             ring,
             disk,
             sockets: Sockets::default(),
+            arena: Arena::new(pool_bytes),
+            provided,
             listeners: start.listeners,
             accepting,
             accept_again_at_ms: 0,
             shared: start.shared,
             epoch: Instant::now(),
             read_later: Vec::new(),
+            receive_later: Vec::new(),
             answered: Vec::new(),
             reaped: Vec::new(),
             wake_armed: false,
@@ -169,12 +196,14 @@ impl Reactor {
     }
 
     fn now(&self) -> Now {
+        let instant = Instant::now();
         let wall = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         Now {
-            monotonic_ms: self.epoch.elapsed().as_millis() as u64,
+            monotonic_ms: instant.duration_since(self.epoch).as_millis() as u64,
             wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            instant,
         }
     }
 
@@ -211,7 +240,7 @@ impl Reactor {
         }
         if now.monotonic_ms >= self.stall_look_ms {
             self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
-            self.close_stalled(now)?;
+            self.look_at_connections(now)?;
         }
         for id in std::mem::take(&mut self.read_later) {
             self.read_frames(now, id)?;
@@ -224,6 +253,7 @@ impl Reactor {
                 self.close(id)?;
             }
         }
+        self.receive_again()?;
         if self.ring.borrow().has_unsubmitted() {
             self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
             progressed |= !self.reaped.is_empty();
@@ -306,37 +336,6 @@ impl Reactor {
         Ok(any)
     }
 
-    fn accept(&mut self, now: Now) -> io::Result<()> {
-        if self.stop_seen || !self.shard.is_ready() || now.monotonic_ms < self.accept_again_at_ms {
-            return Ok(());
-        }
-        for (index, (_, listener)) in self.listeners.iter().enumerate() {
-            let Some(accepting) = self.accepting.get_mut(index) else {
-                continue;
-            };
-            if *accepting {
-                continue;
-            }
-            const CLOEXEC: i32 = 0o2000000;
-            let entry = opcode::Accept::new(
-                types::Fd(listener.as_raw_fd()),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-            .flags(CLOEXEC)
-            .build();
-            let tag = Tag {
-                kind: Kind::Accept,
-                generation: 0,
-                slot: index as u32,
-            };
-            // SAFETY: no address is asked for, so the entry points to nothing.
-            unsafe { self.ring.borrow_mut().push(entry, tag)? };
-            *accepting = true;
-        }
-        Ok(())
-    }
-
     fn on_reaped(&mut self, now: Now, reaped: Reaped) -> io::Result<()> {
         let id = SocketId {
             slot: reaped.tag.slot,
@@ -353,83 +352,10 @@ impl Reactor {
         Ok(())
     }
 
-    fn on_accept(&mut self, now: Now, reaped: Reaped) {
-        let index = reaped.tag.slot as usize;
-        if let Some(accepting) = self.accepting.get_mut(index) {
-            *accepting = false;
-        }
-        let listener = self.listeners.get(index).map_or(0, |(listener, _)| *listener);
-        let fd = match reaped.into_result() {
-            Ok(fd) => fd,
-            Err(error) => {
-                if !self.stop_seen {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
-                    self.shard.wake_at(self.accept_again_at_ms);
-                }
-                return;
-            }
-        };
-        // SAFETY: a successful accept answers a new descriptor that nobody else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-        let peer = rustix::net::getpeername(&socket).ok().flatten();
-        let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
-            return;
-        };
-        let own = self.shard.endpoint().own();
-        let count = |shard: usize| {
-            self.shared
-                .connections
-                .get(shard)
-                .map_or(usize::MAX, |c| c.load(Ordering::Relaxed))
-        };
-        let target = (0..self.shared.connections.len())
-            .min_by_key(|&s| (count(s), s != own))
-            .unwrap_or(own);
-        if target != own && count(target) < count(own) {
-            let request = ShardRequest::Connection {
-                socket,
-                listener,
-                peer,
-            };
-            match self.shard.endpoint().request(target, request) {
-                Ok(()) => {
-                    if let Some(connections) = self.shared.connections.get(target) {
-                        connections.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Err(crate::mesh::RingFull(ShardRequest::Connection {
-                    socket,
-                    listener,
-                    peer,
-                })) => {
-                    self.count_and_adopt(now, socket, listener, peer);
-                }
-                Err(_) => {}
-            }
-        } else {
-            self.count_and_adopt(now, socket, listener, peer);
-        }
-    }
-
-    fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
-            connections.fetch_add(1, Ordering::Relaxed);
-        }
-        self.adopt(now, socket, listener, peer);
-    }
-
-    fn uncount(&mut self) {
-        if let Some(connections) = self.shared.connections.get(self.shard.endpoint().own()) {
-            connections.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        if !self.shard.reserve_receive(IDLE_BUFFER_BYTES) {
+        if !self.shard.reserve_connection() {
             self.shard.metrics().connections_refused.increment();
-            tracing::warn!(%peer, "connection refused: the receive budget of this shard is used up");
+            tracing::warn!(%peer, "connection refused: this shard's control memory is used up; raise memory.limit");
             self.uncount();
             return;
         }
@@ -439,23 +365,40 @@ impl Reactor {
     }
 
     fn on_receive(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let socket = self.sockets.get(id);
+        let Some(socket) = socket.filter(|socket| !socket.is_closing() && reaped.result > 0) else {
+            if let Some(buffer) = reaped.buffer() {
+                self.provided.give(buffer);
+            }
+            return self.on_receive_failed(now, id, reaped);
+        };
+        let received = reaped.result as usize;
+        socket
+            .inbound
+            .received(received, &reaped, &mut self.provided, now.monotonic_ms);
+        self.shard.metrics().received_bytes.add(received as u64);
+        self.read_frames(now, id)
+    }
+
+    fn on_receive_failed(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        const ENOBUFS: i32 = 105;
         let Some(socket) = self.sockets.get(id) else {
             return Ok(());
         };
+        let is_demoted = socket.inbound.receive_failed();
         match reaped.into_result() {
-            Ok(received) if received > 0 && !socket.is_closing() => {
-                socket.received(received as usize, now.monotonic_ms);
-                self.shard.metrics().received_bytes.add(u64::from(received));
+            _ if socket.is_closing() => self.close(id),
+            // The buffers of this turn come back at its end.
+            Err(error)
+                if error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS) =>
+            {
                 self.read_frames(now, id)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                socket.receive_failed();
+            Err(_) if is_demoted => {
+                socket.inbound.let_go(&mut self.arena);
                 self.read_frames(now, id)
             }
-            _ => {
-                socket.receive_failed();
-                self.close(id)
-            }
+            _ => self.close(id),
         }
     }
 
@@ -470,37 +413,65 @@ impl Reactor {
                 return Ok(());
             };
             // Both go on when the kernel is done: with the receive, or with the send.
-            if socket.is_receiving() || socket.is_behind() {
+            if socket.inbound.is_receiving() || socket.is_behind() || socket.is_closing() {
                 return Ok(());
             }
-            match socket.next_frame(request_max) {
-                NextFrame::Frame(frame) => self.shard.on_frame(now, &mut self.disk, id, frame),
-                NextFrame::Incomplete => {
-                    let ring = Rc::clone(&self.ring);
-                    if socket.receive(id.slot, &mut ring.borrow_mut()).is_err() {
-                        self.close(id)?;
+            if !socket.inbound.take_in(&mut self.provided, &mut self.shard) {
+                self.shard.on_receive_stalled();
+                self.read_later.push(id);
+                return Ok(());
+            }
+            match socket.inbound.next_frame(request_max, &self.shard) {
+                Next::Frame(frame, charge_bytes) => {
+                    self.shard.on_frame(now, &mut self.disk, id, frame, charge_bytes);
+                }
+                Next::Incomplete => {
+                    if !std::mem::replace(&mut socket.wants_receive, true) {
+                        self.receive_later.push(id);
                     }
                     return Ok(());
                 }
-                NextFrame::NeedsBudget(size) => {
-                    if !self.shard.can_ever_receive(size) {
-                        self.shard.on_frame_too_large(id, size);
-                        return self.close(id);
-                    }
-                    if !self.shard.reserve_receive(size) {
-                        self.shard.on_receive_stalled();
-                        self.read_later.push(id);
-                        return Ok(());
-                    }
-                    socket.budget_granted(size);
+                Next::TooLarge(size) => {
+                    self.shard.on_frame_too_large(id, size);
+                    return self.close(id);
                 }
-                NextFrame::Bad(error) => {
+                Next::Bad(error) => {
                     self.shard.on_bad_frame(id, &error);
                     return self.close(id);
                 }
             }
         }
         self.read_later.push(id);
+        Ok(())
+    }
+
+    /// Receives again on the connections that wait for it. At the end of the turn: what its frames were used for
+    /// is done in most cases, and their buffers can be used again.
+    fn receive_again(&mut self) -> io::Result<()> {
+        let ring = Rc::clone(&self.ring);
+        for id in std::mem::take(&mut self.receive_later) {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            socket.wants_receive = false;
+            let received = socket.receive(
+                id.slot,
+                &mut ring.borrow_mut(),
+                &self.provided,
+                &mut self.arena,
+                &mut self.shard,
+            );
+            match received {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.shard.on_receive_stalled();
+                    self.read_later.push(id);
+                }
+                Err(_) => self.close(id)?,
+            }
+        }
+        self.arena.reclaim(&mut self.shard);
+        self.provided.publish();
         Ok(())
     }
 
@@ -539,18 +510,22 @@ impl Reactor {
         self.read_frames(now, id)
     }
 
-    /// Closes connections that began a frame and do not go on with it.
-    fn close_stalled(&mut self, now: Now) -> io::Result<()> {
+    /// Closes connections that began a frame and do not go on with it, and takes the buffers of those that
+    /// send nothing.
+    fn look_at_connections(&mut self, now: Now) -> io::Result<()> {
+        let ring = Rc::clone(&self.ring);
         for id in self.sockets.ids() {
-            if self
-                .sockets
-                .get(id)
-                .is_some_and(|socket| socket.is_stalled(now.monotonic_ms))
-            {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            if socket.inbound.is_stalled(now.monotonic_ms) {
                 self.shard.on_frame_stalled(id);
                 self.close(id)?;
+            } else if !socket.is_closing() && socket.inbound.is_bulk_and_idle(now.monotonic_ms) {
+                socket.demote(id.slot, &mut ring.borrow_mut())?;
             }
         }
+        self.arena.trim(&mut self.shard);
         Ok(())
     }
 
@@ -561,14 +536,14 @@ impl Reactor {
             return Ok(());
         };
         socket.begin_close(id.slot, &mut ring.borrow_mut())?;
-        let unfinished = socket.unfinished_charge();
         let mut charges = Vec::new();
         socket.drain_charges(&mut charges);
-        if self.sockets.release_if_quiet(id) {
+        if let Some(mut inbound) = self.sockets.release_if_quiet(id) {
             for charge in charges {
                 self.shard.on_sent(charge);
             }
-            self.shard.release_receive(IDLE_BUFFER_BYTES + unfinished);
+            inbound.release(&mut self.provided, &mut self.arena, &mut self.shard);
+            self.shard.release_connection();
             self.shard.on_closed(id);
             self.uncount();
         }

@@ -4,7 +4,7 @@
 //! `message of another shard`, `timer`); outputs are [`Effect`]s for the engine, messages in the
 //! rings and operations on the disk. It knows no socket, no io_uring and no executor.
 //!
-//! Rooms: `types` (inputs, effects, messages), `turn` (timers, completions, end of a turn, stopping),
+//! Rooms: `types` (inputs, effects, messages), `machine` (what the loop calls), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
@@ -23,6 +23,7 @@ mod control;
 mod fetch;
 mod fetch_session;
 mod list_offsets;
+mod machine;
 mod messages;
 mod partition;
 mod partitions;
@@ -51,7 +52,8 @@ use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
-use budget::Budget;
+pub(crate) use budget::Budget;
+pub use budget::ReceivePool;
 use control::Control;
 use partition::Answers;
 use partitions::Partitions;
@@ -61,8 +63,8 @@ use timers::TimerWheel;
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
 pub use partitions::DirectorySeed;
 pub use types::{
-    Charge, Effect, Now, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest, ShardSeed,
-    SocketId,
+    Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
+    ShardSeed, SocketId,
 };
 
 use turn::TICK_MS;
@@ -78,7 +80,8 @@ fn topic_id(topic: &TopicImage) -> TopicId {
 /// A request that waits for parts of its answer.
 enum Pending {
     Produce(produce::PendingProduce),
-    Fetch(fetch::PendingFetch),
+    /// Boxed: it is by far the largest, and not the most frequent.
+    Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
     EpochEnd(list_offsets::PendingEpochEnd),
     Control(admin::PendingControl),
@@ -132,6 +135,7 @@ pub struct Shard {
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
+    control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
     fetch_sessions: fetch_session::FetchSessions,
@@ -165,9 +169,11 @@ impl Shard {
     pub fn new(seed: ShardSeed, endpoint: Endpoint<ShardRequest, ShardAnswer>) -> Self {
         let own = endpoint.own() as u16;
         let shards = endpoint.shards();
-        // Control (groups, admin) keeps a fifth, frames and answers share the rest.
+        // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
+        let control = share / 5;
+        let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
         Self {
@@ -187,12 +193,12 @@ impl Shard {
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),
-                // A quarter of what is kept aside.
-                share / 5 / 4,
+                sessions,
             ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
+            control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
             timers,
