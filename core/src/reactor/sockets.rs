@@ -513,6 +513,54 @@ mod tests {
         assert!(!socket.is_resident());
     }
 
+    /// Faults of the calling thread that waited for the device.
+    fn own_major_faults() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split_ascii_whitespace().nth(9).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_send_of_what_is_gone_takes_no_fault_on_this_thread() {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let mut disk = StdDisk::new();
+        let (file, lease) = log_bytes(dir.path(), &mut disk, 7);
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut sockets = Sockets::default();
+        let id = sockets.insert(near.into(), 0);
+        let socket = sockets.get(id).unwrap();
+        let small = |from: usize| SendPart::Log(lease.slice(from..from + 100), 0);
+        // Small and far from each other: otherwise they are copied together, which touches them.
+        let parts = VecDeque::from([small(0), small(100 << 10), small(200 << 10)]);
+        socket.queue(Response {
+            parts: Parts::Many(parts),
+            charge: Charge::default(),
+        });
+        one(&mut disk, DiskOp::Sync { file: file.clone() });
+        one(&mut disk, DiskOp::DropCache { file });
+
+        let mut ring = RawRing::new().unwrap();
+        let before = own_major_faults();
+        socket.send(id.slot, &mut ring, |_| true).unwrap();
+        let (mut reaped, mut received) = (Vec::new(), [0; 300]);
+        ring.enter_and_reap(&mut reaped).unwrap();
+        std::io::Read::read_exact(&mut far, &mut received).unwrap();
+        assert_eq!(own_major_faults(), before, "a worker of the kernel waited");
+        assert_eq!(received, [7; 300]);
+        while reaped.is_empty() {
+            ring.sleep_and_reap(std::time::Duration::from_secs(1), &mut reaped)
+                .unwrap();
+        }
+
+        // What the test would see if this thread touched the map.
+        let (file, lease) = log_bytes(dir.path(), &mut disk, 8);
+        one(&mut disk, DiskOp::Sync { file: file.clone() });
+        one(&mut disk, DiskOp::DropCache { file });
+        assert_eq!(lease[0], 8);
+        assert!(own_major_faults() > before, "the counter sees a fault");
+    }
+
     #[test]
     fn a_send_is_bounded() {
         let part = vec![0; 100_000];
