@@ -242,7 +242,12 @@ mod tests {
             assert!(entry[64..64 + 99_993].iter().all(|b| *b == byte));
             assert_eq!(entry[64 + 99_993..], [0; 7]);
         }
-        assert_eq!(started, [0..84 * 100_064], "once 8 MiB were appended");
+        assert_eq!(
+            started.first(),
+            Some(&(0..84 * 100_064)),
+            "once 8 MiB were appended"
+        );
+        assert_eq!(started.len(), 1);
         assert!(appender.map.is_some());
     }
 }
