@@ -25,6 +25,7 @@ import urllib.request
 
 import compare
 from compare import LOAD, LOAD_CORE, LOAD_TIMEOUT_S, Options, PinnedBroker, Table
+from lib import wait_until  # noqa: E402 - of .ci/e2e, which compare puts in the path
 
 TAIL_RATE = 2_000
 RECORD_BYTES = 1_024
@@ -217,6 +218,9 @@ class Bench:
             prefix=("chrt", "--fifo", "10") if os.geteuid() == 0 else (),
         )  # fmt: skip
 
+    def sent_bytes(self) -> int:
+        return metric(self.broker, "fetch_hot_bytes") + metric(self.broker, "fetch_cold_bytes")
+
     def counted(self, work) -> dict:
         """A report with what the broker's counters moved by meanwhile."""
         pid = self.broker.pid
@@ -230,8 +234,11 @@ class Bench:
                 **dataclasses.asdict(Threads.of(pid, "shard-")),
             }
 
-        before = counters()
+        before, sent = counters(), self.sent_bytes()
         result = work()
+        if result["mode"] == "consume":
+            # Metrics are published now and then.
+            wait_until(lambda: self.sent_bytes() >= sent + result["bytes"], 5.0, "the metrics count what was read")
         return result | {name: value - before[name] for name, value in counters().items()}
 
     def window(self, read: list[object] | None) -> dict:
