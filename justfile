@@ -91,6 +91,10 @@ build-perf:
 compare *ARGS: build-perf
     perf/compare.sh {{ARGS}}
 
+# A producer beside a consumer of what is not in the page cache; fails on a major fault of a shard (perf/README.md)
+cold *ARGS: build-perf
+    perf/cold.sh {{ARGS}}
+
 # The load generator alone: just load produce -b localhost:9092 --create
 load *ARGS:
     cargo run --release -q -p tidelog-bench --bin tidelog-load -- {{ARGS}}

@@ -34,6 +34,8 @@ LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
 LATENCY_RATE = 2_000
+# Of `speed-of-light append --add`.
+APPEND_EXTRAS = ("entry", "pad", "writeback", "map")
 
 
 class Options:
@@ -194,6 +196,63 @@ def produce(durability: str, partitions: int) -> Table:
 
     results = rounds({"broker": ours, "fresh": light("fresh"), "recycled": light("recycled")})
     return cpu_per_gib(f"produce, 64 KiB batches of 1 KiB, {partitions} partitions, `{durability}`", results)
+
+
+def touch_free_pages(size: int) -> None:
+    """Writes and removes a file, so that the pages that are free now are backed by the host.
+
+    A guest with free page reporting gives pages back some 2 s after they were freed, and each is faulted in again
+    when it is written: a server that needs longer for its bytes pays for that, and one that is done sooner does not.
+    """
+    path, piece = Options.data_root / f"tidelog-perf-touch-{os.getpid()}", bytes([0xA5]) * (1 << 20)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(size >> 20):
+                file.write(piece)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def reported_mib() -> float:
+    """What this guest gave back to its host so far; 0 where that cannot be told."""
+    path = pathlib.Path("/sys/module/page_reporting/parameters/reported_kib")
+    return int(path.read_text()) / 1024 if path.exists() else 0.0
+
+
+def produce_extras() -> Table:
+    """What of a broker's way to write costs how much: one thing at a time added to the bare append server."""
+    size = ("--bytes", Options.bytes() // 4)
+
+    def ours() -> dict:
+        with broker() as running:
+            return kafka(running, "produce", 1, *size)
+
+    def light(*extras: str):
+        def one() -> dict:
+            added = ("--add", ",".join(extras)) if extras else ()
+            with Light("append", "--files", "fresh", *added) as server:
+                return bare(server, "produce", 1, *size)
+
+        return one
+
+    contestants = {"broker": ours, "fresh": light()}
+    for extra in APPEND_EXTRAS:
+        contestants[f"fresh + {extra}"] = light(extra)
+    contestants["fresh + all of these"] = light(*APPEND_EXTRAS)
+
+    def touched(run):
+        def one() -> dict:
+            touch_free_pages(Options.bytes() // 2)
+            before = reported_mib()
+            return run() | {"reported_mib": reported_mib() - before}
+
+        return one
+
+    results = rounds({name: touched(run) for name, run in contestants.items()})
+    table = cpu_per_gib("produce, 1 partition, `os`: what the bare server lacks, added one at a time", results)
+    reported = ", ".join(f"{name} {median(reports, 'reported_mib'):.0f}" for name, reports in results.items())
+    table.note(f"MiB of free pages that the guest gave back to its host during a run: {reported}.")
+    return table
 
 
 def consume(partitions: int) -> Table:
@@ -386,6 +445,7 @@ ROWS = {
     "produce-os-16": lambda: produce("os", 16),
     "produce-fsync-1": lambda: produce("fsync", 1),
     "produce-fsync-16": lambda: produce("fsync", 16),
+    "produce-extras": produce_extras,
     "consume-1": lambda: consume(1),
     "consume-16": lambda: consume(16),
     "requests-1x1": lambda: requests(1, 1),
