@@ -216,6 +216,7 @@ shard_metrics! {
         guard_denials: "Requests denied by the guard.",
         fetch_sessions_evicted: "Idle fetch sessions that made room for another.",
         silence_refusals: "Parts of requests that got an error because their shard takes no turns.",
+        background_steps_late: "Steps of background work that took more than 100 us.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
@@ -235,6 +236,7 @@ shard_metrics! {
         fetch_time: "Time from the last byte of a Fetch request to its answer, waiting included.",
         request_time: "Time from the last byte of any other request to its answer.",
         loop_turn_time: "Time of one turn of the shard's loop.",
+        background_step_time: "Time of one step of background work.",
     }
 }
 

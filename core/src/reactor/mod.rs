@@ -1,17 +1,21 @@
 //! The engine of one shard: a thread and one raw io_uring ring.
 //!
 //! Runs on the shard's own thread. It takes turns: reap the ring, take what other
-//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. It
+//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. Between
+//! turns it takes steps of background work ([`background`]); without any it
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring; nothing here blocks but parking; a
 //! buffer given to the kernel stays where it is until its completion was reaped.
 
 mod accept;
+mod background;
 mod machine;
 mod ring;
 mod ring_disk;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::io;
@@ -26,10 +30,12 @@ use io_uring::{opcode, types};
 
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
+use background::Pace;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
 use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
 
+pub use background::{Progress, STEP_BOUND, StepBudget};
 pub use machine::Machine;
 pub use ring::probe;
 
@@ -109,15 +115,16 @@ fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
         }
     };
     let _ = started.send(Ok(()));
+    let mut stepped = false;
     while !reactor.finished() {
         let started_at = Instant::now();
-        let progressed = reactor.turn()?;
-        reactor
-            .shard
-            .metrics()
-            .loop_turn_time
-            .observe(started_at.elapsed());
-        if !progressed {
+        // What a step brings may want more than one turn.
+        let progressed = reactor.turn()? | stepped;
+        let ended_at = Instant::now();
+        let turn_time = ended_at - started_at;
+        reactor.shard.metrics().loop_turn_time.observe(turn_time);
+        stepped = reactor.shard.has_background() && reactor.take_steps(ended_at, progressed);
+        if !progressed && !stepped {
             reactor.park()?;
         }
     }
@@ -145,6 +152,7 @@ struct Reactor<M> {
     wake_count: Box<[u8; 8]>,
     stop_seen: bool,
     stall_look_ms: u64,
+    pace: Pace,
 }
 
 impl<M: Machine> Reactor<M> {
@@ -169,6 +177,7 @@ impl<M: Machine> Reactor<M> {
             wake_count: Box::new([0; 8]),
             stop_seen: false,
             stall_look_ms: 0,
+            pace: Pace::default(),
         })
     }
 
@@ -233,6 +242,45 @@ impl<M: Machine> Reactor<M> {
             progressed |= !self.reaped.is_empty();
         }
         Ok(progressed)
+    }
+
+    /// Background steps, until a poll point finds something for a turn. Whether there were any.
+    fn take_steps(&mut self, turn_ended: Instant, progressed: bool) -> bool {
+        let mut began = turn_ended;
+        if !self.pace.may_step(began, progressed) {
+            return false;
+        }
+        loop {
+            let now = self.now();
+            let mut budget = StepBudget::starting(began);
+            let progress = self.shard.step(now, &mut self.disk, &mut budget);
+            let ended = Instant::now();
+            let step_time = ended - began;
+            let metrics = self.shard.metrics();
+            metrics.background_step_time.observe(step_time);
+            if step_time > STEP_BOUND {
+                metrics.background_steps_late.increment();
+            }
+            self.pace.stepped(ended);
+            if progress == Progress::Done || !self.shard.has_background() || self.poll_point(ended) {
+                return true;
+            }
+            began = ended;
+        }
+    }
+
+    /// Whether a turn would find something, without a system call.
+    fn poll_point(&mut self, now: Instant) -> bool {
+        let now_ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        let is_due = |at_ms: u64| at_ms <= now_ms;
+        self.ring.borrow_mut().ready()
+            || self.ring.borrow().has_unsubmitted()
+            || self.disk.has_arrived()
+            || self.shard.wants_turn()
+            || self.shard.endpoint().bell().has_inbound()
+            || self.shard.next_deadline_ms().is_some_and(is_due)
+            || is_due(self.stall_look_ms)
+            || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen
     }
 
     fn take_completions(&mut self, now: Now) -> bool {

@@ -9,10 +9,11 @@ use tidelog_net::hot::{MetadataRequest, MetadataTopic};
 use tidelog_net::messages as kp;
 use tidelog_net::request::is_valid_software_name;
 use tidelog_net::response::{self, ResponseBody};
-use tidelog_net::{ErrorCode, RequestBody, StrBytes, Uuid};
+use tidelog_net::{ErrorCode, RequestBody, StrBytes};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
+use super::background::Job;
 use super::control::{ControlAnswer, ControlOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, ShardRequest, topic_id};
 use crate::guard::{Operation, Resource};
@@ -562,13 +563,12 @@ impl Shard {
 
     // ---- images --------------------------------------------------------------------------------
 
-    pub(super) fn apply_image(&mut self, now: Now, disk: &mut dyn Disk, image: Arc<MetadataImage>) {
+    /// Answers from this image from now on; what it asks of this shard's partitions is background work.
+    pub(super) fn apply_image(&mut self, image: Arc<MetadataImage>) {
         let first = !std::mem::replace(&mut self.has_image, true);
-        self.leader_epochs
-            .retain(|key, _| image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some());
         self.image = Arc::clone(&image);
-        self.partitions
-            .apply(now, disk, first, &image, &mut self.answers, &mut self.wakes);
+        self.partitions.take_image(image, first);
+        self.jobs.want(Job::ApplyImage);
     }
 }
 

@@ -12,8 +12,6 @@ use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Pr
 
 /// Requests kept for a full ring before sockets are no longer read.
 const BACKLOG_MAX: usize = 1024;
-/// How often connections are looked at for idleness, milliseconds.
-const IDLE_LOOK_MS: u64 = 1_000;
 
 impl Shard {
     /// Reserves receive memory.
@@ -198,20 +196,5 @@ impl Shard {
     /// What the engine is to do since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
-    }
-
-    /// Closes connections that asked nothing for too long. One that waits for an answer is not idle.
-    pub(super) fn close_idle(&mut self, now: Now) {
-        if now.monotonic_ms < self.idle_look_ms {
-            return;
-        }
-        self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
-        let timeout_ms = self.settings.connection_idle_timeout_ms;
-        for (socket, connection) in self.connections.iter() {
-            if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
-                self.metrics.connections_idle_closed.increment();
-                self.effects.push(Effect::Close(socket));
-            }
-        }
     }
 }

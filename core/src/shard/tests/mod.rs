@@ -1,5 +1,6 @@
 //! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
 
+mod background;
 mod chaos;
 mod device;
 mod faults;
