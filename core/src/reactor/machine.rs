@@ -14,10 +14,10 @@ use tidelog_segment_log::disk::{Completion, Disk};
 use super::background::{Progress, StepBudget};
 use crate::mesh::Endpoint;
 use crate::metrics::ShardCells;
-use crate::shard::{Charge, Effect, Now, ShardAnswer, ShardRequest, SocketId};
+use crate::shard::{Charge, Effect, Now, ReceivePool, ShardAnswer, ShardRequest, SocketId};
 
 /// The inputs and outputs of a machine. [`crate::shard::Shard`] is the broker's.
-pub trait Machine {
+pub trait Machine: ReceivePool {
     /// The rings to the other threads.
     fn endpoint(&mut self) -> &mut Endpoint<ShardRequest, ShardAnswer>;
 
@@ -54,6 +54,16 @@ pub trait Machine {
     /// The loop took over a connection that `from` had handed on.
     fn answer_handoff(&mut self, from: usize);
 
+    /// Bytes of the receive pool.
+    fn receive_pool_bytes(&self) -> usize;
+
+    /// Reserves what a connection takes while it does nothing. False: there is no room for another.
+    #[must_use]
+    fn reserve_connection(&mut self) -> bool;
+
+    /// Gives back what [`Machine::reserve_connection`] reserved.
+    fn release_connection(&mut self);
+
     /// A connection, with the index of the listener it came in on.
     fn on_accepted(&mut self, now: Now, socket: SocketId, listener: usize, peer: SocketAddr);
 
@@ -63,9 +73,16 @@ pub trait Machine {
     /// Largest frame that is taken, without its size.
     fn request_max_bytes(&self) -> usize;
 
-    /// A whole frame, without its size. Its length was reserved by [`Machine::reserve_receive`] and is given
-    /// back with the answer's charge.
-    fn on_frame(&mut self, now: Now, disk: &mut dyn Disk, socket: SocketId, frame: Bytes);
+    /// A whole frame, without its size. `charge_bytes` of the receive pool are reserved for it alone and are
+    /// given back with the answer's charge.
+    fn on_frame(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        charge_bytes: usize,
+    );
 
     /// The first bytes are no frame; the connection is closed.
     fn on_bad_frame(&mut self, socket: SocketId, error: &FrameError);
@@ -78,15 +95,6 @@ pub trait Machine {
 
     /// The socket is closed and its slot free.
     fn on_closed(&mut self, socket: SocketId);
-
-    /// Reserves receive memory, bytes. False: not now.
-    fn reserve_receive(&mut self, bytes: usize) -> bool;
-
-    /// Gives receive memory back, bytes.
-    fn release_receive(&mut self, bytes: usize);
-
-    /// Whether a frame of this size could ever be received.
-    fn can_ever_receive(&self, bytes: usize) -> bool;
 
     /// A socket is not read because receive memory is spent.
     fn on_receive_stalled(&mut self);

@@ -9,8 +9,11 @@
 //! buffer given to the kernel stays where it is until its completion was reaped.
 
 mod accept;
+mod arena;
 mod background;
+mod inbound;
 mod machine;
+mod provided;
 mod ring;
 mod ring_disk;
 mod sockets;
@@ -30,10 +33,13 @@ use io_uring::{opcode, types};
 
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
+use arena::Arena;
 use background::Pace;
+use inbound::Next;
+use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
-use sockets::{IDLE_BUFFER_BYTES, NextFrame, Sockets};
+use sockets::Sockets;
 
 pub use background::{Progress, STEP_BOUND, StepBudget};
 pub use machine::Machine;
@@ -45,8 +51,10 @@ const MESSAGES_PER_TURN: usize = 256;
 const FRAMES_PER_TURN: usize = 64;
 /// The longest sleep without a deadline.
 const IDLE_WAIT_MS: u64 = 1_000;
-/// How often connections are looked at for frames that were begun and do not go on.
+/// How often connections are looked at for frames that were begun and do not go on, and for idle buffers.
 const STALL_LOOK_MS: u64 = 1_000;
+/// Connections looked at in one turn.
+const LOOKS_PER_TURN: usize = 512;
 
 /// What all shards and the control thread share.
 #[derive(Debug)]
@@ -137,6 +145,8 @@ struct Reactor<M> {
     ring: Rc<RefCell<RawRing>>,
     disk: RingDisk,
     sockets: Sockets,
+    arena: Arena,
+    provided: ProvidedBuffers,
     listeners: Vec<(usize, TcpListener)>,
     accepting: Vec<bool>,
     accept_again_at_ms: u64,
@@ -144,6 +154,8 @@ struct Reactor<M> {
     epoch: Instant,
     /// Connections that may go on reading once their budget or their turn allows.
     read_later: Vec<SocketId>,
+    /// Connections that are to receive again at the end of this turn.
+    receive_later: Vec<SocketId>,
     /// Connections with answers queued in this turn that no send has taken.
     answered: Vec<SocketId>,
     reaped: Vec<Reaped>,
@@ -152,42 +164,60 @@ struct Reactor<M> {
     wake_count: Box<[u8; 8]>,
     stop_seen: bool,
     stall_look_ms: u64,
+    /// Where that look goes on.
+    next_look: usize,
     pace: Pace,
 }
 
 impl<M: Machine> Reactor<M> {
     fn new(start: Start<M>) -> io::Result<Self> {
-        let ring = Rc::new(RefCell::new(RawRing::new()?));
+        let mut shard = (start.shard)(start.endpoint);
+        let pool_bytes = shard.receive_pool_bytes();
+        let buffers = ProvidedBuffers::count_for(pool_bytes);
+        if !shard.reserve_receive(ProvidedBuffers::memory_bytes(buffers)) {
+            return Err(io::Error::other(
+                "the receive pool has no room for the smallest ring of buffers",
+            ));
+        }
+        let ring = RawRing::new()?;
+        let provided = ProvidedBuffers::new(&ring, buffers)?;
+        let ring = Rc::new(RefCell::new(ring));
         let disk = RingDisk::new(Rc::clone(&ring), start.hot_window_bytes);
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
-            shard: (start.shard)(start.endpoint),
+            shard,
             ring,
             disk,
             sockets: Sockets::default(),
+            arena: Arena::new(pool_bytes),
+            provided,
             listeners: start.listeners,
             accepting,
             accept_again_at_ms: 0,
             shared: start.shared,
             epoch: Instant::now(),
             read_later: Vec::new(),
+            receive_later: Vec::new(),
             answered: Vec::new(),
             reaped: Vec::new(),
             wake_armed: false,
             wake_count: Box::new([0; 8]),
             stop_seen: false,
             stall_look_ms: 0,
+            next_look: 0,
             pace: Pace::default(),
         })
     }
 
     fn now(&self) -> Now {
+        let instant = Instant::now();
         let wall = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         Now {
-            monotonic_ms: self.epoch.elapsed().as_millis() as u64,
+            monotonic_ms: instant.duration_since(self.epoch).as_millis() as u64,
             wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            instant,
         }
     }
 
@@ -223,8 +253,7 @@ impl<M: Machine> Reactor<M> {
             progressed = true;
         }
         if now.monotonic_ms >= self.stall_look_ms {
-            self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
-            self.close_stalled(now)?;
+            progressed |= self.look_at_connections(now)?;
         }
         for id in std::mem::take(&mut self.read_later) {
             self.read_frames(now, id)?;
@@ -237,6 +266,7 @@ impl<M: Machine> Reactor<M> {
                 self.close(id)?;
             }
         }
+        self.receive_again()?;
         if self.ring.borrow().has_unsubmitted() {
             self.ring.borrow_mut().enter_and_reap(&mut self.reaped)?;
             progressed |= !self.reaped.is_empty();
@@ -375,9 +405,9 @@ impl<M: Machine> Reactor<M> {
     }
 
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        if !self.shard.reserve_receive(IDLE_BUFFER_BYTES) {
+        if !self.shard.reserve_connection() {
             self.shard.metrics().connections_refused.increment();
-            tracing::warn!(%peer, "connection refused: the receive budget of this shard is used up");
+            tracing::warn!(%peer, "connection refused: this shard's control memory is used up; raise memory.limit");
             self.uncount();
             return;
         }
@@ -387,23 +417,40 @@ impl<M: Machine> Reactor<M> {
     }
 
     fn on_receive(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        let socket = self.sockets.get(id);
+        let Some(socket) = socket.filter(|socket| !socket.is_closing() && reaped.result > 0) else {
+            if let Some(buffer) = reaped.buffer() {
+                self.provided.give(buffer);
+            }
+            return self.on_receive_failed(now, id, reaped);
+        };
+        let received = reaped.result as usize;
+        socket
+            .inbound
+            .received(received, &reaped, &mut self.provided, now.monotonic_ms);
+        self.shard.metrics().received_bytes.add(received as u64);
+        self.read_frames(now, id)
+    }
+
+    fn on_receive_failed(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
+        const ENOBUFS: i32 = 105;
         let Some(socket) = self.sockets.get(id) else {
             return Ok(());
         };
+        let is_demoted = socket.inbound.receive_failed();
         match reaped.into_result() {
-            Ok(received) if received > 0 && !socket.is_closing() => {
-                socket.received(received as usize, now.monotonic_ms);
-                self.shard.metrics().received_bytes.add(u64::from(received));
+            _ if socket.is_closing() => self.close(id),
+            // The buffers of this turn come back at its end.
+            Err(error)
+                if error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS) =>
+            {
                 self.read_frames(now, id)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                socket.receive_failed();
+            Err(_) if is_demoted => {
+                socket.inbound.let_go(&mut self.arena);
                 self.read_frames(now, id)
             }
-            _ => {
-                socket.receive_failed();
-                self.close(id)
-            }
+            _ => self.close(id),
         }
     }
 
@@ -418,37 +465,65 @@ impl<M: Machine> Reactor<M> {
                 return Ok(());
             };
             // Both go on when the kernel is done: with the receive, or with the send.
-            if socket.is_receiving() || socket.is_behind() {
+            if socket.inbound.is_receiving() || socket.is_behind() || socket.is_closing() {
                 return Ok(());
             }
-            match socket.next_frame(request_max) {
-                NextFrame::Frame(frame) => self.shard.on_frame(now, &mut self.disk, id, frame),
-                NextFrame::Incomplete => {
-                    let ring = Rc::clone(&self.ring);
-                    if socket.receive(id.slot, &mut ring.borrow_mut()).is_err() {
-                        self.close(id)?;
+            if !socket.inbound.take_in(&mut self.provided, &mut self.shard) {
+                self.shard.on_receive_stalled();
+                self.read_later.push(id);
+                return Ok(());
+            }
+            match socket.inbound.next_frame(request_max, &self.shard) {
+                Next::Frame(frame, charge_bytes) => {
+                    self.shard.on_frame(now, &mut self.disk, id, frame, charge_bytes);
+                }
+                Next::Incomplete => {
+                    if !std::mem::replace(&mut socket.wants_receive, true) {
+                        self.receive_later.push(id);
                     }
                     return Ok(());
                 }
-                NextFrame::NeedsBudget(size) => {
-                    if !self.shard.can_ever_receive(size) {
-                        self.shard.on_frame_too_large(id, size);
-                        return self.close(id);
-                    }
-                    if !self.shard.reserve_receive(size) {
-                        self.shard.on_receive_stalled();
-                        self.read_later.push(id);
-                        return Ok(());
-                    }
-                    socket.budget_granted(size);
+                Next::TooLarge(size) => {
+                    self.shard.on_frame_too_large(id, size);
+                    return self.close(id);
                 }
-                NextFrame::Bad(error) => {
+                Next::Bad(error) => {
                     self.shard.on_bad_frame(id, &error);
                     return self.close(id);
                 }
             }
         }
         self.read_later.push(id);
+        Ok(())
+    }
+
+    /// Receives again on the connections that wait for it. At the end of the turn: what its frames were used for
+    /// is done in most cases, and their buffers can be used again.
+    fn receive_again(&mut self) -> io::Result<()> {
+        let ring = Rc::clone(&self.ring);
+        for id in std::mem::take(&mut self.receive_later) {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            socket.wants_receive = false;
+            let received = socket.receive(
+                id.slot,
+                &mut ring.borrow_mut(),
+                &self.provided,
+                &mut self.arena,
+                &mut self.shard,
+            );
+            match received {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.shard.on_receive_stalled();
+                    self.read_later.push(id);
+                }
+                Err(_) => self.close(id)?,
+            }
+        }
+        self.arena.reclaim(&mut self.shard);
+        self.provided.publish();
         Ok(())
     }
 
@@ -487,19 +562,30 @@ impl<M: Machine> Reactor<M> {
         self.read_frames(now, id)
     }
 
-    /// Closes connections that began a frame and do not go on with it.
-    fn close_stalled(&mut self, now: Now) -> io::Result<()> {
-        for id in self.sockets.ids() {
-            if self
-                .sockets
-                .get(id)
-                .is_some_and(|socket| socket.is_stalled(now.monotonic_ms))
-            {
+    /// Closes connections that began a frame and do not go on with it, and takes the buffers of those that
+    /// send nothing. True: not all were looked at yet.
+    fn look_at_connections(&mut self, now: Now) -> io::Result<bool> {
+        let ring = Rc::clone(&self.ring);
+        let slots = self.next_look..self.sockets.slot_count().min(self.next_look + LOOKS_PER_TURN);
+        self.next_look = slots.end;
+        for id in self.sockets.ids_in(slots) {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            if socket.inbound.is_stalled(now.monotonic_ms) {
                 self.shard.on_frame_stalled(id);
                 self.close(id)?;
+            } else if !socket.is_closing() && socket.inbound.is_bulk_and_idle(now.monotonic_ms) {
+                socket.demote(id.slot, &mut ring.borrow_mut())?;
             }
         }
-        Ok(())
+        if self.next_look < self.sockets.slot_count() {
+            return Ok(true);
+        }
+        self.next_look = 0;
+        self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
+        self.arena.trim(&mut self.shard);
+        Ok(false)
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.
@@ -509,14 +595,14 @@ impl<M: Machine> Reactor<M> {
             return Ok(());
         };
         socket.begin_close(id.slot, &mut ring.borrow_mut())?;
-        let unfinished = socket.unfinished_charge();
         let mut charges = Vec::new();
         socket.drain_charges(&mut charges);
-        if self.sockets.release_if_quiet(id) {
+        if let Some(mut inbound) = self.sockets.release_if_quiet(id) {
             for charge in charges {
                 self.shard.on_sent(charge);
             }
-            self.shard.release_receive(IDLE_BUFFER_BYTES + unfinished);
+            inbound.release(&mut self.provided, &mut self.arena, &mut self.shard);
+            self.shard.release_connection();
             self.shard.on_closed(id);
             self.uncount();
         }

@@ -10,7 +10,7 @@
 use std::io;
 use std::time::Duration;
 
-use io_uring::{IoUring, squeue, types};
+use io_uring::{IoUring, cqueue, squeue, types};
 
 /// Entries of the data ring's submission queue.
 pub(super) const RING_ENTRIES: u32 = 1024;
@@ -70,6 +70,7 @@ pub(super) struct Reaped {
     pub tag: Tag,
     /// Bytes or descriptor, or minus errno.
     pub result: i32,
+    flags: u32,
 }
 
 impl Reaped {
@@ -79,6 +80,16 @@ impl Reaped {
         } else {
             Ok(self.result as u32)
         }
+    }
+
+    /// The provided buffer that a receive took. It is named by receives that failed, too.
+    pub(super) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+
+    /// Whether a receive left bytes in the socket.
+    pub(super) fn more_waits(&self) -> bool {
+        cqueue::sock_nonempty(self.flags)
     }
 }
 
@@ -112,6 +123,19 @@ impl RawRing {
             }
         };
         Ok(Self { ring, unsubmitted: 0 })
+    }
+
+    /// Registers a ring of provided buffers.
+    ///
+    /// # Safety
+    /// `entries` is the page-aligned address of `count` entries that stay there until this ring is dropped.
+    pub(super) unsafe fn register_buffer_ring(&self, entries: u64, count: u16, group: u16) -> io::Result<()> {
+        // SAFETY: passed on to our caller.
+        unsafe {
+            self.ring
+                .submitter()
+                .register_buf_ring_with_flags(entries, count, group, 0)
+        }
     }
 
     /// Queues an operation, entering the kernel first when the queue is full.
@@ -192,6 +216,7 @@ impl RawRing {
                 out.push(Reaped {
                     tag,
                     result: entry.result(),
+                    flags: entry.flags(),
                 });
             }
         }

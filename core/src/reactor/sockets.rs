@@ -1,4 +1,4 @@
-//! The sockets of one shard: receive into owned buffers, split frames, gather sends.
+//! The sockets of one shard and their sending side: what is queued is gathered into sends.
 //!
 //! Owned by the shard's thread. At most one receive and one send per socket are in the kernel.
 //! Closing order: stop reading, cancel, shutdown, wait for the last completion of every operation,
@@ -6,35 +6,36 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use bytes::{Bytes, BytesMut};
-use io_uring::{opcode, types};
-use tidelog_net::frame::{self, FrameError};
+use io_uring::{opcode, squeue, types};
 
+use super::arena::Arena;
+use super::inbound::Inbound;
+use super::provided::ProvidedBuffers;
 use super::ring::{Kind, RawRing, Tag};
-use crate::shard::{Charge, Response, SendPart, SocketId};
+use crate::shard::{Charge, ReceivePool, Response, SendPart, SocketId};
 
-/// What an idle connection holds.
-pub(super) const IDLE_BUFFER_BYTES: usize = 4096;
-/// A frame up to this size is received into one buffer from the start.
-const WHOLE_FRAME_BYTES_MAX: usize = 1 << 20;
 /// Answers that a client has not taken; beyond it no request of it is read.
 const QUEUED_BYTES_MAX: usize = 1 << 20;
-/// A frame that was begun holds memory: without progress for this long its connection is closed.
-const FRAME_STALL_MS: u64 = 30_000;
+/// MSG_NOSIGNAL and MSG_WAITALL: a broken connection is an error, and a send ends when all is out.
+const SEND_FLAGS: i32 = 0x4000 | 0x100;
 /// The kernel takes at most this many pieces per call (UIO_MAXIOV).
 const IOVECS_MAX: usize = 1024;
 /// Runs of parts smaller than this are copied into one.
 const GATHER_MIN_BYTES: usize = 2048;
+/// Several parts that together take no more than this are copied into one, without looking further.
+const SMALL_SEND_BYTES: usize = 4096;
 /// The most that one gathered send covers.
 const SEND_MAX_BYTES: usize = 1 << 20;
 
-/// What is in the kernel for a send: the header, the pieces it points to, and what they point to.
+/// What is in the kernel for a send: for several pieces a header and where they are, and what was copied.
+/// Held for the kernel; nobody else reads it.
+#[derive(Default)]
 struct Outgoing {
-    header: Box<libc_msghdr::MessageHeader>,
-    iovecs: Vec<libc_msghdr::IoVec>,
-    /// Held for the kernel; nobody else reads it.
+    _header: Option<Box<libc_msghdr::MessageHeader>>,
+    _iovecs: Vec<libc_msghdr::IoVec>,
     _copied: Vec<u8>,
     /// What was reserved for `copied`.
     reserved_bytes: usize,
@@ -62,28 +63,15 @@ mod libc_msghdr {
 pub(super) struct Socket {
     fd: OwnedFd,
     generation: u32,
-    read: BytesMut,
-    /// Size of the frame that is being received, and what it is charged, once both are settled.
-    expected: Option<usize>,
-    receiving: bool,
+    pub(super) inbound: Inbound,
+    /// Stands in the reactor's list of those to receive again.
+    pub(super) wants_receive: bool,
     out: VecDeque<Response>,
     /// Bytes of `out` that are not sent.
     queued_bytes: usize,
-    /// When bytes last came, on the reactor's clock.
-    received_ms: u64,
     sending: Option<Outgoing>,
     closing: bool,
     close_after_send: bool,
-}
-
-/// A frame's way out of [`Sockets::next_frame`].
-pub(super) enum NextFrame {
-    Frame(Bytes),
-    /// More bytes are needed: receive.
-    Incomplete,
-    /// The body's size is known but the budget has no room for it: `(bytes)`.
-    NeedsBudget(usize),
-    Bad(FrameError),
 }
 
 #[derive(Default)]
@@ -108,12 +96,10 @@ impl Sockets {
         place.1 = Some(Socket {
             fd,
             generation,
-            read: BytesMut::with_capacity(IDLE_BUFFER_BYTES),
-            expected: None,
-            receiving: false,
+            inbound: Inbound::new(now_ms),
+            wants_receive: false,
             out: VecDeque::new(),
             queued_bytes: 0,
-            received_ms: now_ms,
             sending: None,
             closing: false,
             close_after_send: false,
@@ -131,24 +117,37 @@ impl Sockets {
         }
     }
 
-    /// Frees the slot of a socket that is closing and has nothing left in the kernel.
-    pub(super) fn release_if_quiet(&mut self, id: SocketId) -> bool {
-        let quiet = self
-            .get(id)
-            .is_some_and(|socket| socket.closing && !socket.receiving && socket.sending.is_none());
-        if quiet && let Some((generation, socket)) = self.slots.get_mut(id.slot as usize) {
-            *socket = None;
-            *generation = (*generation + 1) & 0xff_ffff;
-            self.free.push(id.slot);
-            self.open -= 1;
-        }
-        quiet
+    /// Frees the slot of a socket that is closing and has nothing left in the kernel, and answers its receiving
+    /// side, whose memory is to be given back.
+    pub(super) fn release_if_quiet(&mut self, id: SocketId) -> Option<Inbound> {
+        let quiet = self.get(id).is_some_and(|socket| {
+            socket.closing && !socket.inbound.is_receiving() && socket.sending.is_none()
+        });
+        let (generation, socket) = self.slots.get_mut(id.slot as usize).filter(|_| quiet)?;
+        let released = socket.take()?;
+        *generation = (*generation + 1) & 0xff_ffff;
+        self.free.push(id.slot);
+        self.open -= 1;
+        Some(released.inbound)
+    }
+
+    /// Slots, used or not.
+    pub(super) fn slot_count(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn ids(&self) -> Vec<SocketId> {
+        self.ids_in(0..self.slots.len())
+    }
+
+    /// Those in some of the slots.
+    pub(super) fn ids_in(&self, slots: Range<usize>) -> Vec<SocketId> {
+        let count = slots.len();
         self.slots
             .iter()
             .enumerate()
+            .skip(slots.start)
+            .take(count)
             .filter(|(_, (_, socket))| socket.is_some())
             .map(|(slot, (generation, _))| SocketId {
                 slot: slot as u32,
@@ -159,106 +158,53 @@ impl Sockets {
 }
 
 impl Socket {
-    /// Whether a receive is in the kernel, which then owns the read buffer.
-    pub(super) fn is_receiving(&self) -> bool {
-        self.receiving
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing
-    }
-
-    /// Takes the next whole frame, body only. `request_max` bounds its size before anything is reserved.
-    pub(super) fn next_frame(&mut self, request_max: usize) -> NextFrame {
+    /// Starts a receive if none is in the kernel. False: there is no memory for it now.
+    pub(super) fn receive(
+        &mut self,
+        slot: u32,
+        ring: &mut RawRing,
+        provided: &ProvidedBuffers,
+        arena: &mut Arena,
+        pool: &mut impl ReceivePool,
+    ) -> io::Result<bool> {
         if self.closing {
-            return NextFrame::Incomplete;
+            return Ok(true);
         }
-        let Some(prefix) = self.read.get(..4).and_then(|four| <[u8; 4]>::try_from(four).ok()) else {
-            return NextFrame::Incomplete;
-        };
-        let size = match frame::parse_size(&prefix, request_max) {
-            Ok(size) => size,
-            Err(error) => return NextFrame::Bad(error),
-        };
-        if self.expected.is_none() {
-            return NextFrame::NeedsBudget(size);
-        }
-        if self.read.len() < 4 + size {
-            return NextFrame::Incomplete;
-        }
-        self.expected = None;
-        let mut whole = self.read.split_to(4 + size);
-        let _prefix = whole.split_to(4);
-        NextFrame::Frame(whole.freeze())
-    }
-
-    /// The budget has room for the frame whose size [`Socket::next_frame`] told.
-    pub(super) fn budget_granted(&mut self, size: usize) {
-        self.expected = Some(size);
-    }
-
-    /// The charged size of a frame that did not arrive whole.
-    pub(super) fn unfinished_charge(&self) -> usize {
-        self.expected.unwrap_or(0)
-    }
-
-    /// Starts a receive if none is in the kernel.
-    pub(super) fn receive(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
-        if self.receiving || self.closing {
-            return Ok(());
-        }
-        let room = self.room_wanted();
-        if self.read.capacity() - self.read.len() < room {
-            self.read.reserve(room);
-        }
-        let spare = self.read.spare_capacity_mut();
-        let entry = opcode::Recv::new(
-            types::Fd(self.fd.as_raw_fd()),
-            spare.as_mut_ptr().cast(),
-            spare.len() as u32,
-        )
-        .build();
         let tag = Tag {
             kind: Kind::Receive,
             generation: self.generation,
             slot,
         };
-        // SAFETY: `read` is not touched while `receiving` is set, and the socket is not released
-        // before this completion is reaped; the buffer is on the heap and does not move with it.
-        unsafe { ring.push(entry, tag)? };
-        self.receiving = true;
-        Ok(())
+        self.inbound
+            .receive(self.fd.as_raw_fd(), tag, ring, provided, arena, pool)
     }
 
-    /// How much the next receive should be able to take: the rest of the frame in one piece, but beyond
-    /// [`WHOLE_FRAME_BYTES_MAX`] only as much again as has come, so that a frame that was announced and
-    /// never sent takes no memory.
-    fn room_wanted(&self) -> usize {
-        let missing = self
-            .expected
-            .map_or(0, |size| (4 + size).saturating_sub(self.read.len()));
-        match missing {
-            0 if self.read.capacity() == self.read.len() => IDLE_BUFFER_BYTES,
-            0 => 0,
-            missing => missing.min(WHOLE_FRAME_BYTES_MAX.max(self.read.len())),
-        }
+    /// Cancels the receive of a connection that sends nothing, so that its buffer can be used by others.
+    pub(super) fn demote(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+        self.inbound.demote();
+        self.cancel(Kind::Receive, slot, ring)
     }
 
-    /// A receive ended with `received` bytes.
-    pub(super) fn received(&mut self, received: usize, now_ms: u64) {
-        self.receiving = false;
-        self.received_ms = now_ms;
-        let len = self.read.len() + received;
-        assert!(
-            len <= self.read.capacity(),
-            "the kernel wrote more than it was given"
+    fn cancel(&self, kind: Kind, slot: u32, ring: &mut RawRing) -> io::Result<()> {
+        let (generation, target) = (
+            self.generation,
+            Tag {
+                kind,
+                generation: self.generation,
+                slot,
+            },
         );
-        // SAFETY: the kernel filled `received` bytes behind the old length.
-        unsafe { self.read.set_len(len) };
+        let tag = Tag {
+            kind: Kind::Cancel,
+            generation,
+            slot,
+        };
+        // SAFETY: a cancel points to nothing.
+        unsafe { ring.push(opcode::AsyncCancel::new(target.encode()).build(), tag) }
     }
 
-    pub(super) fn receive_failed(&mut self) {
-        self.receiving = false;
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     pub(super) fn queue(&mut self, response: Response) {
@@ -275,18 +221,12 @@ impl Socket {
         self.queued_bytes > QUEUED_BYTES_MAX
     }
 
-    /// Whether a frame was begun and nothing more of it came for [`FRAME_STALL_MS`].
-    pub(super) fn is_stalled(&self, now_ms: u64) -> bool {
-        let begun = self.expected.is_some() || !self.read.is_empty();
-        begun && self.receiving && now_ms.saturating_sub(self.received_ms) > FRAME_STALL_MS
-    }
-
     pub(super) fn close_when_sent(&mut self) {
         self.close_after_send = true;
     }
 
-    /// Starts a gathered send of what is queued, if none is in the kernel. Runs of small parts are copied into
-    /// one piece, for which `reserve` grants memory (or not: then they are sent as they are).
+    /// Starts a send of what is queued, if none is in the kernel. Runs of small parts are copied into one piece,
+    /// for which `reserve` grants memory (or not: then they are sent as they are).
     pub(super) fn send(
         &mut self,
         slot: u32,
@@ -296,12 +236,59 @@ impl Socket {
         if self.sending.is_some() || self.closing || self.out.is_empty() {
             return Ok(());
         }
-        let parts = self
+        let mut parts = self
             .out
             .iter()
-            .flat_map(|response| &response.parts)
-            .map(SendPart::bytes);
-        let (pieces, copy_bytes) = gather(parts.filter(|bytes| !bytes.is_empty()));
+            .flat_map(|response| response.parts.iter())
+            .map(SendPart::bytes)
+            .filter(|bytes| !bytes.is_empty());
+        let mut rest = parts.clone();
+        let (first, is_one) = (rest.next().unwrap_or_default(), rest.next().is_none());
+        let (entry, outgoing) = if is_one {
+            let first = first.get(..SEND_MAX_BYTES).unwrap_or(first);
+            (self.entry_of_one(first), Outgoing::default())
+        } else if self.queued_bytes <= SMALL_SEND_BYTES {
+            if reserve(self.queued_bytes) {
+                let mut copied = Vec::with_capacity(self.queued_bytes);
+                parts.for_each(|bytes| copied.extend_from_slice(bytes));
+                let entry = self.entry_of_one(&copied);
+                let reserved_bytes = self.queued_bytes;
+                let outgoing = Outgoing {
+                    _copied: copied,
+                    reserved_bytes,
+                    ..Outgoing::default()
+                };
+                (entry, outgoing)
+            } else {
+                self.entry_of_many(parts, |_| false)
+            }
+        } else {
+            self.entry_of_many(parts.by_ref(), reserve)
+        };
+        let tag = Tag {
+            kind: Kind::Send,
+            generation: self.generation,
+            slot,
+        };
+        // SAFETY: header, iovecs and copies are on the heap and owned by `outgoing`, then by `sending` until the
+        // completion; the parts they point to stay in `out` until `sent` advances past them.
+        unsafe { ring.push(entry, tag)? };
+        self.sending = Some(outgoing);
+        Ok(())
+    }
+
+    fn entry_of_one(&self, bytes: &[u8]) -> squeue::Entry {
+        opcode::Send::new(types::Fd(self.fd.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
+            .flags(SEND_FLAGS)
+            .build()
+    }
+
+    fn entry_of_many<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [u8]>,
+        reserve: impl FnOnce(usize) -> bool,
+    ) -> (squeue::Entry, Outgoing) {
+        let (pieces, copy_bytes) = gather(parts);
         let copy = copy_bytes > 0 && reserve(copy_bytes);
         let mut copied = Vec::with_capacity(if copy { copy_bytes } else { 0 });
         let mut iovecs = Vec::with_capacity(pieces.len());
@@ -334,27 +321,16 @@ impl Socket {
             control_len: 0,
             flags: 0,
         });
-        const MSG_NOSIGNAL: u32 = 0x4000;
-        const MSG_WAITALL: u32 = 0x100;
         let entry = opcode::SendMsg::new(types::Fd(self.fd.as_raw_fd()), (&raw const *header).cast())
-            .flags(MSG_NOSIGNAL | MSG_WAITALL)
+            .flags(SEND_FLAGS as u32)
             .build();
-        let tag = Tag {
-            kind: Kind::Send,
-            generation: self.generation,
-            slot,
-        };
         let outgoing = Outgoing {
-            header,
-            iovecs,
+            _header: Some(header),
+            _iovecs: iovecs,
             _copied: copied,
             reserved_bytes: if copy { copy_bytes } else { 0 },
         };
-        // SAFETY: header, iovecs and copies are on the heap and owned by `outgoing`, then by `sending` until the
-        // completion; the parts they point to stay in `out` until `sent` advances past them.
-        unsafe { ring.push(entry, tag)? };
-        self.sending = Some(outgoing);
-        Ok(())
+        (entry, outgoing)
     }
 
     /// Memory reserved for the copies of the send in the kernel.
@@ -367,23 +343,12 @@ impl Socket {
     /// A send ended with `sent` bytes: releases what is wholly out, into `finished`.
     pub(super) fn sent(&mut self, mut sent: usize, finished: &mut Vec<Charge>) {
         self.queued_bytes = self.queued_bytes.saturating_sub(sent);
-        if let Some(outgoing) = self.sending.take() {
-            assert_eq!(
-                outgoing.header.iov,
-                outgoing.iovecs.as_ptr(),
-                "the kernel read what is owned here"
-            );
-        }
+        self.sending = None;
         while let Some(response) = self.out.front_mut() {
-            while let Some(part) = response.parts.front_mut() {
-                let len = part.bytes().len();
-                if sent < len {
-                    part.advance(sent);
-                    return;
-                }
-                sent -= len;
-                response.parts.pop_front();
-            }
+            let Some(rest) = response.parts.advance(sent) else {
+                return;
+            };
+            sent = rest;
             finished.push(response.charge);
             self.out.pop_front();
         }
@@ -410,23 +375,11 @@ impl Socket {
         }
         self.closing = true;
         for (active, kind) in [
-            (self.receiving, Kind::Receive),
+            (self.inbound.is_receiving(), Kind::Receive),
             (self.sending.is_some(), Kind::Send),
         ] {
             if active {
-                let target = Tag {
-                    kind,
-                    generation: self.generation,
-                    slot,
-                }
-                .encode();
-                let tag = Tag {
-                    kind: Kind::Cancel,
-                    generation: self.generation,
-                    slot,
-                };
-                // SAFETY: a cancel points to nothing.
-                unsafe { ring.push(opcode::AsyncCancel::new(target).build(), tag)? };
+                self.cancel(kind, slot, ring)?;
             }
         }
         // Fails when the peer is gone already, which is the state wanted.

@@ -1,6 +1,5 @@
 //! The real loop on a real ring, around a machine that echoes and has background work without an end.
 
-use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,10 +12,13 @@ use tidelog_segment_log::disk::{Completion, Disk};
 use super::*;
 use crate::mesh::{Waker, mesh};
 use crate::metrics::{ShardCells, ShardMetrics};
-use crate::shard::{Charge, Response, SendPart};
+use crate::shard::{Charge, Parts, ReceivePool, Response, SendPart};
 
 /// Longer than anything here may take on any machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Enough for a ring of provided buffers.
+const RECEIVE_POOL_BYTES: usize = 16 << 20;
 
 /// What a step does.
 #[derive(Clone, Copy)]
@@ -37,6 +39,18 @@ struct Echo {
     stopped: bool,
     steps: Sender<()>,
     ended: Sender<ShardMetrics>,
+}
+
+impl ReceivePool for Echo {
+    fn reserve_receive(&mut self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn release_receive(&mut self, _bytes: usize) {}
+
+    fn can_ever_receive(&self, _bytes: usize) -> bool {
+        true
+    }
 }
 
 impl Machine for Echo {
@@ -81,12 +95,19 @@ impl Machine for Echo {
         Progress::Pending
     }
 
-    fn on_frame(&mut self, _now: Now, _disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
+    fn on_frame(
+        &mut self,
+        _now: Now,
+        _disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        _charge_bytes: usize,
+    ) {
         let mut answer = BytesMut::with_capacity(4 + frame.len());
         answer.put_u32(frame.len() as u32);
         answer.put_slice(&frame);
         let response = Response {
-            parts: VecDeque::from([SendPart::Bytes(answer.freeze())]),
+            parts: Parts::One(SendPart::Bytes(answer.freeze())),
             charge: Charge::default(),
         };
         self.effects.push(Effect::Respond(socket, response));
@@ -112,11 +133,11 @@ impl Machine for Echo {
         1 << 20
     }
 
-    fn reserve_receive(&mut self, _bytes: usize) -> bool {
-        true
+    fn receive_pool_bytes(&self) -> usize {
+        RECEIVE_POOL_BYTES
     }
 
-    fn can_ever_receive(&self, _bytes: usize) -> bool {
+    fn reserve_connection(&mut self) -> bool {
         true
     }
 
@@ -135,7 +156,7 @@ impl Machine for Echo {
     fn on_frame_too_large(&mut self, _socket: SocketId, _size_bytes: usize) {}
     fn on_frame_stalled(&mut self, _socket: SocketId) {}
     fn on_closed(&mut self, _socket: SocketId) {}
-    fn release_receive(&mut self, _bytes: usize) {}
+    fn release_connection(&mut self) {}
     fn on_receive_stalled(&mut self) {}
     fn release_send(&mut self, _bytes: usize) {}
     fn on_sent(&mut self, _charge: Charge) {}

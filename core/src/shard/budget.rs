@@ -55,6 +55,31 @@ impl Budget {
     }
 }
 
+/// The receive pool as the engine sees it.
+pub trait ReceivePool {
+    /// Reserves, or answers false.
+    #[must_use]
+    fn reserve_receive(&mut self, bytes: usize) -> bool;
+    /// Gives back what was reserved.
+    fn release_receive(&mut self, bytes: usize);
+    /// Whether a reservation of this size could ever succeed.
+    fn can_ever_receive(&self, bytes: usize) -> bool;
+}
+
+impl ReceivePool for Budget {
+    fn reserve_receive(&mut self, bytes: usize) -> bool {
+        self.reserve(bytes)
+    }
+
+    fn release_receive(&mut self, bytes: usize) {
+        self.release(bytes);
+    }
+
+    fn can_ever_receive(&self, bytes: usize) -> bool {
+        self.could_ever_hold(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,6 +29,8 @@ pub struct Connection {
     pub listener: usize,
     /// Its fetches that wait, by their pending ids.
     pub fetches: Vec<u64>,
+    /// As its last request named it.
+    client_id: Arc<str>,
     first: u64,
     places: VecDeque<Place>,
     /// When its last request came, on the shard's monotonic clock.
@@ -47,6 +49,7 @@ impl Connection {
             listener,
             active_ms: now_ms,
             fetches: Vec::new(),
+            client_id: Arc::default(),
             first: 0,
             places: VecDeque::new(),
             closing: false,
@@ -62,6 +65,14 @@ impl Connection {
     /// Whether no request is under way that will be answered.
     pub fn is_idle(&self) -> bool {
         matches!(self.places.front(), None | Some(Place::Close))
+    }
+
+    /// A client id for contexts, which is the same with almost every request.
+    pub fn client_id(&mut self, named: &str) -> Arc<str> {
+        if *self.client_id != *named {
+            self.client_id = Arc::from(named);
+        }
+        Arc::clone(&self.client_id)
     }
 
     /// Counts fetches: which of its partitions one begins with.
@@ -97,12 +108,12 @@ impl Connection {
     }
 
     /// Takes the answers whose turn has come. True: the connection is to be closed behind them.
-    pub fn take_ready(&mut self, out: &mut Vec<Response>) -> bool {
+    pub fn take_ready(&mut self, mut out: impl FnMut(Response)) -> bool {
         while let Some(place) = self.places.front_mut() {
             match std::mem::replace(place, Place::Waiting) {
                 Place::Waiting => return false,
                 Place::Nothing => {}
-                Place::Ready(response) => out.push(response),
+                Place::Ready(response) => out(response),
                 Place::Close => {
                     *place = Place::Close;
                     return true;
@@ -130,6 +141,7 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::request_context::{ClientSoftware, ConnectionId, Principal};
+    use crate::shard::Parts;
 
     fn response(receive_bytes: usize) -> Response {
         let charge = Charge {
@@ -137,7 +149,7 @@ mod tests {
             fetch_bytes: 0,
         };
         Response {
-            parts: VecDeque::new(),
+            parts: Parts::Many(VecDeque::new()),
             charge,
         }
     }
@@ -163,17 +175,17 @@ mod tests {
         let mut out = Vec::new();
         connection.complete(places[2], Some(response(2)));
         connection.complete(places[1], None);
-        connection.take_ready(&mut out);
+        connection.take_ready(|response| out.push(response));
         assert!(out.is_empty(), "the first is still waiting");
         assert_eq!(connection.abandoned_charges(), [response(2).charge]);
         connection.complete(places[0], Some(response(0)));
-        connection.take_ready(&mut out);
+        connection.take_ready(|response| out.push(response));
         assert_eq!(
             out.iter().map(|r| r.charge.receive_bytes).collect::<Vec<_>>(),
             [0, 2]
         );
         connection.complete(places[3], Some(response(3)));
-        connection.take_ready(&mut out);
+        connection.take_ready(|response| out.push(response));
         assert_eq!(out.len(), 3);
         assert!(connection.places.is_empty());
         let connection_first = connection.first;
@@ -188,9 +200,12 @@ mod tests {
         let at = |n: u64| connection_first + n;
         connection.close_at(at(1));
         connection.complete(at(2), Some(response(4)));
-        assert!(!connection.take_ready(&mut out), "what is before it comes first");
+        assert!(
+            !connection.take_ready(|response| out.push(response)),
+            "what is before it comes first"
+        );
         connection.complete(at(0), Some(response(5)));
-        assert!(connection.take_ready(&mut out) && out.len() == 4);
+        assert!(connection.take_ready(|response| out.push(response)) && out.len() == 4);
         let never_sent = [response(4).charge];
         assert_eq!(connection.abandoned_charges(), never_sent);
         assert!(connection.is_idle());

@@ -61,6 +61,18 @@ impl Machine for Shard {
         Shard::answer_handoff(self, from)
     }
 
+    fn receive_pool_bytes(&self) -> usize {
+        Shard::receive_pool_bytes(self)
+    }
+
+    fn reserve_connection(&mut self) -> bool {
+        Shard::reserve_connection(self)
+    }
+
+    fn release_connection(&mut self) {
+        Shard::release_connection(self)
+    }
+
     fn on_accepted(&mut self, now: Now, socket: SocketId, listener: usize, peer: SocketAddr) {
         Shard::on_accepted(self, now, socket, listener, peer)
     }
@@ -73,8 +85,15 @@ impl Machine for Shard {
         Shard::request_max_bytes(self)
     }
 
-    fn on_frame(&mut self, now: Now, disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
-        Shard::on_frame(self, now, disk, socket, frame)
+    fn on_frame(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        charge_bytes: usize,
+    ) {
+        Shard::on_frame(self, now, disk, socket, frame, charge_bytes)
     }
 
     fn on_bad_frame(&mut self, socket: SocketId, error: &FrameError) {
@@ -91,18 +110,6 @@ impl Machine for Shard {
 
     fn on_closed(&mut self, socket: SocketId) {
         Shard::on_closed(self, socket)
-    }
-
-    fn reserve_receive(&mut self, bytes: usize) -> bool {
-        Shard::reserve_receive(self, bytes)
-    }
-
-    fn release_receive(&mut self, bytes: usize) {
-        Shard::release_receive(self, bytes)
-    }
-
-    fn can_ever_receive(&self, bytes: usize) -> bool {
-        Shard::can_ever_receive(self, bytes)
     }
 
     fn on_receive_stalled(&mut self) {

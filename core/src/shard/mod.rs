@@ -54,7 +54,8 @@ use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
 use background::{Job, JobQueue, Looks};
-use budget::Budget;
+pub(crate) use budget::Budget;
+pub use budget::ReceivePool;
 use control::Control;
 use partition::Answers;
 use partitions::Partitions;
@@ -64,8 +65,8 @@ use timers::TimerWheel;
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
 pub use partitions::DirectorySeed;
 pub use types::{
-    Charge, Effect, Now, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest, ShardSeed,
-    SocketId,
+    Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
+    ShardSeed, SocketId,
 };
 
 use turn::TICK_MS;
@@ -81,7 +82,8 @@ fn topic_id(topic: &TopicImage) -> TopicId {
 /// A request that waits for parts of its answer.
 enum Pending {
     Produce(produce::PendingProduce),
-    Fetch(fetch::PendingFetch),
+    /// Boxed: it is by far the largest, and not the most frequent.
+    Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
     EpochEnd(list_offsets::PendingEpochEnd),
     Control(admin::PendingControl),
@@ -135,6 +137,7 @@ pub struct Shard {
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
+    control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
     fetch_sessions: fetch_session::FetchSessions,
@@ -169,9 +172,11 @@ impl Shard {
     pub fn new(seed: ShardSeed, endpoint: Endpoint<ShardRequest, ShardAnswer>) -> Self {
         let own = endpoint.own() as u16;
         let shards = endpoint.shards();
-        // Control (groups, admin) keeps a fifth, frames and answers share the rest.
+        // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
+        let control = share / 5;
+        let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
         Self {
@@ -191,12 +196,12 @@ impl Shard {
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),
-                // A quarter of what is kept aside.
-                share / 5 / 4,
+                sessions,
             ),
             partitions: Partitions::new(seed.directory, seed.settings, own, shards),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
+            control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
             timers,

@@ -2,6 +2,7 @@
 //!
 //! acks=0 gets no answer at all; an error then closes the connection, as Kafka does.
 
+use smallvec::SmallVec;
 use tidelog_net::ErrorCode;
 use tidelog_net::StrBytes;
 use tidelog_net::hot::{
@@ -29,7 +30,8 @@ pub(super) struct PendingProduce {
     origin: Origin,
     acks: i16,
     response: ProduceResponse,
-    parts: Vec<Part>,
+    /// Most requests name one partition.
+    parts: SmallVec<[Part; 1]>,
     missing: usize,
 }
 
@@ -65,8 +67,8 @@ impl Shard {
             throttle_time_ms: 0,
             topics: Vec::with_capacity(request.topics.len()),
         };
-        let mut parts = Vec::new();
-        let mut work = Vec::new();
+        let mut parts = SmallVec::new();
+        let mut work: SmallVec<[_; 1]> = SmallVec::new();
         let image = std::sync::Arc::clone(&self.image);
         for (topic_at, topic) in request.topics.into_iter().enumerate() {
             let by_id = origin.version >= 13;

@@ -1,8 +1,6 @@
 //! From a frame to a handler: decode within bounds, make the context, ask the guard, dispatch.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tidelog_net::limits::decode_budget_bytes;
@@ -10,7 +8,7 @@ use tidelog_net::response::{self, ResponseBody};
 use tidelog_net::{DecodeError, Request, RequestBody, decode_request};
 use tidelog_segment_log::disk::Disk;
 
-use super::{Now, Origin, RequestKind, SendPart, Shard, SocketId};
+use super::{Now, Origin, Parts, RequestKind, SendPart, Shard, SocketId};
 use crate::fatal::{Breadcrumb, set_breadcrumb};
 use crate::request_context::RequestContext;
 
@@ -18,10 +16,17 @@ use crate::request_context::RequestContext;
 const API_VERSIONS_KEY: i16 = 18;
 
 impl Shard {
-    /// A whole frame of a connection (size prefix taken off). Its bytes are charged to the receive
-    /// budget; the charge goes with the answer.
-    pub fn on_frame(&mut self, now: Now, disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
-        let charge_bytes = frame.len();
+    /// A whole frame of a connection (size prefix taken off). `charge_bytes` of the receive budget are charged
+    /// for it alone (nothing, where the buffer it lies in is charged); that charge goes with the answer.
+    pub fn on_frame(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        charge_bytes: usize,
+    ) {
+        let decode_bytes = decode_budget_bytes(frame.len());
         let Some(connection) = self.connections.get_mut(&socket) else {
             self.receive_budget.release(charge_bytes);
             return;
@@ -29,17 +34,16 @@ impl Shard {
         self.metrics.requests.increment();
         connection.active_ms = now.monotonic_ms;
         let place = connection.begin();
-        let on = Arc::clone(&connection.context);
         let mut origin = Origin {
             socket,
             place,
             version: 0,
             correlation_id: 0,
             charge_bytes,
-            arrived_at: Instant::now(),
+            arrived_at: now.instant,
             kind: RequestKind::Other,
         };
-        match decode_request(frame, decode_budget_bytes(charge_bytes)) {
+        match decode_request(frame, decode_bytes) {
             Ok(Request { header, body }) => {
                 origin.version = header.version;
                 origin.correlation_id = header.correlation_id;
@@ -48,9 +52,13 @@ impl Shard {
                     RequestBody::Fetch(_) => RequestKind::Fetch,
                     _ => RequestKind::Other,
                 };
+                let client_id = header.client_id.as_deref().unwrap_or_default();
+                let Some(connection) = self.connections.get_mut(&socket) else {
+                    return;
+                };
                 let context = RequestContext {
-                    on,
-                    client_id: Arc::from(header.client_id.as_deref().unwrap_or_default()),
+                    on: Arc::clone(&connection.context),
+                    client_id: connection.client_id(client_id),
                     api_key: header.api_key.code(),
                     api_version: header.version,
                     correlation_id: header.correlation_id,
@@ -70,7 +78,7 @@ impl Shard {
                 key: API_VERSIONS_KEY,
                 ..
             }) => match response::encode_unsupported_api_versions(correlation_id) {
-                Ok(bytes) => self.respond(&origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
+                Ok(bytes) => self.respond(&origin, Parts::One(SendPart::Bytes(bytes)), 0),
                 Err(error) => self.refuse(&origin, &error),
             },
             Err(error) => {
@@ -100,7 +108,7 @@ impl Shard {
     /// Encodes an answer and gives it its turn.
     pub(super) fn answer(&mut self, origin: &Origin, body: &ResponseBody) {
         match response::encode_response(origin.version, origin.correlation_id, body) {
-            Ok(bytes) => self.respond(origin, VecDeque::from([SendPart::Bytes(bytes)]), 0),
+            Ok(bytes) => self.respond(origin, Parts::One(SendPart::Bytes(bytes)), 0),
             Err(error) => {
                 tracing::error!(%error, "an answer could not be encoded");
                 self.refuse(origin, &error);

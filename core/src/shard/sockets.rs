@@ -1,32 +1,48 @@
 //! Connections and budgets: what may be read, what leaves in which order, what is given back when.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidelog_net::frame::FrameError;
 
 use super::connection::Connection;
-use super::{Charge, Effect, Now, Origin, RequestKind, Response, SendPart, Shard, SocketId};
+use super::{Charge, Effect, Now, Origin, Parts, ReceivePool, RequestKind, Response, Shard, SocketId};
 use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Principal};
 
 /// Requests kept for a full ring before sockets are no longer read.
 const BACKLOG_MAX: usize = 1024;
+/// What a connection takes of the control pool: its state here and in the engine.
+const CONNECTION_BYTES: usize = 2048;
 
-impl Shard {
-    /// Reserves receive memory.
-    pub fn reserve_receive(&mut self, bytes: usize) -> bool {
+impl ReceivePool for Shard {
+    fn reserve_receive(&mut self, bytes: usize) -> bool {
         self.receive_budget.reserve(bytes)
     }
 
-    /// Gives receive memory back.
-    pub fn release_receive(&mut self, bytes: usize) {
+    fn release_receive(&mut self, bytes: usize) {
         self.receive_budget.release(bytes);
     }
 
-    /// Whether a frame of this size could ever be received.
-    pub fn can_ever_receive(&self, bytes: usize) -> bool {
+    fn can_ever_receive(&self, bytes: usize) -> bool {
         self.receive_budget.could_ever_hold(bytes)
+    }
+}
+
+impl Shard {
+    /// Bytes of the receive pool.
+    pub fn receive_pool_bytes(&self) -> usize {
+        self.receive_budget.limit_bytes()
+    }
+
+    /// Reserves what a connection takes while it does nothing.
+    #[must_use]
+    pub fn reserve_connection(&mut self) -> bool {
+        self.control_budget.reserve(CONNECTION_BYTES)
+    }
+
+    /// Gives back what [`Shard::reserve_connection`] reserved.
+    pub fn release_connection(&mut self) {
+        self.control_budget.release(CONNECTION_BYTES);
     }
 
     /// A socket is not read because its budget is spent.
@@ -137,7 +153,7 @@ impl Shard {
     }
 
     /// Ends a request: its answer takes its place, and what is ready leaves in order.
-    pub(super) fn respond(&mut self, origin: &Origin, parts: VecDeque<SendPart>, fetch_bytes: usize) {
+    pub(super) fn respond(&mut self, origin: &Origin, parts: Parts, fetch_bytes: usize) {
         let charge = Charge {
             receive_bytes: origin.charge_bytes,
             fetch_bytes,
@@ -180,13 +196,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
         };
-        let mut ready = Vec::new();
-        let close = connection.take_ready(&mut ready);
-        if ready.is_empty() {
+        let before = self.effects.len();
+        let effects = &mut self.effects;
+        let close = connection.take_ready(|response| effects.push(Effect::Respond(socket, response)));
+        if self.effects.len() == before {
             self.effects.push(Effect::ReadAgain(socket));
-        }
-        for response in ready {
-            self.effects.push(Effect::Respond(socket, response));
         }
         if close {
             self.effects.push(Effect::CloseAfterSend(socket));

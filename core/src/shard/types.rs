@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidelog_segment_log::disk::HotBytes;
@@ -33,6 +34,8 @@ pub struct Now {
     pub monotonic_ms: u64,
     /// Milliseconds since 1970: timestamps of records.
     pub wall_ms: i64,
+    /// When the turn began: how long a request takes is counted from there.
+    pub instant: Instant,
 }
 
 /// A piece of an answer.
@@ -62,11 +65,57 @@ impl SendPart {
     }
 }
 
+/// The pieces of an answer that are still to be sent. Most answers are one.
+#[derive(Debug)]
+pub enum Parts {
+    /// One piece.
+    One(SendPart),
+    /// Any number, in order.
+    Many(VecDeque<SendPart>),
+}
+
+impl Parts {
+    /// The pieces in order.
+    pub fn iter(&self) -> impl Iterator<Item = &SendPart> + Clone {
+        let (one, many) = match self {
+            Parts::One(part) => (Some(part), None),
+            Parts::Many(parts) => (None, Some(parts)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    /// Drops the first `sent` bytes. All of them sent: answers how many of `sent` belong to what comes after.
+    pub fn advance(&mut self, mut sent: usize) -> Option<usize> {
+        match self {
+            Parts::One(part) => {
+                let len = part.bytes().len();
+                if sent < len {
+                    part.advance(sent);
+                    return None;
+                }
+                Some(sent - len)
+            }
+            Parts::Many(parts) => {
+                while let Some(part) = parts.front_mut() {
+                    let len = part.bytes().len();
+                    if sent < len {
+                        part.advance(sent);
+                        return None;
+                    }
+                    sent -= len;
+                    parts.pop_front();
+                }
+                Some(sent)
+            }
+        }
+    }
+}
+
 /// A whole answer, with what it holds of the budgets until it is sent.
 #[derive(Debug)]
 pub struct Response {
     /// The frame, size prefix included.
-    pub parts: VecDeque<SendPart>,
+    pub parts: Parts,
     /// Given back when it is out.
     pub charge: Charge,
 }
@@ -168,4 +217,24 @@ pub struct ShardSeed {
 pub struct ShardReady {
     /// Topics that exist.
     pub topics: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_dropped_and_the_rest_belongs_to_what_comes_after() {
+        let part = |text: &'static str| SendPart::Bytes(Bytes::from_static(text.as_bytes()));
+        let mut one = Parts::One(part("three"));
+        assert_eq!(one.advance(3), None);
+        assert!(one.iter().map(SendPart::bytes).eq([b"ee"]));
+        assert_eq!(one.advance(7), Some(5));
+
+        let mut many = Parts::Many(VecDeque::from([part("three"), part("of"), part("them")]));
+        assert_eq!(many.advance(6), None);
+        assert!(many.iter().map(SendPart::bytes).eq([&b"f"[..], b"them"]));
+        assert_eq!(many.advance(5), Some(0));
+        assert_eq!(Parts::Many(VecDeque::new()).advance(2), Some(2));
+    }
 }

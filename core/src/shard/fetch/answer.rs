@@ -6,7 +6,7 @@ use tidelog_net::hot::FetchResponse;
 use tidelog_net::response::{ResponsePiece, encode_fetch_response};
 
 use crate::shard::fetch_session::SessionUse;
-use crate::shard::{Pending, SendPart, Shard};
+use crate::shard::{Parts, Pending, SendPart, Shard};
 
 /// Which wanted partition is at a place (topic, partition) of the answer.
 type Places = HashMap<(usize, usize), usize>;
@@ -74,7 +74,7 @@ impl Shard {
                 }
             }
         }
-        self.respond(&pending.origin, parts, pending.fetch_charge);
+        self.respond(&pending.origin, Parts::Many(parts), pending.fetch_charge);
     }
 
     /// Leaves in an incremental answer only what changed, and notes what is told.

@@ -130,7 +130,7 @@ impl Shard {
             session,
         };
         let socket = pending.origin.socket;
-        let id = self.add_pending(Pending::Fetch(pending));
+        let id = self.add_pending(Pending::Fetch(Box::new(pending)));
         if let Some(connection) = self.connections.get_mut(&socket) {
             connection.fetches.push(id);
         }

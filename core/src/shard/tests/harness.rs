@@ -19,8 +19,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 
 use super::super::{
-    ControlSeed, DirectorySeed, Effect, Now, Response, Shard, ShardReady, ShardRequest, ShardSeed, SocketId,
-    group_zero_directory, group_zero_evidence,
+    ControlSeed, DirectorySeed, Effect, Now, ReceivePool, Response, Shard, ShardReady, ShardRequest,
+    ShardSeed, SocketId, group_zero_directory, group_zero_evidence,
 };
 use super::device::{Blocking, Device, Hold, Port};
 use crate::mesh::mesh;
@@ -187,6 +187,7 @@ impl Cluster {
         Now {
             monotonic_ms: self.monotonic_ms,
             wall_ms: self.wall_ms(),
+            instant: std::time::Instant::now(),
         }
     }
 
@@ -328,7 +329,8 @@ impl Cluster {
                 break;
             }
             if let Some(frame) = socket.inbox.pop_front() {
-                shard.on_frame(now, port, socket.id, frame);
+                let charge_bytes = frame.len();
+                shard.on_frame(now, port, socket.id, frame, charge_bytes);
                 any = true;
             }
         }
@@ -503,7 +505,7 @@ impl Cluster {
         let parts = self.sockets[client.0]
             .queued
             .iter()
-            .flat_map(|response| &response.parts);
+            .flat_map(|response| response.parts.iter());
         parts.map(|part| part.bytes().len()).sum()
     }
 

@@ -2,7 +2,6 @@
 //!
 //! Invariant: memory is not budgeted here, so every reservation is granted and none is counted.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -13,10 +12,14 @@ use tidelog_bench::load::bare::{self, ECHO_ANSWER_BYTES, ECHO_REQUEST_BYTES};
 use tidelog_core::mesh::Endpoint;
 use tidelog_core::metrics::{ShardCells, ShardMetrics};
 use tidelog_core::reactor::{Machine, Progress, StepBudget};
-use tidelog_core::shard::{Charge, Effect, Now, Response, SendPart, ShardAnswer, ShardRequest, SocketId};
+use tidelog_core::shard::{
+    Charge, Effect, Now, Parts, ReceivePool, Response, SendPart, ShardAnswer, ShardRequest, SocketId,
+};
 use tidelog_net::frame::FrameError;
 use tidelog_segment_log::disk::{Completion, Disk};
 
+/// What the loop sizes its receive buffers by: a shard's share of a small broker.
+const RECEIVE_POOL_BYTES: usize = 64 << 20;
 /// What background work goes over, again and again: more than the caches hold.
 const WORK_BYTES: usize = 64 << 20;
 /// What one item of it goes over.
@@ -79,6 +82,18 @@ impl Echo {
     }
 }
 
+impl ReceivePool for Echo {
+    fn reserve_receive(&mut self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn release_receive(&mut self, _bytes: usize) {}
+
+    fn can_ever_receive(&self, _bytes: usize) -> bool {
+        true
+    }
+}
+
 impl Machine for Echo {
     fn endpoint(&mut self) -> &mut Endpoint<ShardRequest, ShardAnswer> {
         &mut self.endpoint
@@ -104,14 +119,21 @@ impl Machine for Echo {
         None
     }
 
-    fn on_frame(&mut self, _now: Now, _disk: &mut dyn Disk, socket: SocketId, frame: Bytes) {
+    fn on_frame(
+        &mut self,
+        _now: Now,
+        _disk: &mut dyn Disk,
+        socket: SocketId,
+        frame: Bytes,
+        _charge_bytes: usize,
+    ) {
         let mut answer = [0; ECHO_ANSWER_BYTES];
         answer[..8].copy_from_slice(&bare::head(ECHO_ANSWER_BYTES, 0));
         if let Some(id) = frame.get(..4) {
             answer[4..8].copy_from_slice(id);
         }
         let response = Response {
-            parts: VecDeque::from([SendPart::Bytes(Bytes::copy_from_slice(&answer))]),
+            parts: Parts::One(SendPart::Bytes(Bytes::copy_from_slice(&answer))),
             charge: Charge::default(),
         };
         self.effects.push(Effect::Respond(socket, response));
@@ -153,11 +175,11 @@ impl Machine for Echo {
         ECHO_REQUEST_BYTES
     }
 
-    fn reserve_receive(&mut self, _bytes: usize) -> bool {
-        true
+    fn receive_pool_bytes(&self) -> usize {
+        RECEIVE_POOL_BYTES
     }
 
-    fn can_ever_receive(&self, _bytes: usize) -> bool {
+    fn reserve_connection(&mut self) -> bool {
         true
     }
 
@@ -169,7 +191,7 @@ impl Machine for Echo {
         eprintln!("shard-loop: closed: {error}");
     }
 
-    fn release_receive(&mut self, _bytes: usize) {}
+    fn release_connection(&mut self) {}
     fn on_receive_stalled(&mut self) {}
     fn release_send(&mut self, _bytes: usize) {}
     fn on_sent(&mut self, _charge: Charge) {}
