@@ -35,6 +35,7 @@ LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
 LATENCY_RATE = 2_000
+SPIN_US = 50
 # What the loop may cost beside a bare ring, and how long a request may wait for background work.
 LOOP_RATIO_MAX = 1.25
 ROUND_TRIP_P99_US_MAX = 1_000
@@ -46,6 +47,7 @@ class Options:
     data_root: pathlib.Path
     quick = False
     rounds = 3
+    realtime = False
 
     @classmethod
     def bytes(cls) -> int:
@@ -56,6 +58,11 @@ class Options:
         return 1.5 if cls.quick else 8.0
 
 
+def on_core(cores: str, *command: str) -> list[str]:
+    """A command on chosen cores, and ahead of everything else there if that is asked for."""
+    return [*(["chrt", "-r", "1"] if Options.realtime else []), "taskset", "-c", cores, *command]
+
+
 class PinnedBroker(Broker):
     """A broker on chosen cores, with its data on the disk that is measured."""
 
@@ -64,7 +71,7 @@ class PinnedBroker(Broker):
         self.cores = SERVER_CORE if shards == 1 else f"{SERVER_CORE},{LOAD_CORE}"
 
     def command(self) -> list[str]:
-        return ["taskset", "-c", self.cores, *super().command()]
+        return on_core(self.cores, *super().command())
 
     @property
     def pid(self) -> int:
@@ -96,7 +103,7 @@ class Light:
 
     def __enter__(self) -> "Light":
         self.stack = contextlib.ExitStack()
-        command = ["taskset", "-c", SERVER_CORE, str(self.program), *self.arguments]
+        command = on_core(SERVER_CORE, str(self.program), *self.arguments)
         if self.on_disk:
             command += ["--dir", str(self.stack.enter_context(directory()))]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -115,7 +122,7 @@ class Light:
 
 def load(mode: str, address: str, pid: int | None, *arguments: str) -> dict:
     """One run of the load generator; its report."""
-    command = ["taskset", "-c", LOAD_CORE, str(LOAD), mode, "-b", address, "--json", *map(str, arguments)]
+    command = on_core(LOAD_CORE, str(LOAD), mode, "-b", address, "--json", *map(str, arguments))
     if pid is not None:
         command += ["--broker-pid", str(pid)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
@@ -287,8 +294,10 @@ def loop(connections: int, in_flight: int) -> Table:
 
         return one
 
-    bare_rings = {f"bare ring, {receive}": echo(LIGHT, "--receive", receive) for receive in ("single", "multishot")}
-    results = rounds({"the shard's loop": echo(LOOP), **bare_rings})
+    others = {f"bare ring, {receive}": echo(LIGHT, "--receive", receive) for receive in ("single", "multishot")}
+    if connections == 1:
+        others[f"the loop with runtime.spin_us={SPIN_US}"] = echo(LOOP, "--spin-us", str(SPIN_US))
+    results = rounds({"the shard's loop": echo(LOOP), **others})
     table = Table(
         f"echo of 128 B with 64 B, {connections} connections x {in_flight} in flight",
         "server", "CPU us/request", "requests/s", "loop to it: CPU, round by round", "switches/request",
@@ -325,8 +334,8 @@ def background() -> Table:
     def run(work: str):
         def one() -> dict:
             seconds = "1" if Options.quick else "4"
-            command = [str(LOOP), "background", "--work", work, "--seconds", seconds]
-            command += ["--core", SERVER_CORE, "--client-core", LOAD_CORE]
+            command = on_core(f"{SERVER_CORE},{LOAD_CORE}", str(LOOP), "background", "--work", work)
+            command += ["--seconds", seconds, "--core", SERVER_CORE, "--client-core", LOAD_CORE]
             result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
             if result.returncode != 0:
                 raise SystemExit(f"{shlex.join(command)}: exit {result.returncode}: {result.stderr}")
@@ -548,6 +557,7 @@ def main() -> int:
     parser.add_argument("--only", type=row_names, default=list(ROWS), help=", ".join(ROWS))
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--realtime", action="store_true", help="ahead of all other work (root); with --quick on a shared machine")
     parser.add_argument("--name", default="compare", help="of the page: perf/results/DATE-NAME.md")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--data-root", type=pathlib.Path, default=ROOT / "target", help="where data is put")
@@ -555,6 +565,7 @@ def main() -> int:
     if os.cpu_count() < 2:
         parser.error("two cores are needed: one for the server, one for the load")
     Options.data_root, Options.quick = arguments.data_root, arguments.quick
+    Options.realtime = arguments.realtime
     Options.rounds = max(arguments.rounds, 1)
     today = datetime.date.today().isoformat()
     out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"

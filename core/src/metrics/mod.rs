@@ -216,6 +216,8 @@ shard_metrics! {
         guard_denials: "Requests denied by the guard.",
         fetch_sessions_evicted: "Idle fetch sessions that made room for another.",
         silence_refusals: "Parts of requests that got an error because their shard takes no turns.",
+        spins: "Times the shard looked for work before it slept (runtime.spin_us).",
+        spins_in_vain: "Of these, times there was none and it slept.",
         background_steps_late: "Steps of background work that took more than 100 us.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }

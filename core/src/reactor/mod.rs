@@ -17,6 +17,7 @@ mod provided;
 mod ring;
 mod ring_disk;
 mod sockets;
+mod spin;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,7 @@ use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
 use sockets::Sockets;
+use spin::Spin;
 
 pub use background::{Progress, STEP_BOUND, StepBudget};
 pub use machine::Machine;
@@ -80,6 +82,8 @@ pub struct Start<M> {
     pub shared: Arc<Shared>,
     /// How much of what this shard wrote last counts as resident in the page cache, bytes.
     pub hot_window_bytes: u64,
+    /// How long to look for work before sleeping, at most and only where that pays; zero: not at all.
+    pub spin: Duration,
     /// The core to run on alone, if any.
     pub pin: Option<usize>,
     /// Receives one message when the thread has its ring, or the reason why not.
@@ -167,6 +171,7 @@ struct Reactor<M> {
     /// Where that look goes on.
     next_look: usize,
     pace: Pace,
+    spin: Spin,
 }
 
 impl<M: Machine> Reactor<M> {
@@ -206,6 +211,7 @@ impl<M: Machine> Reactor<M> {
             stall_look_ms: 0,
             next_look: 0,
             pace: Pace::default(),
+            spin: Spin::new(start.spin),
         })
     }
 
@@ -611,8 +617,37 @@ impl<M: Machine> Reactor<M> {
 
     /// Sleeps until a completion, a message of another shard or the next deadline.
     ///
-    /// The thread's one sleep.
+    /// The thread's one sleep, which a look for work may precede.
     fn park(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        let parked = if self.look_before_sleeping(began) {
+            Ok(())
+        } else {
+            self.sleep()
+        };
+        self.spin.waited(began.elapsed());
+        parked
+    }
+
+    /// Looks for something to do as long as that is likely to come soon. Whether there is something.
+    fn look_before_sleeping(&mut self, began: Instant) -> bool {
+        let Some(bound) = self.spin.wanted() else {
+            return false;
+        };
+        self.shard.metrics().spins.increment();
+        let mut now = began;
+        while now - began < bound {
+            if self.poll_point(now) {
+                return true;
+            }
+            std::hint::spin_loop();
+            now = Instant::now();
+        }
+        self.shard.metrics().spins_in_vain.increment();
+        false
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
         self.arm_wake()?;
         let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;
         if self.disk.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {

@@ -1,5 +1,6 @@
-//! Whether to look for work a little longer before sleeping.
+//! Whether to look for work a little longer before sleeping (`runtime.spin_us`, ADR 0010).
 //!
+//! Owned by the shard's thread.
 //! A sleep and its wake-up cost some microseconds of latency and CPU. Where the next input is likely to come sooner
 //! than that, looking for it without a system call is cheaper. It is likely only where it was so before: after
 //! [`SHORT_WAITS_MIN`] waits in a row that ended within the bound; one longer wait ends it.

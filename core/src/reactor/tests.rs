@@ -27,6 +27,8 @@ enum Work {
     WithinBudget,
     /// One item that takes longer than a step may.
     TooLong,
+    /// Nothing.
+    None,
 }
 
 struct Echo {
@@ -38,6 +40,8 @@ struct Echo {
     busy: bool,
     stopped: bool,
     steps: Sender<()>,
+    looks: Sender<()>,
+    told_spins: u64,
     ended: Sender<ShardMetrics>,
 }
 
@@ -79,12 +83,13 @@ impl Machine for Echo {
     }
 
     fn has_background(&self) -> bool {
-        !self.stopped
+        !self.stopped && !matches!(self.work, Work::None)
     }
 
     fn step(&mut self, _now: Now, _disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
         match self.work {
             Work::WithinBudget => while budget.take() {},
+            Work::None => {}
             Work::TooLong => {
                 let began = Instant::now();
                 while began.elapsed() <= STEP_BOUND {}
@@ -115,6 +120,13 @@ impl Machine for Echo {
 
     fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    fn end_of_turn(&mut self, _now: Now, _disk: &mut dyn Disk) {
+        if self.metrics.spins.get() > self.told_spins {
+            self.told_spins = self.metrics.spins.get();
+            let _ = self.looks.send(());
+        }
     }
 
     fn on_stop(&mut self, _now: Now, _disk: &mut dyn Disk) {
@@ -160,7 +172,6 @@ impl Machine for Echo {
     fn on_receive_stalled(&mut self) {}
     fn release_send(&mut self, _bytes: usize) {}
     fn on_sent(&mut self, _charge: Charge) {}
-    fn end_of_turn(&mut self, _now: Now, _disk: &mut dyn Disk) {}
 }
 
 struct Running {
@@ -168,11 +179,13 @@ struct Running {
     shared: Arc<Shared>,
     waker: Waker,
     steps: Receiver<()>,
+    /// Told when the loop has looked for work before sleeping.
+    looks: Receiver<()>,
     ended: Receiver<ShardMetrics>,
     thread: JoinHandle<()>,
 }
 
-fn start(work: Work, busy: bool) -> Running {
+fn start(work: Work, busy: bool, spin: Duration) -> Running {
     let endpoint = mesh(1).expect("a mesh").remove(0);
     let waker = endpoint.own_waker().clone();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
@@ -182,6 +195,7 @@ fn start(work: Work, busy: bool) -> Running {
         connections: vec![AtomicUsize::new(0)],
     });
     let (steps_sender, steps) = channel();
+    let (looks_sender, looks) = channel();
     let (ended_sender, ended) = channel();
     let (started_sender, started) = std::sync::mpsc::channel();
     let thread = spawn(
@@ -194,12 +208,15 @@ fn start(work: Work, busy: bool) -> Running {
                 busy,
                 stopped: false,
                 steps: steps_sender,
+                looks: looks_sender,
+                told_spins: 0,
                 ended: ended_sender,
             }),
             endpoint,
             listeners: vec![(0, listener)],
             shared: Arc::clone(&shared),
             hot_window_bytes: 0,
+            spin,
             pin: None,
             started: started_sender,
         },
@@ -215,6 +232,7 @@ fn start(work: Work, busy: bool) -> Running {
         shared,
         waker,
         steps,
+        looks,
         ended,
         thread,
     }
@@ -224,6 +242,18 @@ impl Running {
     fn wait_for_steps(&self, count: usize) {
         for _ in 0..count {
             self.steps.recv_timeout(TEST_TIMEOUT).expect("a step");
+        }
+    }
+
+    /// This many requests of six bytes, one after the other.
+    fn ask(&self, count: u8) {
+        let mut client = TcpStream::connect(self.address).expect("connected");
+        client.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
+        for number in 0..count {
+            client.write_all(&[0, 0, 0, 2, number, 7]).expect("sent");
+            let mut answer = [0; 6];
+            client.read_exact(&mut answer).expect("an answer");
+            assert_eq!(answer, [0, 0, 0, 2, number, 7]);
         }
     }
 
@@ -239,17 +269,9 @@ impl Running {
 /// Without the poll point the loop would never take another turn.
 #[test]
 fn requests_are_served_while_background_work_never_ends() {
-    let running = start(Work::WithinBudget, false);
+    let running = start(Work::WithinBudget, false, Duration::ZERO);
     running.wait_for_steps(2);
-    let mut client = TcpStream::connect(running.address).expect("connected");
-    client.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
-    for number in 0..20_u8 {
-        client.write_all(&[0, 0, 0, 2, number, 7]).expect("sent");
-        let mut answer = [0; 6];
-        client.read_exact(&mut answer).expect("an answer");
-        assert_eq!(answer, [0, 0, 0, 2, number, 7]);
-    }
-    drop(client);
+    running.ask(20);
     running.steps.try_iter().for_each(drop);
     running.wait_for_steps(2);
     assert_eq!(running.stop().sent_bytes, 120);
@@ -257,7 +279,7 @@ fn requests_are_served_while_background_work_never_ends() {
 
 #[test]
 fn background_work_goes_on_while_every_turn_finds_something() {
-    let running = start(Work::WithinBudget, true);
+    let running = start(Work::WithinBudget, true, Duration::ZERO);
     running.wait_for_steps(20);
     let metrics = running.stop();
     let (turns, steps) = (
@@ -272,7 +294,7 @@ fn background_work_goes_on_while_every_turn_finds_something() {
 
 #[test]
 fn steps_over_their_bound_are_counted() {
-    let running = start(Work::TooLong, false);
+    let running = start(Work::TooLong, false, Duration::ZERO);
     running.wait_for_steps(10);
     let metrics = running.stop();
     assert!(metrics.background_steps_late >= 10);
@@ -280,4 +302,24 @@ fn steps_over_their_bound_are_counted() {
         metrics.background_steps_late,
         metrics.background_step_time.count()
     );
+}
+
+/// With a bound that no wait of the test reaches, each wait after the first few is one look that finds something.
+#[test]
+fn a_busy_shard_looks_for_work_before_it_sleeps_and_finds_it() {
+    let running = start(Work::None, false, TEST_TIMEOUT);
+    let began = Instant::now();
+    // Which requests find the shard waiting is the machine's to say.
+    while running.looks.try_recv().is_err() {
+        assert!(began.elapsed() < TEST_TIMEOUT, "it never looks");
+        running.ask(20);
+    }
+    assert_eq!(running.stop().spins_in_vain, 0);
+}
+
+#[test]
+fn without_a_bound_a_shard_sleeps_at_once() {
+    let running = start(Work::None, false, Duration::ZERO);
+    running.ask(40);
+    assert_eq!(running.stop().spins, 0);
 }

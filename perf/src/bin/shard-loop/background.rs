@@ -17,7 +17,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs and prints a line of JSON.
 pub fn run(work: Work, seconds: f64, core: usize, client_core: usize) -> io::Result<()> {
-    let shard = Running::start("127.0.0.1:0", work, Some(core))?;
+    let shard = Running::start("127.0.0.1:0", work, Duration::ZERO, Some(core))?;
     pin_to(client_core)?;
     let mut client = TcpStream::connect(shard.address)?;
     client.set_nodelay(true)?;

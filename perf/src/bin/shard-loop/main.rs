@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tidelog_core::mesh::{Waker, mesh};
@@ -35,6 +36,9 @@ enum Program {
         /// Address to listen on; port 0 takes a free one. It is printed as `listening HOST:PORT`.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: String,
+        /// The broker's `runtime.spin_us`.
+        #[arg(long, default_value_t = 0)]
+        spin_us: u64,
     },
     /// Round trips while background work never ends, as JSON.
     Background {
@@ -65,8 +69,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> io::Result<()> {
     match cli.program {
-        Program::Echo { listen } => {
-            let shard = Running::start(&listen, Work::None, None)?;
+        Program::Echo { listen, spin_us } => {
+            let spin = Duration::from_micros(spin_us);
+            let shard = Running::start(&listen, Work::None, spin, None)?;
             let mut out = io::stdout().lock();
             writeln!(out, "listening {}", shard.address)?;
             out.flush()?;
@@ -93,7 +98,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(listen: &str, work: Work, pin: Option<usize>) -> io::Result<Self> {
+    fn start(listen: &str, work: Work, spin: Duration, pin: Option<usize>) -> io::Result<Self> {
         let endpoint = mesh(1)?.remove(0);
         let waker = endpoint.own_waker().clone();
         let listener = TcpListener::bind(listen)?;
@@ -112,6 +117,7 @@ impl Running {
                 listeners: vec![(0, listener)],
                 shared: Arc::clone(&shared),
                 hot_window_bytes: 0,
+                spin,
                 pin,
                 started: started_sender,
             },
