@@ -67,6 +67,10 @@ clients lines="1000000": build e2e-setup
 clients-all: build e2e-setup
     python3 -u .ci/e2e/check_more_clients.py
 
+# What tools ask, by the admin clients of Java, confluent-kafka and kafka-python (needs a JDK with Maven)
+clients-admin: build e2e-setup
+    {{python}} -u .ci/e2e/check_admin.py
+
 # kill -9 under load, again and again
 kill9 rounds="50": build
     python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}

@@ -43,6 +43,14 @@ impl Resource<'_> {
             Resource::TransactionalId(_) => ResourceKind::TransactionalId,
         }
     }
+
+    /// The name, where its kind has names.
+    pub const fn name(&self) -> Option<&str> {
+        match self {
+            Resource::Cluster => None,
+            Resource::Topic(name) | Resource::Group(name) | Resource::TransactionalId(name) => Some(name),
+        }
+    }
 }
 
 /// What is to be done to a resource (Kafka's ACL operations).
@@ -56,7 +64,7 @@ pub enum Operation {
     Create,
     /// Remove it.
     Delete,
-    /// Add partitions.
+    /// Add partitions; change replicas, leaders, ACLs.
     Alter,
     /// See that it is there.
     Describe,
@@ -66,7 +74,50 @@ pub enum Operation {
     AlterConfigs,
     /// Get a producer id without a transactional id.
     IdempotentWrite,
+    /// What brokers do among themselves; only ever told of, in the authorized operations of a cluster.
+    ClusterAction,
 }
+
+impl Operation {
+    /// Its bit in an answer's authorized operations: one by Kafka's code of the operation.
+    pub const fn bit(self) -> i32 {
+        1 << match self {
+            Operation::Read => 3,
+            Operation::Write => 4,
+            Operation::Create => 5,
+            Operation::Delete => 6,
+            Operation::Alter => 7,
+            Operation::Describe => 8,
+            Operation::ClusterAction => 9,
+            Operation::DescribeConfigs => 10,
+            Operation::AlterConfigs => 11,
+            Operation::IdempotentWrite => 12,
+        }
+    }
+}
+
+/// Every operation that Kafka knows of a topic.
+const TOPIC_OPERATIONS: &[Operation] = &[
+    Operation::Read,
+    Operation::Write,
+    Operation::Create,
+    Operation::Delete,
+    Operation::Alter,
+    Operation::Describe,
+    Operation::DescribeConfigs,
+    Operation::AlterConfigs,
+];
+
+/// Every operation that Kafka knows of a cluster.
+const CLUSTER_OPERATIONS: &[Operation] = &[
+    Operation::Create,
+    Operation::Alter,
+    Operation::Describe,
+    Operation::ClusterAction,
+    Operation::DescribeConfigs,
+    Operation::AlterConfigs,
+    Operation::IdempotentWrite,
+];
 
 /// What the guard says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +169,7 @@ pub const DECLARATIONS: &[Declaration] = &[
             (R::Topic, O::Describe),
             (R::Topic, O::Create),
             (R::Cluster, O::Create),
+            (R::Cluster, O::Describe),
         ],
     ),
     api(
@@ -138,26 +190,57 @@ pub const DECLARATIONS: &[Declaration] = &[
     api(
         20,
         "DeleteTopics",
-        &[(R::Topic, O::Delete), (R::Topic, O::Describe)],
+        &[
+            (R::Cluster, O::Delete),
+            (R::Topic, O::Delete),
+            (R::Topic, O::Describe),
+        ],
     ),
+    api(21, "DeleteRecords", &[(R::Topic, O::Delete)]),
     api(
         22,
         "InitProducerId",
         &[(R::TransactionalId, O::Write), (R::Cluster, O::IdempotentWrite)],
     ),
     api(23, "OffsetForLeaderEpoch", &[(R::Topic, O::Describe)]),
+    api(29, "DescribeAcls", &[(R::Cluster, O::Describe)]),
+    api(30, "CreateAcls", &[(R::Cluster, O::Alter)]),
+    api(31, "DeleteAcls", &[(R::Cluster, O::Alter)]),
     api(
         32,
         "DescribeConfigs",
-        &[(R::Topic, O::DescribeConfigs), (R::Cluster, O::DescribeConfigs)],
+        &[
+            (R::Topic, O::DescribeConfigs),
+            (R::Cluster, O::DescribeConfigs),
+            (R::Group, O::DescribeConfigs),
+        ],
     ),
+    api(
+        33,
+        "AlterConfigs",
+        &[
+            (R::Topic, O::AlterConfigs),
+            (R::Cluster, O::AlterConfigs),
+            (R::Group, O::AlterConfigs),
+        ],
+    ),
+    api(35, "DescribeLogDirs", &[(R::Cluster, O::Describe)]),
     api(37, "CreatePartitions", &[(R::Topic, O::Alter)]),
+    api(43, "ElectLeaders", &[(R::Cluster, O::Alter)]),
     api(
         44,
         "IncrementalAlterConfigs",
-        &[(R::Topic, O::AlterConfigs), (R::Cluster, O::AlterConfigs)],
+        &[
+            (R::Topic, O::AlterConfigs),
+            (R::Cluster, O::AlterConfigs),
+            (R::Group, O::AlterConfigs),
+        ],
     ),
+    api(45, "AlterPartitionReassignments", &[(R::Cluster, O::Alter)]),
+    api(46, "ListPartitionReassignments", &[(R::Cluster, O::Describe)]),
     api(60, "DescribeCluster", &[(R::Cluster, O::Describe)]),
+    api(74, "ListConfigResources", &[(R::Cluster, O::DescribeConfigs)]),
+    api(75, "DescribeTopicPartitions", &[(R::Topic, O::Describe)]),
 ];
 
 const fn api(
@@ -179,12 +262,50 @@ pub fn declaration(api_key: i16) -> Option<&'static Declaration> {
 
 /// The guard of one shard.
 #[derive(Debug, Clone, Default)]
-pub struct Guard {}
+pub struct Guard {
+    /// What a test denies.
+    #[cfg(test)]
+    denied: Vec<Denial>,
+}
+
+/// A pair that a test denies: on one name, or on every one of its kind.
+#[cfg(test)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Which kind of resource.
+    pub kind: ResourceKind,
+    /// Which one; `None`: all.
+    pub name: Option<&'static str>,
+    /// What may not be done to it.
+    pub operation: Operation,
+}
 
 impl Guard {
     /// A guard that allows everything the APIs declare.
     pub fn allow_all() -> Self {
-        Guard {}
+        Guard::default()
+    }
+
+    /// A guard that denies these.
+    #[cfg(test)]
+    pub fn denying(denied: Vec<Denial>) -> Self {
+        Guard { denied }
+    }
+
+    /// What is decided of one pair.
+    fn decide(&self, _resource: &Resource<'_>, _operation: Operation) -> bool {
+        #[cfg(test)]
+        {
+            let denied = |denial: &Denial| {
+                denial.kind == _resource.kind()
+                    && denial.operation == _operation
+                    && denial.name.is_none_or(|name| Some(name) == _resource.name())
+            };
+            if self.denied.iter().any(denied) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Asks for all pairs at once; the first that is denied decides.
@@ -200,8 +321,27 @@ impl Guard {
                 ctx.api_key,
                 resource.kind()
             );
+            if !self.decide(resource, *operation) {
+                return Decision::Denied {
+                    error_code: authorization_failed_code(resource.kind()),
+                };
+            }
         }
         Decision::Allowed
+    }
+
+    /// Every operation that is allowed on a resource, as the bits of an answer. It only tells, and lets
+    /// nothing happen, so it is not bound to what an API declares.
+    pub fn operations(&self, resource: &Resource<'_>) -> i32 {
+        let known = match resource.kind() {
+            ResourceKind::Topic => TOPIC_OPERATIONS,
+            ResourceKind::Cluster => CLUSTER_OPERATIONS,
+            ResourceKind::Group | ResourceKind::TransactionalId => &[],
+        };
+        let allowed = known
+            .iter()
+            .filter(|operation| self.decide(resource, **operation));
+        allowed.fold(0, |bits, operation| bits | operation.bit())
     }
 }
 
@@ -249,6 +389,31 @@ mod tests {
         ];
         assert!(Guard::allow_all().check(&context(0), &asked).is_allowed());
         assert!(Guard::allow_all().check(&context(18), &[]).is_allowed());
+    }
+
+    #[test]
+    fn a_denied_pair_has_the_code_of_its_resource_and_no_bit() {
+        let denied = |kind, name, operation| Denial {
+            kind,
+            name,
+            operation,
+        };
+        let guard = Guard::denying(vec![
+            denied(R::Topic, Some("a"), O::Write),
+            denied(R::Cluster, None, O::IdempotentWrite),
+        ]);
+        let write = |name| guard.check(&context(0), &[(Resource::Topic(name), O::Write)]);
+        assert_eq!(write("a"), Decision::Denied { error_code: 29 });
+        assert!(write("b").is_allowed());
+        let id = guard.check(&context(22), &[(Resource::Cluster, O::IdempotentWrite)]);
+        assert_eq!(id, Decision::Denied { error_code: 31 });
+        // Kafka's numbers: read 3 ... alter configs 11 of a topic, without write 4.
+        assert_eq!(guard.operations(&Resource::Topic("a")), 0b1101_1110_1000);
+        assert_eq!(guard.operations(&Resource::Topic("b")), 0b1101_1111_1000);
+        assert_eq!(
+            guard.operations(&Resource::Cluster),
+            0b1111_1010_0000 & !(1 << 12)
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod admin_http;
 pub mod broker;
+pub mod directory_space;
 pub mod fatal;
 pub mod guard;
 pub mod health;

@@ -12,12 +12,16 @@ pub const MEMORY_PER_SHARD_BYTES_MIN: u64 = 16 << 20;
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 /// Partitions one CreateTopics or CreatePartitions request may add in total.
 pub const PARTITIONS_PER_REQUEST_MAX: i64 = 10_000;
+/// Partitions in one answer of DescribeTopicPartitions (Kafka's `max.request.partition.size.limit`).
+pub const DESCRIBED_PARTITIONS_MAX: i32 = 2_000;
 /// Longest topic name, in bytes (Kafka's own bound).
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Longest value of one topic configuration, in bytes.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 8 << 10;
 /// Configurations one topic may carry.
 pub const CONFIGS_PER_TOPIC_MAX: usize = 128;
+/// Records that a Produce answer names as being at fault, of one batch.
+pub const RECORD_ERRORS_MAX: usize = 100;
 /// Longest error message sent to a client, in bytes.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 1 << 10;
 /// Largest encoded metadata record, in bytes.

@@ -24,6 +24,9 @@ pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// The cap that [`check_batches`] gives to decompression.
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024;
 
+/// How many records without a key are named.
+const KEY_POSITIONS_MAX: usize = 3;
+
 /// What a decompression may hold: the output while it grows, the decoder's window, its tables.
 pub const DECOMPRESSION_BYTES_MAX: usize = 4 * DECOMPRESSED_BYTES_MAX + 256 * 1024;
 
@@ -141,14 +144,24 @@ pub fn check_batches(input: &[u8]) {
     let ((), peak) = peak_of(|| {
         for batch in Batches::new(bytes.clone()).map_while(Result::ok) {
             let _ = batch.verify_crc();
+            let keys = batch.records_without_key(DECOMPRESSED_BYTES_MAX, KEY_POSITIONS_MAX);
             match batch.decompressed(DECOMPRESSED_BYTES_MAX) {
                 Ok(plain) => {
                     assert!(plain.len() <= DECOMPRESSED_BYTES_MAX.max(input.len()));
                     let Ok(records) = batch.records(&plain) else {
                         continue;
                     };
+                    let (mut walked, mut without_key) = (0u32, 0u32);
                     for record in records.map_while(Result::ok) {
                         assert_eq!(record.headers.count(), record.headers.count_left() as usize);
+                        walked += 1;
+                        without_key += u32::from(record.key.is_none());
+                    }
+                    // A batch that is whole says the same to both walks.
+                    if i64::from(walked) == i64::from(batch.header.record_count) {
+                        let keys = keys.expect("every record was walked");
+                        assert_eq!(keys.count, without_key);
+                        assert_eq!(keys.positions.len(), KEY_POSITIONS_MAX.min(without_key as usize));
                     }
                 }
                 Err(DecompressError::TooLarge { max_bytes }) => {

@@ -44,18 +44,40 @@ api_keys! {
     CreateTopics = 19;
     /// Delete topics.
     DeleteTopics = 20;
+    /// Move the log start of partitions up.
+    DeleteRecords = 21;
     /// A producer id for idempotence.
     InitProducerId = 22;
     /// The end offset of a leader epoch.
     OffsetForLeaderEpoch = 23;
+    /// List ACLs.
+    DescribeAcls = 29;
+    /// Add ACLs.
+    CreateAcls = 30;
+    /// Remove ACLs.
+    DeleteAcls = 31;
     /// Read configs.
     DescribeConfigs = 32;
+    /// Replace configs.
+    AlterConfigs = 33;
+    /// Sizes of partitions on the disk.
+    DescribeLogDirs = 35;
     /// Grow topics.
     CreatePartitions = 37;
+    /// Move leaders to where they should be.
+    ElectLeaders = 43;
     /// Change configs.
     IncrementalAlterConfigs = 44;
+    /// Move replicas.
+    AlterPartitionReassignments = 45;
+    /// Replicas that are moving.
+    ListPartitionReassignments = 46;
     /// Brokers and cluster id.
     DescribeCluster = 60;
+    /// What has configs.
+    ListConfigResources = 74;
+    /// Partitions of topics, page by page.
+    DescribeTopicPartitions = 75;
 }
 
 impl ApiKey {
@@ -106,12 +128,23 @@ pub const SERVED: &[ServedApi] = &[
     served(ApiKey::ApiVersions, 0, 4, 3),
     served(ApiKey::CreateTopics, 2, 7, 5),
     served(ApiKey::DeleteTopics, 1, 6, 4),
+    served(ApiKey::DeleteRecords, 0, 2, 2),
     served(ApiKey::InitProducerId, 0, 5, 2),
     served(ApiKey::OffsetForLeaderEpoch, 2, 4, 4),
+    served(ApiKey::DescribeAcls, 1, 3, 2),
+    served(ApiKey::CreateAcls, 1, 3, 2),
+    served(ApiKey::DeleteAcls, 1, 3, 2),
     served(ApiKey::DescribeConfigs, 1, 4, 4),
+    served(ApiKey::AlterConfigs, 0, 2, 2),
+    served(ApiKey::DescribeLogDirs, 1, 4, 2),
     served(ApiKey::CreatePartitions, 0, 3, 2),
+    served(ApiKey::ElectLeaders, 0, 2, 2),
     served(ApiKey::IncrementalAlterConfigs, 0, 1, 1),
+    served(ApiKey::AlterPartitionReassignments, 0, 1, 0),
+    served(ApiKey::ListPartitionReassignments, 0, 0, 0),
     served(ApiKey::DescribeCluster, 0, 2, 0),
+    served(ApiKey::ListConfigResources, 0, 1, 0),
+    served(ApiKey::DescribeTopicPartitions, 0, 0, 0),
 ];
 
 impl ServedApi {
@@ -187,6 +220,7 @@ mod tests {
         check::<kp::ApiVersionsRequest, kp::ApiVersionsResponse>(ApiKey::ApiVersions);
         check::<kp::CreateTopicsRequest, kp::CreateTopicsResponse>(ApiKey::CreateTopics);
         check::<kp::DeleteTopicsRequest, kp::DeleteTopicsResponse>(ApiKey::DeleteTopics);
+        check::<kp::DeleteRecordsRequest, kp::DeleteRecordsResponse>(ApiKey::DeleteRecords);
         check::<kp::InitProducerIdRequest, kp::InitProducerIdResponse>(ApiKey::InitProducerId);
         check::<kp::OffsetForLeaderEpochRequest, kp::OffsetForLeaderEpochResponse>(
             ApiKey::OffsetForLeaderEpoch,
@@ -197,6 +231,22 @@ mod tests {
             ApiKey::IncrementalAlterConfigs,
         );
         check::<kp::DescribeClusterRequest, kp::DescribeClusterResponse>(ApiKey::DescribeCluster);
+        check::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
+        check::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
+        check::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
+        check::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
+            ApiKey::DescribeTopicPartitions,
+        );
+        check::<kp::AlterPartitionReassignmentsRequest, kp::AlterPartitionReassignmentsResponse>(
+            ApiKey::AlterPartitionReassignments,
+        );
+        check::<kp::ListPartitionReassignmentsRequest, kp::ListPartitionReassignmentsResponse>(
+            ApiKey::ListPartitionReassignments,
+        );
+        check::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
+        check::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(ApiKey::ListConfigResources);
+        check::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
+        check::<kp::DescribeLogDirsRequest, kp::DescribeLogDirsResponse>(ApiKey::DescribeLogDirs);
     }
 
     #[test]

@@ -20,12 +20,23 @@ pub const CLIENT_VERSIONS: &[(ApiKey, i16)] = &[
     (ApiKey::CreateTopics, 7),
     (ApiKey::DeleteTopics, 6),
     (ApiKey::CreatePartitions, 3),
+    (ApiKey::DeleteRecords, 2),
     (ApiKey::DescribeConfigs, 4),
     (ApiKey::IncrementalAlterConfigs, 1),
     (ApiKey::DescribeCluster, 1),
     (ApiKey::InitProducerId, 4),
     (ApiKey::FindCoordinator, 4),
     (ApiKey::OffsetForLeaderEpoch, 4),
+    (ApiKey::DescribeAcls, 3),
+    (ApiKey::CreateAcls, 3),
+    (ApiKey::DeleteAcls, 3),
+    (ApiKey::DescribeTopicPartitions, 0),
+    (ApiKey::AlterPartitionReassignments, 1),
+    (ApiKey::ListPartitionReassignments, 0),
+    (ApiKey::ElectLeaders, 2),
+    (ApiKey::ListConfigResources, 1),
+    (ApiKey::AlterConfigs, 2),
+    (ApiKey::DescribeLogDirs, 4),
 ];
 
 /// The version our own client speaks of an API.

@@ -144,12 +144,23 @@ request_bodies! {
         ApiVersions(kp::ApiVersionsRequest),
         CreateTopics(kp::CreateTopicsRequest),
         DeleteTopics(kp::DeleteTopicsRequest),
+        DeleteRecords(kp::DeleteRecordsRequest),
         InitProducerId(kp::InitProducerIdRequest),
         OffsetForLeaderEpoch(kp::OffsetForLeaderEpochRequest),
         DescribeConfigs(kp::DescribeConfigsRequest),
         CreatePartitions(kp::CreatePartitionsRequest),
         IncrementalAlterConfigs(kp::IncrementalAlterConfigsRequest),
         DescribeCluster(kp::DescribeClusterRequest),
+        DescribeAcls(kp::DescribeAclsRequest),
+        CreateAcls(kp::CreateAclsRequest),
+        DeleteAcls(kp::DeleteAclsRequest),
+        DescribeTopicPartitions(kp::DescribeTopicPartitionsRequest),
+        AlterPartitionReassignments(kp::AlterPartitionReassignmentsRequest),
+        ListPartitionReassignments(kp::ListPartitionReassignmentsRequest),
+        ElectLeaders(kp::ElectLeadersRequest),
+        ListConfigResources(kp::ListConfigResourcesRequest),
+        AlterConfigs(kp::AlterConfigsRequest),
+        DescribeLogDirs(kp::DescribeLogDirsRequest),
     }
 }
 

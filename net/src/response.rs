@@ -138,12 +138,23 @@ response_bodies! {
     ApiVersions(kp::ApiVersionsResponse),
     CreateTopics(kp::CreateTopicsResponse),
     DeleteTopics(kp::DeleteTopicsResponse),
+    DeleteRecords(kp::DeleteRecordsResponse),
     InitProducerId(kp::InitProducerIdResponse),
     OffsetForLeaderEpoch(kp::OffsetForLeaderEpochResponse),
     DescribeConfigs(kp::DescribeConfigsResponse),
     CreatePartitions(kp::CreatePartitionsResponse),
     IncrementalAlterConfigs(kp::IncrementalAlterConfigsResponse),
     DescribeCluster(kp::DescribeClusterResponse),
+    DescribeAcls(kp::DescribeAclsResponse),
+    CreateAcls(kp::CreateAclsResponse),
+    DeleteAcls(kp::DeleteAclsResponse),
+    DescribeTopicPartitions(kp::DescribeTopicPartitionsResponse),
+    AlterPartitionReassignments(kp::AlterPartitionReassignmentsResponse),
+    ListPartitionReassignments(kp::ListPartitionReassignmentsResponse),
+    ElectLeaders(kp::ElectLeadersResponse),
+    ListConfigResources(kp::ListConfigResourcesResponse),
+    AlterConfigs(kp::AlterConfigsResponse),
+    DescribeLogDirs(kp::DescribeLogDirsResponse),
 }
 
 impl From<ProduceResponse> for ResponseBody {
@@ -170,11 +181,21 @@ impl Fitted for kp::FindCoordinatorResponse {}
 impl Fitted for kp::ApiVersionsResponse {}
 impl Fitted for kp::CreateTopicsResponse {}
 impl Fitted for kp::DeleteTopicsResponse {}
+impl Fitted for kp::DeleteRecordsResponse {}
 impl Fitted for kp::InitProducerIdResponse {}
 impl Fitted for kp::OffsetForLeaderEpochResponse {}
 impl Fitted for kp::DescribeConfigsResponse {}
 impl Fitted for kp::CreatePartitionsResponse {}
 impl Fitted for kp::IncrementalAlterConfigsResponse {}
+impl Fitted for kp::DescribeLogDirsResponse {}
+impl Fitted for kp::AlterConfigsResponse {}
+impl Fitted for kp::ListConfigResourcesResponse {}
+impl Fitted for kp::ListPartitionReassignmentsResponse {}
+impl Fitted for kp::AlterPartitionReassignmentsResponse {}
+impl Fitted for kp::DescribeTopicPartitionsResponse {}
+impl Fitted for kp::DeleteAclsResponse {}
+impl Fitted for kp::CreateAclsResponse {}
+impl Fitted for kp::DescribeAclsResponse {}
 
 /// What authorized operations say when nobody asked for them.
 const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
@@ -225,6 +246,12 @@ impl Fitted for kp::DescribeClusterResponse {
             }
             fitted
         })
+    }
+}
+
+impl Fitted for kp::ElectLeadersResponse {
+    fn fitted(&self, version: i16) -> Option<Self> {
+        (version < 1 && self.error_code != 0).then(|| self.clone().with_error_code(0))
     }
 }
 

@@ -62,6 +62,7 @@ fn the_field_table_is_that_of_the_codec_crate() {
     crate_agrees_on_all::<kp::ApiVersionsRequest, kp::ApiVersionsResponse>(ApiKey::ApiVersions);
     crate_agrees_on_all::<kp::CreateTopicsRequest, kp::CreateTopicsResponse>(ApiKey::CreateTopics);
     crate_agrees_on_all::<kp::DeleteTopicsRequest, kp::DeleteTopicsResponse>(ApiKey::DeleteTopics);
+    crate_agrees_on_all::<kp::DeleteRecordsRequest, kp::DeleteRecordsResponse>(ApiKey::DeleteRecords);
     crate_agrees_on_all::<kp::InitProducerIdRequest, kp::InitProducerIdResponse>(ApiKey::InitProducerId);
     crate_agrees_on_all::<kp::OffsetForLeaderEpochRequest, kp::OffsetForLeaderEpochResponse>(
         ApiKey::OffsetForLeaderEpoch,
@@ -74,6 +75,24 @@ fn the_field_table_is_that_of_the_codec_crate() {
         ApiKey::IncrementalAlterConfigs,
     );
     crate_agrees_on_all::<kp::DescribeClusterRequest, kp::DescribeClusterResponse>(ApiKey::DescribeCluster);
+    crate_agrees_on_all::<kp::DescribeAclsRequest, kp::DescribeAclsResponse>(ApiKey::DescribeAcls);
+    crate_agrees_on_all::<kp::CreateAclsRequest, kp::CreateAclsResponse>(ApiKey::CreateAcls);
+    crate_agrees_on_all::<kp::DeleteAclsRequest, kp::DeleteAclsResponse>(ApiKey::DeleteAcls);
+    crate_agrees_on_all::<kp::DescribeTopicPartitionsRequest, kp::DescribeTopicPartitionsResponse>(
+        ApiKey::DescribeTopicPartitions,
+    );
+    crate_agrees_on_all::<kp::AlterPartitionReassignmentsRequest, kp::AlterPartitionReassignmentsResponse>(
+        ApiKey::AlterPartitionReassignments,
+    );
+    crate_agrees_on_all::<kp::ListPartitionReassignmentsRequest, kp::ListPartitionReassignmentsResponse>(
+        ApiKey::ListPartitionReassignments,
+    );
+    crate_agrees_on_all::<kp::ElectLeadersRequest, kp::ElectLeadersResponse>(ApiKey::ElectLeaders);
+    crate_agrees_on_all::<kp::ListConfigResourcesRequest, kp::ListConfigResourcesResponse>(
+        ApiKey::ListConfigResources,
+    );
+    crate_agrees_on_all::<kp::AlterConfigsRequest, kp::AlterConfigsResponse>(ApiKey::AlterConfigs);
+    crate_agrees_on_all::<kp::DescribeLogDirsRequest, kp::DescribeLogDirsResponse>(ApiKey::DescribeLogDirs);
 }
 
 #[test]
@@ -300,7 +319,21 @@ fn answers_filled_for_the_newest_version_encode_in_every_version() {
         .with_brokers(vec![
             kp::describe_cluster_response::DescribeClusterBroker::default().with_is_fenced(true),
         ]);
-    for body in [ResponseBody::from(metadata), offsets.into(), cluster.into()] {
+    let elections = kp::ElectLeadersResponse::default().with_error_code(31);
+    let directories = kp::DescribeLogDirsResponse::default()
+        .with_error_code(31)
+        .with_results(vec![
+            kp::describe_log_dirs_response::DescribeLogDirsResult::default()
+                .with_total_bytes(7)
+                .with_usable_bytes(5),
+        ]);
+    for body in [
+        ResponseBody::from(metadata),
+        offsets.into(),
+        cluster.into(),
+        elections.into(),
+        directories.into(),
+    ] {
         let api = tidelog_net::ServedApi::of(body.api_key());
         for version in api.min..=api.max {
             let frame = encode_response(version, 1, &body).unwrap_or_else(|error| panic!("{error}"));

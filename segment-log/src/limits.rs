@@ -63,6 +63,9 @@ pub const STAGED_BYTES_MAX: usize = 32 << 20;
 /// Pieces of one gathering write.
 pub const STAGED_PIECES_MAX: usize = 512;
 
+/// Log starts of one log that wait for their commit; more are refused until some are durable.
+pub const LOG_STARTS_PENDING_MAX: usize = 1_024;
+
 /// A staging buffer up to this size is kept for the next loop turn.
 pub const STAGING_KEPT_BYTES_MAX: usize = 64 << 10;
 

@@ -1,6 +1,7 @@
 //! The promise: a batch whose offset passed the durable offset is there, under its offset and with
-//! its bytes, after any sequence of power cuts, process kills, failed writes and failed syncs;
-//! nothing is served that was not appended; and no offset is given out twice under one leader epoch.
+//! its bytes, after any sequence of power cuts, process kills, failed writes and failed syncs, unless the
+//! log start was moved above it; a log start that was durable is there; nothing is served that was not
+//! appended; and no offset is given out twice under one leader epoch.
 //!
 //! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (200).
 //! The tests at the end show that the oracle can fail: with syncs that do nothing, and with faults
@@ -21,10 +22,10 @@ use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimR
 use tidelog_segment_log::disk::{
     Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource, Token, WriteNow,
 };
-use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
+use tidelog_segment_log::ids::{EntryIndex, Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
-    AppendError, CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenProgress, OpenSpec, Opening,
-    PartitionLog, ReadPart, verify_cold,
+    AppendError, CloseProgress, Durability, LogConfig, LogStartError, LogStatus, Machine, OpenProgress,
+    OpenSpec, Opening, PartitionLog, ReadPart, verify_cold,
 };
 use tidelog_segment_log::producer_state::{ProducerBatch, ProducerStates};
 use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions, RecoveryReport};
@@ -92,6 +93,12 @@ struct World {
     /// Everything ever appended: what may be served.
     ever: BTreeSet<(i64, Bytes)>,
     given_out: BTreeSet<(i32, i64)>,
+    /// Log starts asked for in this life of the log, each with the index that makes it durable.
+    starts_asked: Vec<(EntryIndex, i64)>,
+    /// The log start that was seen to be durable, and the highest that may be found.
+    start_acked: i64,
+    start_max: i64,
+    starts_moved: usize,
     recoveries: usize,
     clean_opens: usize,
     index_damages: usize,
@@ -149,6 +156,10 @@ impl World {
             acked: BTreeMap::new(),
             ever: BTreeSet::new(),
             given_out: BTreeSet::new(),
+            starts_asked: Vec::new(),
+            start_acked: 0,
+            start_max: 0,
+            starts_moved: 0,
             recoveries: 0,
             clean_opens: 0,
             index_damages: 0,
@@ -240,14 +251,29 @@ impl World {
             Some(log) => (log.log_start_offset(), log.high_watermark()),
             None => return Err("no log".into()),
         };
+        if start.0 < self.start_acked || start.0 > self.start_max {
+            return Err(format!(
+                "the log starts at {start}, not from {} to {}",
+                self.start_acked, self.start_max
+            ));
+        }
+        // What an open found is durable.
+        self.start_acked = start.0;
+        self.starts_asked.clear();
         let served = self.read(start, end, usize::MAX)?;
-        self.check_what_is_derived(&served)?;
-        for (base, sent) in &self.acked {
+        // What lies below the start is still in the files, and so in what was derived from them.
+        let below = self.acked.iter().filter(|(_, sent)| sent.last < start.0);
+        let mut in_files: BTreeMap<i64, Bytes> =
+            below.map(|(base, sent)| (*base, sent.stored.clone())).collect();
+        in_files.extend(served.iter().map(|(base, stored)| (*base, stored.clone())));
+        self.check_what_is_derived(&in_files)?;
+        for (base, sent) in self.acked.iter().filter(|(_, sent)| sent.last >= start.0) {
             if served.get(base) != Some(&sent.stored) {
                 return Err(format!("acked batch at offset {base} is lost ({report:?})"));
             }
         }
-        let mut next = start.0;
+        // The first batch may begin in front of the start.
+        let mut next = served.keys().next().map_or(start.0, |base| start.0.min(*base));
         for (base, stored) in &served {
             if *base != next {
                 return Err(format!("offset {next} is missing"));
@@ -461,6 +487,38 @@ impl World {
         }
     }
 
+    /// Moves the log start, as far as any share of what may be deleted.
+    fn delete(&mut self) -> Verdict {
+        let Some(log) = self.log.as_mut() else {
+            return Ok(());
+        };
+        let (start, watermark) = (log.log_start_offset().0, log.high_watermark().0);
+        let span = (watermark - start).max(0) as u64;
+        let to = start + self.rng.below(span / 3 + 2) as i64;
+        match log.append_log_start(self.now_ms, &mut self.disk, Offset(to)) {
+            Ok(index) => {
+                if to > watermark {
+                    return Err(format!("{to} is above the high watermark {watermark}"));
+                }
+                if log.log_start_offset().0 != to {
+                    return Err(format!("the log start is {}, not {to}", log.log_start_offset()));
+                }
+                self.starts_moved += usize::from(to > start);
+                self.start_max = self.start_max.max(to);
+                self.starts_asked.push((index, to));
+                Ok(())
+            }
+            Err(LogStartError::AboveHighWatermark { .. }) if to > watermark => Ok(()),
+            Err(LogStartError::Append(
+                AppendError::NoSpace
+                | AppendError::Backlogged
+                | AppendError::Fenced
+                | AppendError::TermNotDurable,
+            )) => Ok(()),
+            Err(other) => Err(format!("log start: {other}")),
+        }
+    }
+
     fn begin_checkpoint(&mut self) {
         if let (Some(log), Some(data), None) = (&self.log, &self.data, &self.checkpoint) {
             let checkpoint = Checkpoint {
@@ -509,6 +567,14 @@ impl World {
     fn observe(&mut self) -> Verdict {
         let Some(log) = &self.log else { return Ok(()) };
         let durable = log.durable_offset().0;
+        for (index, start) in &self.starts_asked {
+            if *index <= log.durable_index() {
+                self.start_acked = self.start_acked.max(*start);
+            }
+        }
+        if log.log_start_offset() > log.high_watermark() {
+            return Err("log start above the high watermark".into());
+        }
         if log.high_watermark().0 > log.log_end_offset().0 {
             return Err("high watermark above the log end".into());
         }
@@ -618,7 +684,8 @@ impl World {
     fn step(&mut self) -> Verdict {
         self.now_ms += self.rng.below(200) as i64;
         match self.rng.index(100) {
-            0..40 => self.append()?,
+            0..37 => self.append()?,
+            37..40 => self.delete()?,
             40..55 => {
                 if let Some(log) = self.log.as_mut() {
                     log.flush(self.now_ms, &mut self.disk);
@@ -668,6 +735,7 @@ struct Outcome {
     clean_opens: usize,
     index_damages: usize,
     fences: usize,
+    starts_moved: usize,
 }
 
 fn run(seed: u64, scenario: Scenario) -> Outcome {
@@ -695,6 +763,7 @@ fn run(seed: u64, scenario: Scenario) -> Outcome {
         clean_opens: world.clean_opens,
         index_damages: world.index_damages,
         fences: world.fences,
+        starts_moved: world.starts_moved,
     }
 }
 
@@ -707,7 +776,7 @@ fn seeds() -> u64 {
 
 #[test]
 fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
-    let (mut acked, mut recoveries, mut fences) = (0, 0, 0);
+    let (mut acked, mut recoveries, mut fences, mut starts_moved) = (0, 0, 0, 0);
     let (mut clean_opens, mut index_damages) = (0, 0);
     for seed in 0..seeds() {
         let outcome = run(seed, SOUND);
@@ -715,6 +784,7 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
         acked += outcome.acked;
         recoveries += outcome.recoveries;
         fences += outcome.fences;
+        starts_moved += outcome.starts_moved;
         clean_opens += outcome.clean_opens;
         index_damages += outcome.index_damages;
     }
@@ -722,6 +792,7 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
     assert!(acked > 20 * seeds, "the runs do something: {acked} batches acked");
     assert!(recoveries > 3 * seeds, "the runs crash: {recoveries} recoveries");
     assert!(fences > seeds / 10, "the runs fence: {fences} fences");
+    assert!(starts_moved > 3 * seeds, "records are deleted: {starts_moved}");
     assert!(
         clean_opens > seeds,
         "the runs shut down: {clean_opens} clean opens"

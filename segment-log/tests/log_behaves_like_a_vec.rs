@@ -1,5 +1,6 @@
 //! The promise: a log is a list of batches. Whatever the order of appends, flushes, ticks, rolls,
-//! reads and reopenings, it serves what was appended, in order, at the offsets it gave.
+//! reads, moves of the log start and reopenings, it serves what was appended and not deleted, in order, at
+//! the offsets it gave.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -13,9 +14,10 @@ use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, ReadSource, Token};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::limits::LOG_STARTS_PENDING_MAX;
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadPart, drive_open,
-    remove_partition_directory, verify_cold,
+    AppendError, CloseProgress, Durability, LogConfig, LogStartError, OpenSpec, Opening, PartitionLog,
+    ReadError, ReadPart, drive_open, remove_partition_directory, verify_cold,
 };
 use tidelog_segment_log::recovery::RecoveryReport;
 
@@ -153,24 +155,102 @@ fn shapes(batches: &[Bytes]) -> Vec<(i64, i32, usize)> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { records: usize, len: usize },
+    Append {
+        records: usize,
+        len: usize,
+        behind_ms: i64,
+    },
     Settle,
-    Tick { ms: i64 },
-    ReadAll { max_bytes: usize },
+    Tick {
+        ms: i64,
+    },
+    ReadAll {
+        max_bytes: usize,
+    },
+    /// To this share of what may be deleted, in thousandths.
+    DeleteTo {
+        share: i64,
+    },
+    LookUpTimes {
+        behind_ms: i64,
+    },
     CloseAndOpen,
-    DropAndRecover,
+    /// With the newest checkpoint, one written at the last open, or none.
+    DropAndRecover {
+        checkpoint: Evidence,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Evidence {
+    Newest,
+    Older,
+    None,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (1usize..4, prop_oneof![4 => 0usize..600, 1 => 15_000usize..40_000])
-            .prop_map(|(records, len)| Step::Append { records, len }),
+        8 => (1usize..4, prop_oneof![4 => 0usize..600, 1 => 15_000usize..40_000], 0i64..3_000)
+            .prop_map(|(records, len, behind_ms)| Step::Append { records, len, behind_ms }),
         3 => Just(Step::Settle),
         1 => (1i64..20_000).prop_map(|ms| Step::Tick { ms }),
         2 => (1usize..100_000).prop_map(|max_bytes| Step::ReadAll { max_bytes }),
+        2 => (0i64..=1_000).prop_map(|share| Step::DeleteTo { share }),
+        2 => (-500i64..4_000).prop_map(|behind_ms| Step::LookUpTimes { behind_ms }),
         1 => Just(Step::CloseAndOpen),
-        1 => Just(Step::DropAndRecover),
+        1 => prop_oneof![Just(Evidence::Newest), Just(Evidence::Older), Just(Evidence::None)]
+            .prop_map(|checkpoint| Step::DropAndRecover { checkpoint }),
     ]
+}
+
+/// Moves the log start and waits until it is durable.
+fn delete_to(log: &mut PartitionLog, disk: &mut StdDisk, now_ms: i64, to: Offset) {
+    let index = log.append_log_start(now_ms, disk, to).unwrap();
+    settle(log, disk, now_ms);
+    assert!(log.durable_index() >= index, "a commit has run");
+}
+
+/// The part of the model that is served.
+fn served(model: &[Bytes], log_start: Offset) -> Vec<Bytes> {
+    let last = |batch: &Bytes| BatchHeader::parse(batch).unwrap().last_offset();
+    model
+        .iter()
+        .filter(|batch| last(batch) >= log_start)
+        .cloned()
+        .collect()
+}
+
+/// What look-ups by time may answer is above the log start, and never behind the batch that is looked for.
+fn check_times(log: &PartitionLog, model: &[Bytes], timestamp_ms: i64) {
+    let log_start = log.log_start_offset();
+    let batches: Vec<BatchHeader> = served(model, log_start)
+        .iter()
+        .map(|batch| BatchHeader::parse(batch).unwrap())
+        .collect();
+    let found = log.batch_at_or_after_timestamp(timestamp_ms);
+    assert!(found.is_none_or(|found| found >= log_start), "{found:?}");
+    if let Some(first) = batches.iter().find(|batch| batch.max_timestamp >= timestamp_ms) {
+        let found = found.unwrap();
+        assert!(found <= first.base_offset.max(log_start), "{found} is behind it");
+    }
+    let newest = log.newest_record();
+    assert!(newest.unknown.start >= log_start);
+    assert!(
+        newest
+            .known
+            .is_none_or(|(_, offset)| offset >= newest.unknown.end)
+    );
+    let in_unknown = batches
+        .iter()
+        .filter(|batch| newest.unknown.contains(&batch.base_offset.max(log_start)))
+        .map(|batch| (batch.max_timestamp, batch.base_offset));
+    let all = in_unknown.chain(newest.known);
+    let highest = all.reduce(|best, next| if next.0 > best.0 { next } else { best });
+    let expected = batches
+        .iter()
+        .map(|batch| (batch.max_timestamp, batch.base_offset))
+        .reduce(|best, next| if next.0 > best.0 { next } else { best });
+    assert_eq!(highest, expected);
 }
 
 proptest! {
@@ -183,12 +263,15 @@ proptest! {
         let mut disk = StdDisk::new();
         let mut now_ms = 1_000_000;
         let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+        let mut older = log.checkpoint();
+        let mut starts = 2;
         let mut model: Vec<Bytes> = Vec::new();
+        let mut start = Offset(0);
         let mut epochs: Vec<LeaderEpoch> = Vec::new();
         for step in steps {
             match step {
-                Step::Append { records, len } => {
-                    let batch = batch(records, len, now_ms);
+                Step::Append { records, len, behind_ms } => {
+                    let batch = batch(records, len, now_ms - behind_ms);
                     let epoch = log.leader_epoch();
                     let expected = log.log_end_offset();
                     let appended = log.append(now_ms, &mut disk, &batch).unwrap();
@@ -204,32 +287,57 @@ proptest! {
                 }
                 Step::ReadAll { max_bytes } => {
                     settle(&mut log, &mut disk, now_ms);
-                    prop_assert_eq!(shapes(&read_all(&mut log, &mut disk, max_bytes)), shapes(&model));
+                    let expected = served(&model, start);
+                    prop_assert_eq!(shapes(&read_all(&mut log, &mut disk, max_bytes)), shapes(&expected));
+                    if start > Offset(0) {
+                        let below = log.read(&mut disk, Offset(start.0 - 1), start, max_bytes);
+                        prop_assert!(matches!(below, Err(ReadError::BelowLogStart { .. })), "{:?}", below);
+                    }
                 }
+                Step::DeleteTo { share } => {
+                    let to = Offset(log.high_watermark().0 * share / 1_000);
+                    delete_to(&mut log, &mut disk, now_ms, to);
+                    start = start.max(to);
+                    prop_assert_eq!(log.log_start_offset(), start);
+                }
+                Step::LookUpTimes { behind_ms } => check_times(&log, &model, now_ms - behind_ms),
                 Step::CloseAndOpen => {
                     let epoch = log.leader_epoch();
                     let checkpoint = close(log, &mut disk, now_ms);
                     let (next, report) = open(&mut disk, spec(&directory, Some(checkpoint), true, false));
                     prop_assert!(report.clean, "{:?}", report);
                     prop_assert_eq!(next.leader_epoch(), epoch);
+                    prop_assert_eq!(next.log_start_offset(), start);
                     log = next;
+                    older = log.checkpoint();
                 }
-                Step::DropAndRecover => {
+                Step::DropAndRecover { checkpoint } => {
                     settle(&mut log, &mut disk, now_ms);
-                    let (epoch, checkpoint) = (log.leader_epoch(), log.checkpoint());
+                    let epoch = log.leader_epoch();
+                    let evidence = match checkpoint {
+                        Evidence::Newest => Some(log.checkpoint()),
+                        Evidence::Older => Some(older),
+                        Evidence::None => None,
+                    };
                     drop(log);
-                    let (next, report) = open(&mut disk, spec(&directory, Some(checkpoint), false, false));
+                    starts += 1;
+                    let spec = OpenSpec { start_counter: starts, ..spec(&directory, evidence, false, false) };
+                    let (next, report) = open(&mut disk, spec);
                     prop_assert!(report.quarantined.is_empty() && report.set_aside.is_empty(), "{:?}", report);
                     prop_assert!(next.leader_epoch() > epoch);
+                    prop_assert_eq!(next.log_start_offset(), start);
                     log = next;
+                    older = log.checkpoint();
                 }
             }
         }
         settle(&mut log, &mut disk, now_ms);
         prop_assert_eq!(log.durable_offset(), log.log_end_offset());
         let all = read_all(&mut log, &mut disk, 1);
-        prop_assert_eq!(shapes(&all), shapes(&model));
-        prop_assert!(all == model, "same shapes, other bytes");
+        let expected = served(&model, start);
+        prop_assert_eq!(shapes(&all), shapes(&expected));
+        prop_assert!(all == expected, "same shapes, other bytes");
+        check_times(&log, &model, now_ms - 1_000);
     }
 }
 
@@ -397,4 +505,75 @@ fn a_deleted_partition_leaves_no_directory() {
         .unwrap();
     assert!(!directory.exists());
     remove_partition_directory(3, directory).drive(&mut disk).unwrap();
+}
+
+#[test]
+fn a_log_start_is_durable_by_its_own_commit_and_never_above_the_high_watermark() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let lazy = |checkpoint, created| OpenSpec {
+        config: LogConfig {
+            durability: Durability::Os,
+            ..spec(&directory, None, false, false).config
+        },
+        ..spec(&directory, checkpoint, false, created)
+    };
+    let (mut log, _) = open(&mut disk, lazy(None, true));
+    for _ in 0..10 {
+        log.append(1, &mut disk, &batch(2, 10, 1)).unwrap();
+    }
+    settle(&mut log, &mut disk, 1);
+    assert_eq!(
+        (log.durable_offset(), log.high_watermark()),
+        (Offset(0), Offset(20))
+    );
+    let above = log.append_log_start(1, &mut disk, Offset(21));
+    assert!(matches!(above, Err(LogStartError::AboveHighWatermark { .. })));
+
+    let index = log.append_log_start(1, &mut disk, Offset(7)).unwrap();
+    assert_eq!(log.log_start_offset(), Offset(7), "in force at once");
+    assert!(log.durable_index() < index, "and not durable");
+    assert_eq!(
+        log.checkpoint().log_start,
+        Offset(0),
+        "nothing below it is durable either"
+    );
+    // A second one, at or below it, waits for the same commit and appends nothing.
+    assert_eq!(log.append_log_start(1, &mut disk, Offset(3)).unwrap(), index);
+    settle(&mut log, &mut disk, 1);
+    assert!(log.durable_index() >= index);
+    assert_eq!(log.checkpoint().log_start, Offset(7));
+    // Batches that follow wait for the operating system as before.
+    log.append(1, &mut disk, &batch(2, 10, 1)).unwrap();
+    settle(&mut log, &mut disk, 1);
+    assert_eq!(log.durable_offset(), Offset(20));
+    drop(log);
+    let (log, _) = open(&mut disk, lazy(None, false));
+    assert_eq!(log.log_start_offset(), Offset(7));
+}
+
+#[test]
+fn log_starts_that_wait_for_the_disk_are_bounded() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, _) = open(&mut disk, spec(&directory, None, false, true));
+    for _ in 0..=LOG_STARTS_PENDING_MAX {
+        log.append(1, &mut disk, &batch(1, 1, 1)).unwrap();
+    }
+    settle(&mut log, &mut disk, 1);
+    let last = Offset(LOG_STARTS_PENDING_MAX as i64 + 1);
+    for start in 1..last.0 {
+        log.append_log_start(1, &mut disk, Offset(start)).unwrap();
+    }
+    let refused = log.append_log_start(1, &mut disk, last);
+    assert!(matches!(
+        refused,
+        Err(LogStartError::Append(AppendError::Backlogged))
+    ));
+    assert_eq!(log.log_start_offset(), Offset(last.0 - 1), "nothing was changed");
+    delete_to(&mut log, &mut disk, 1, Offset(1));
+    delete_to(&mut log, &mut disk, 1, last);
+    assert_eq!(log.checkpoint().log_start, last);
 }

@@ -481,6 +481,28 @@ fn what_was_deleted_from_the_front_is_not_lost() {
 }
 
 #[test]
+fn a_log_start_above_its_own_entry_is_not_believed() {
+    for (claimed, expected) in [(21, 20), (20, 20)] {
+        let root = tempfile::tempdir().unwrap();
+        let entries = [
+            (EntryKind::LogStart, encode_log_start(Offset(claimed))),
+            (EntryKind::LogStart, encode_log_start(Offset(20))),
+        ];
+        write_segment(root.path(), 3, 20, &entries);
+        let (log, report) =
+            drive_open(&mut StdDisk::new(), Opening::new(spec(root.path(), None, false))).unwrap();
+        assert_eq!(log.log_start_offset(), Offset(expected));
+        assert_eq!(log.log_end_offset(), Offset(20));
+        let believed = claimed == expected;
+        assert_eq!(
+            report.quarantined.is_empty() && !report.torn_entries_seen,
+            believed,
+            "{report:?}"
+        );
+    }
+}
+
+#[test]
 fn damaged_bytes_at_the_very_end_are_left_as_they_are() {
     let fixture = write_log(true);
     fixture.flip(fixture.edges[4] + 30);

@@ -34,7 +34,7 @@ pub enum Command {
     /// Start a broker
     #[cfg(feature = "serve")]
     Serve(crate::commands::serve::ServeArgs),
-    /// Create, list, describe, alter and delete topics
+    /// Create, list, describe, alter, trim and delete topics
     Topic(topic::TopicArgs),
     /// Send lines of text to a topic
     Produce(produce::ProduceArgs),
@@ -73,6 +73,10 @@ mod tests {
         "topic alter a -c retention.ms=1000",
         "topic delete a b --yes",
         "topic add-partitions a -p 6",
+        "topic trim a --before 5",
+        "topic trim a --before end --output jsonl",
+        "topic trim a --before @-15m -p 0,1",
+        "topic trim a --before @2026-01-31T12:00:00Z --partition 0",
         "produce a",
         "produce a -p 1 -k key -H a=b --header c=d -z zstd --acks all --file path",
         "produce a -K : --compression lz4 --acks 1",
@@ -96,7 +100,12 @@ mod tests {
     /// Commands of the contract that are not served yet, and lines that are wrong.
     const REFUSED: &[&str] = &[
         "group list",
-        "topic trim a --before 5",
+        "topic trim a",
+        "topic trim a --before -1",
+        "topic trim a --before start",
+        "topic trim a --before @soon",
+        "topic trim a --before 5 -p x",
+        "topic trim --before 5",
         "segment dump p",
         "segment repair p",
         "config check f",

@@ -117,6 +117,9 @@ fn hint_for_code(code: i16) -> Option<&'static str> {
         17 => Some("A topic name has 1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`."),
         36 => Some("Use --if-not-exists to accept a topic that is there already."),
         38 => Some("This broker keeps one copy; leave -r out or give -r 1."),
+        44 => {
+            Some("Let records be deleted with `tidelog topic alter NAME -c cleanup.policy=compact,delete`.")
+        }
         40 => Some("See a topic's configuration with `tidelog topic describe NAME --all-configs`."),
         56 => Some("The broker's disk refused; see its log."),
         _ => None,

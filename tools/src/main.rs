@@ -11,6 +11,7 @@ mod failure;
 mod format;
 mod limits;
 mod output;
+mod partitions;
 mod settings;
 mod signals;
 mod when;

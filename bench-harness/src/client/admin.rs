@@ -204,7 +204,7 @@ impl Client {
         Ok(entries)
     }
 
-    fn timeout_ms(&self) -> i32 {
+    pub(super) fn timeout_ms(&self) -> i32 {
         i32::try_from(self.config.request_timeout.as_millis()).unwrap_or(i32::MAX)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kafka_protocol::error::ParseResponseErrorCode;
 
 /// A failed call. See each variant for what to do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ClientError {
     /// No connection could be made: nothing was sent. Try again later or at another address.
     #[error("cannot reach a broker at {address}: {detail}")]
@@ -180,6 +180,7 @@ fn explain(code: i16) -> &'static str {
         36 => "there is such a topic already",
         37 => "the number of partitions is not allowed",
         41 => "this broker is not the controller",
+        44 => "the topic's cleanup.policy does not contain delete",
         56 => "the broker's disk failed",
         87 => "the broker refused a record",
         _ => "the broker gave no reason",

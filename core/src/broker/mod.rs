@@ -6,6 +6,7 @@
 
 mod listen;
 mod pin;
+mod space;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,6 +33,7 @@ use crate::startup::{
     RingProbe, StartupError, bind_failed, directory_locked, disk_failed, io_uring_unavailable,
     probe_data_directory, raise_descriptor_limit,
 };
+use space::Space;
 
 /// What `tidelog serve` was told, as text.
 #[derive(Clone, Debug, Default)]
@@ -290,7 +292,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
 
     let settings = Arc::new(settings);
     let directory = Arc::new(directory);
-    let running = start_shards(&settings, &directory, &listeners, &metrics, &cores)?;
+    let space = Space::measured(facts.path.clone());
+    let running = start_shards(&settings, &directory, &space, &listeners, &metrics, &cores)?;
     for _ in 0..shards {
         match running.ready.recv() {
             Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
@@ -308,7 +311,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         started,
     );
 
-    let complete = wait_for_end(running, &health, settings.shard_silent_ms)?;
+    let complete = wait_for_end(running, &health, settings.shard_silent_ms, space)?;
     if complete {
         directory
             .mark_clean(&mut StdDisk::new())
@@ -375,6 +378,7 @@ struct Running {
 fn start_shards(
     settings: &Arc<Settings>,
     directory: &Arc<DataDirectory>,
+    space: &Space,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
     cores: &[usize],
@@ -423,6 +427,7 @@ fn start_shards(
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
+            space: Arc::clone(&space.figures),
             directory: DirectorySeed {
                 directory: Arc::clone(directory),
             },
@@ -486,6 +491,7 @@ fn wait_for_end(
     mut running: Running,
     health: &Mutex<HealthRegistry>,
     silent_ms: u64,
+    mut space: Space,
 ) -> Result<bool, StartupError> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: io::Error| StartupError::machine(format!("signals cannot be received: {error}"));
@@ -500,9 +506,11 @@ fn wait_for_end(
         let mut watch = SilenceWatch::new(running.beats.clone(), silent_ms);
         let started = Instant::now();
         let mut look = tokio::time::interval(SILENCE_LOOK);
+        let mut measure = tokio::time::interval(space::INTERVAL);
         loop {
             tokio::select! {
                 _ = look.tick() => report_silence(&mut watch, started.elapsed().as_millis() as u64, silent_ms, health),
+                _ = measure.tick() => space.measure_again(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => tracing::info!("SIGHUP: settings cannot be reloaded yet; restart to change them"),
@@ -522,6 +530,8 @@ fn wait_for_end(
         }
         Ok(complete)
     });
+    // A file system that does not answer must not hold the end up.
+    runtime.shutdown_background();
     let complete = complete.map_err(no_signals)?;
     for thread in running.threads {
         if thread.join().is_err() {

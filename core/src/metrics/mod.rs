@@ -127,10 +127,24 @@ struct Family<T> {
     read: fn(&ShardMetrics) -> T,
 }
 
+/// A family of gauges that differ in one label.
+struct Labelled {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: &'static [LabelledValue],
+}
+
+/// A label's value, and how to read the number from a snapshot.
+type LabelledValue = (&'static str, fn(&ShardMetrics) -> i64);
+
 macro_rules! shard_metrics {
     (
         counters { $($counter:ident: $counter_help:literal,)* }
         gauges { $($gauge:ident: $gauge_help:literal,)* }
+        labelled { $($family:ident[$label:ident]: $family_help:literal {
+            $($value:ident: $cell:ident,)*
+        })* }
         histograms { $($histogram:ident: $histogram_help:literal,)* }
     ) => {
         /// The cells of one shard. Owned by it; never shared.
@@ -139,6 +153,7 @@ macro_rules! shard_metrics {
             shard: u16,
             $(#[doc = $counter_help] pub $counter: Counter,)*
             $(#[doc = $gauge_help] pub $gauge: Gauge,)*
+            $($(#[doc = concat!($family_help, " ", stringify!($label), " ", stringify!($value))] pub $cell: Gauge,)*)*
             $(#[doc = $histogram_help] pub $histogram: Histogram,)*
         }
 
@@ -149,6 +164,7 @@ macro_rules! shard_metrics {
             pub shard: u16,
             $(#[doc = $counter_help] pub $counter: u64,)*
             $(#[doc = $gauge_help] pub $gauge: i64,)*
+            $($(#[doc = concat!($family_help, " ", stringify!($label), " ", stringify!($value))] pub $cell: i64,)*)*
             $(#[doc = $histogram_help] pub $histogram: HistogramSnapshot,)*
         }
 
@@ -164,6 +180,7 @@ macro_rules! shard_metrics {
                     shard: self.shard,
                     $($counter: self.$counter.get(),)*
                     $($gauge: self.$gauge.get(),)*
+                    $($($cell: self.$cell.get(),)*)*
                     $($histogram: self.$histogram.snapshot(),)*
                 }
             }
@@ -174,6 +191,7 @@ macro_rules! shard_metrics {
             pub fn merge(&mut self, other: &ShardMetrics) {
                 $(self.$counter = self.$counter.wrapping_add(other.$counter);)*
                 $(self.$gauge = self.$gauge.wrapping_add(other.$gauge);)*
+                $($(self.$cell = self.$cell.wrapping_add(other.$cell);)*)*
                 $(self.$histogram.merge(&other.$histogram);)*
             }
         }
@@ -184,6 +202,12 @@ macro_rules! shard_metrics {
         static GAUGES: &[Family<i64>] = &[$(
             Family { name: stringify!($gauge), help: $gauge_help, read: |m| m.$gauge },
         )*];
+        static LABELLED: &[Labelled] = &[$(Labelled {
+            name: stringify!($family),
+            help: $family_help,
+            label: stringify!($label),
+            values: &[$((stringify!($value), |m| m.$cell),)*],
+        },)*];
         static HISTOGRAMS: &[Family<HistogramSnapshot>] = &[$(
             Family { name: stringify!($histogram), help: $histogram_help, read: |m| m.$histogram },
         )*];
@@ -219,6 +243,8 @@ shard_metrics! {
         spins: "Times the shard looked for work before it slept (runtime.spin_us).",
         spins_in_vain: "Of these, times there was none and it slept.",
         background_steps_late: "Steps of background work that took more than 100 us.",
+        leases_granted: "Times memory was lent to another shard.",
+        leases_denied: "Times another shard asked for memory and there was none to spare.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
@@ -226,12 +252,25 @@ shard_metrics! {
         fetches_parked: "Fetches waiting for records.",
         partitions: "Partitions owned.",
         partitions_opening: "Partitions being opened, or opened again after a fence.",
-        receive_budget_used_bytes: "Bytes of the receive pool in use.",
-        fetch_budget_used_bytes: "Bytes of the fetch pool in use.",
+        socket_receive_bytes: "Bytes that the kernel may keep for connections to receive.",
+        socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",
         silent: "1 while the shard takes no turns, for longer than shard.silent_ms.",
         fetch_sessions: "Fetch sessions open.",
         fetch_sessions_used_bytes: "Bytes that fetch sessions take.",
+    }
+    labelled {
+        memory_bytes[pool]: "Bytes of memory in use." {
+            control: memory_control,
+            receive: memory_receive,
+            fetch: memory_fetch,
+            sockets: memory_sockets,
+        }
+        memory_limit_bytes[pool]: "Bytes of memory that may be used now; the sockets are part of the others." {
+            control: memory_limit_control,
+            receive: memory_limit_receive,
+            fetch: memory_limit_fetch,
+        }
     }
     histograms {
         produce_time: "Time from the last byte of a Produce request to its answer.",

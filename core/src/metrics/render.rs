@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{COUNTERS, GAUGES, HISTOGRAM_BUCKETS, HISTOGRAMS, HistogramSnapshot, ShardMetrics};
+use super::{COUNTERS, GAUGES, HISTOGRAM_BUCKETS, HISTOGRAMS, HistogramSnapshot, LABELLED, ShardMetrics};
 
 /// Content type of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -24,6 +24,21 @@ pub fn render(shards: &[ShardMetrics]) -> String {
     for gauge in GAUGES {
         scalar(&mut out, gauge.name, gauge.help, "gauge", (gauge.read)(&total));
         per_shard(&mut out, gauge.name, gauge.help, "gauge", shards, gauge.read);
+    }
+    for labelled in LABELLED {
+        family(&mut out, labelled.name, labelled.help, "gauge");
+        for (value, read) in labelled.values {
+            let label = format!("{}=\"{value}\"", labelled.label);
+            line(&mut out, labelled.name, "", &label, read(&total));
+        }
+        let name = format!("shard_{}", labelled.name);
+        family(&mut out, &name, labelled.help, "gauge");
+        for shard in shards {
+            for (value, read) in labelled.values {
+                let labels = format!("shard=\"{}\",{}=\"{value}\"", shard.shard, labelled.label);
+                line(&mut out, &name, "", &labels, read(shard));
+            }
+        }
     }
     for histogram in HISTOGRAMS {
         let name = format!("{}_seconds", histogram.name);

@@ -108,6 +108,11 @@ impl Inbound {
         keeps && self.receiving && now_ms.saturating_sub(self.received_ms) > BULK_IDLE_MS
     }
 
+    /// Whether it keeps a buffer for large frames.
+    pub(super) fn is_bulk(&self) -> bool {
+        matches!(&self.holding, Holding::Buffer(buffer) if buffer.size_bytes() >= BULK_BUFFER_MIN_BYTES)
+    }
+
     /// The receive was cancelled to take its buffer away: its end does not end the connection.
     pub(super) fn demote(&mut self) {
         self.is_demoted = true;

@@ -57,6 +57,9 @@ pub trait Machine: ReceivePool {
     /// Bytes of the receive pool.
     fn receive_pool_bytes(&self) -> usize;
 
+    /// Whether less than half of the receive and fetch pools is in use, so that some may go to comfort.
+    fn has_memory_to_spare(&self) -> bool;
+
     /// Reserves what a connection takes while it does nothing. False: there is no room for another.
     #[must_use]
     fn reserve_connection(&mut self) -> bool;

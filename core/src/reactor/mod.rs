@@ -16,6 +16,7 @@ mod machine;
 mod provided;
 mod ring;
 mod ring_disk;
+mod socket_memory;
 mod sockets;
 mod spin;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod tests;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,6 +41,7 @@ use inbound::Next;
 use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
+use socket_memory::SocketMemory;
 use sockets::Sockets;
 use spin::Spin;
 
@@ -411,13 +413,18 @@ impl<M: Machine> Reactor<M> {
     }
 
     fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        if !self.shard.reserve_connection() {
+        let is_reserved = self.shard.reserve_connection();
+        let memory = is_reserved.then(|| SocketMemory::open(socket.as_fd(), &mut self.shard));
+        let Some(memory) = memory.flatten() else {
+            if is_reserved {
+                self.shard.release_connection();
+            }
             self.shard.metrics().connections_refused.increment();
-            tracing::warn!(%peer, "connection refused: this shard's control memory is used up; raise memory.limit");
+            tracing::warn!(%peer, "connection refused: this shard has no memory for another; raise memory.limit");
             self.uncount();
             return;
-        }
-        let id = self.sockets.insert(socket, now.monotonic_ms);
+        };
+        let id = self.sockets.insert(socket, memory, now.monotonic_ms);
         self.shard.on_accepted(now, id, listener, peer);
         self.read_later.push(id);
     }
@@ -520,7 +527,11 @@ impl<M: Machine> Reactor<M> {
                 &mut self.shard,
             );
             match received {
-                Ok(true) => {}
+                Ok(true) => {
+                    if socket.inbound.is_bulk() {
+                        socket.enlarge_receive(&mut self.shard);
+                    }
+                }
                 Ok(false) => {
                     self.shard.on_receive_stalled();
                     self.read_later.push(id);
@@ -539,6 +550,9 @@ impl<M: Machine> Reactor<M> {
             return Ok(());
         };
         let shard = &mut self.shard;
+        if socket.has_much_to_send() {
+            socket.enlarge_send(shard);
+        }
         let mut ring = self.ring.borrow_mut();
         let sent = socket.send(id.slot, &mut ring, |bytes| shard.reserve_send(bytes));
         drop(ring);
@@ -581,8 +595,12 @@ impl<M: Machine> Reactor<M> {
             if socket.inbound.is_stalled(now.monotonic_ms) {
                 self.shard.on_frame_stalled(id);
                 self.close(id)?;
-            } else if !socket.is_closing() && socket.inbound.is_bulk_and_idle(now.monotonic_ms) {
-                socket.demote(id.slot, &mut ring.borrow_mut())?;
+            } else if !socket.is_closing() {
+                let is_idle = socket.inbound.is_bulk_and_idle(now.monotonic_ms);
+                if is_idle {
+                    socket.demote(id.slot, &mut ring.borrow_mut())?;
+                }
+                socket.look_at_memory(!is_idle && socket.inbound.is_bulk(), &mut self.shard);
             }
         }
         if self.next_look < self.sockets.slot_count() {
@@ -603,7 +621,8 @@ impl<M: Machine> Reactor<M> {
         socket.begin_close(id.slot, &mut ring.borrow_mut())?;
         let mut charges = Vec::new();
         socket.drain_charges(&mut charges);
-        if let Some(mut inbound) = self.sockets.release_if_quiet(id) {
+        if let Some((mut inbound, mut memory)) = self.sockets.release_if_quiet(id) {
+            memory.close(&mut self.shard);
             for charge in charges {
                 self.shard.on_sent(charge);
             }

@@ -7,14 +7,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use io_uring::{opcode, squeue, types};
 
+use super::Machine;
 use super::arena::Arena;
 use super::inbound::Inbound;
 use super::provided::ProvidedBuffers;
 use super::ring::{Kind, RawRing, Tag};
+use super::socket_memory::{LARGE_SEND_BYTES, SocketMemory};
 use crate::shard::{Charge, ReceivePool, Response, SendPart, SocketId};
 
 /// Answers that a client has not taken; beyond it no request of it is read.
@@ -63,6 +65,7 @@ mod libc_msghdr {
 pub(super) struct Socket {
     fd: OwnedFd,
     generation: u32,
+    memory: SocketMemory,
     pub(super) inbound: Inbound,
     /// Stands in the reactor's list of those to receive again.
     pub(super) wants_receive: bool,
@@ -86,7 +89,7 @@ impl Sockets {
         self.open
     }
 
-    pub(super) fn insert(&mut self, fd: OwnedFd, now_ms: u64) -> SocketId {
+    pub(super) fn insert(&mut self, fd: OwnedFd, memory: SocketMemory, now_ms: u64) -> SocketId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             (self.slots.len() - 1) as u32
@@ -96,6 +99,7 @@ impl Sockets {
         place.1 = Some(Socket {
             fd,
             generation,
+            memory,
             inbound: Inbound::new(now_ms),
             wants_receive: false,
             out: VecDeque::new(),
@@ -118,8 +122,8 @@ impl Sockets {
     }
 
     /// Frees the slot of a socket that is closing and has nothing left in the kernel, and answers its receiving
-    /// side, whose memory is to be given back.
-    pub(super) fn release_if_quiet(&mut self, id: SocketId) -> Option<Inbound> {
+    /// side and its buffers in the kernel, whose memory is to be given back.
+    pub(super) fn release_if_quiet(&mut self, id: SocketId) -> Option<(Inbound, SocketMemory)> {
         let quiet = self.get(id).is_some_and(|socket| {
             socket.closing && !socket.inbound.is_receiving() && socket.sending.is_none()
         });
@@ -128,7 +132,7 @@ impl Sockets {
         *generation = (*generation + 1) & 0xff_ffff;
         self.free.push(id.slot);
         self.open -= 1;
-        Some(released.inbound)
+        Some((released.inbound, released.memory))
     }
 
     /// Slots, used or not.
@@ -183,6 +187,28 @@ impl Socket {
     pub(super) fn demote(&mut self, slot: u32, ring: &mut RawRing) -> io::Result<()> {
         self.inbound.demote();
         self.cancel(Kind::Receive, slot, ring)
+    }
+
+    /// Whether so much waits for the client that a large send buffer helps.
+    pub(super) fn has_much_to_send(&self) -> bool {
+        self.queued_bytes >= LARGE_SEND_BYTES
+    }
+
+    /// The connection receives large frames.
+    pub(super) fn enlarge_receive(&mut self, machine: &mut impl Machine) {
+        self.memory.enlarge_receive(self.fd.as_fd(), machine);
+    }
+
+    /// The connection is sent large answers.
+    pub(super) fn enlarge_send(&mut self, machine: &mut impl Machine) {
+        self.memory.enlarge_send(self.fd.as_fd(), machine);
+    }
+
+    /// Once per look: buffers in the kernel that are not needed any more become small.
+    pub(super) fn look_at_memory(&mut self, is_receiving_much: bool, machine: &mut impl Machine) {
+        let is_sending = !self.out.is_empty();
+        self.memory
+            .look(self.fd.as_fd(), is_receiving_much, is_sending, machine);
     }
 
     fn cancel(&self, kind: Kind, slot: u32, ring: &mut RawRing) -> io::Result<()> {

@@ -149,6 +149,10 @@ impl Machine for Echo {
         RECEIVE_POOL_BYTES
     }
 
+    fn has_memory_to_spare(&self) -> bool {
+        true
+    }
+
     fn reserve_connection(&mut self) -> bool {
         true
     }

@@ -9,11 +9,53 @@ use tidelog_segment_log::log::{AppendError, PartitionLog};
 use tidelog_segment_log::producer_state::SequenceCheck;
 
 use super::Now;
+use super::compacted::check_keys;
 use super::partition::PartitionAnswer;
 use crate::metrics::ShardCells;
 use crate::topic_config::{TimestampType, TopicConfig};
 
-pub(super) type Refusal = (ErrorCode, String);
+/// Why a client's request changes nothing.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) text: String,
+    /// Positions in their batch of the records at fault, where these are known.
+    pub(super) records: Vec<i32>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+            records: Vec::new(),
+        }
+    }
+
+    /// As a partition answers it.
+    pub(super) fn into_answer(self) -> PartitionAnswer {
+        if self.records.is_empty() {
+            PartitionAnswer::Failed(self.code, self.text)
+        } else {
+            PartitionAnswer::RecordsRefused(self.text, self.records)
+        }
+    }
+}
+
+/// What the log does not take, as clients are told.
+pub(super) fn refused_append(error: &AppendError) -> Refusal {
+    let code = match error {
+        AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp => {
+            ErrorCode::InvalidRecord
+        }
+        AppendError::NoSpace | AppendError::Fenced => ErrorCode::KafkaStorageError,
+        AppendError::Backlogged
+        | AppendError::Closing
+        | AppendError::TermNotDurable
+        | AppendError::Incarnation(_) => ErrorCode::NotLeaderOrFollower,
+    };
+    Refusal::new(code, error.to_string())
+}
 
 /// Bytes that are damaged are told apart from batches that say something we do not take.
 fn refused(error: BatchError) -> Refusal {
@@ -25,7 +67,7 @@ fn refused(error: BatchError) -> Refusal {
             ErrorCode::InvalidRecord
         }
     };
-    (code, error.to_string())
+    Refusal::new(code, error.to_string())
 }
 
 /// Checks a client's batch as Kafka does, and appends it.
@@ -39,9 +81,9 @@ pub(super) fn produce(
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
     let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidRecord,
-            "exactly one record batch is taken per partition".to_owned(),
+            "exactly one record batch is taken per partition",
         ));
     }
     if batch.len() > config.max_message_bytes as usize {
@@ -50,22 +92,25 @@ pub(super) fn produce(
             batch.len(),
             config.max_message_bytes
         );
-        return Err((ErrorCode::MessageTooLarge, text));
+        return Err(Refusal::new(ErrorCode::MessageTooLarge, text));
     }
     validate_crc(&batch).map_err(refused)?;
     if header.is_control() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidRecord,
-            "clients may not write control batches".to_owned(),
+            "clients may not write control batches",
         ));
     }
     if header.is_transactional() {
-        return Err((
+        return Err(Refusal::new(
             ErrorCode::InvalidTxnState,
-            "transactions are not served yet".to_owned(),
+            "transactions are not served yet",
         ));
     }
     header.validate_new().map_err(refused)?;
+    if config.cleanup_policy.compact {
+        check_keys(&batch)?;
+    }
     let mut batch = batch;
     let mut log_append_time_ms = -1;
     match config.timestamp_type {
@@ -83,7 +128,7 @@ pub(super) fn produce(
             {
                 let text =
                     "the timestamp is outside message.timestamp.before.max.ms / after.max.ms".to_owned();
-                return Err((ErrorCode::InvalidTimestamp, text));
+                return Err(Refusal::new(ErrorCode::InvalidTimestamp, text));
             }
         }
     }
@@ -112,21 +157,21 @@ pub(super) fn produce(
                 return Ok((last_offset, produced(base_offset, time)));
             }
             SequenceCheck::DuplicateTooOld => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::DuplicateSequenceNumber,
-                    "an older duplicate".to_owned(),
+                    "an older duplicate",
                 ));
             }
             SequenceCheck::OutOfOrder => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::OutOfOrderSequenceNumber,
-                    "the sequence number leaves a gap".to_owned(),
+                    "the sequence number leaves a gap",
                 ));
             }
             SequenceCheck::OldEpoch => {
-                return Err((
+                return Err(Refusal::new(
                     ErrorCode::InvalidProducerEpoch,
-                    "a newer epoch of this producer has written".to_owned(),
+                    "a newer epoch of this producer has written",
                 ));
             }
         }
@@ -143,12 +188,6 @@ pub(super) fn produce(
                 produced(appended.base_offset, log_append_time_ms),
             ))
         }
-        Err(error @ (AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp)) => {
-            Err((ErrorCode::InvalidRecord, error.to_string()))
-        }
-        Err(error @ (AppendError::NoSpace | AppendError::Fenced)) => {
-            Err((ErrorCode::KafkaStorageError, error.to_string()))
-        }
-        Err(error) => Err((ErrorCode::NotLeaderOrFollower, error.to_string())),
+        Err(error) => Err(refused_append(&error)),
     }
 }

@@ -50,6 +50,8 @@ pub enum ControlOp {
     CreatePartitions(kp::CreatePartitionsRequest),
     /// As the API.
     IncrementalAlterConfigs(kp::IncrementalAlterConfigsRequest),
+    /// As the API.
+    AlterConfigs(kp::AlterConfigsRequest),
     /// A fresh producer id.
     InitProducerId,
     /// Topics that a Metadata request named and that do not exist.

@@ -1,4 +1,4 @@
-//! ListOffsets and OffsetForLeaderEpoch on the connection's shard.
+//! ListOffsets on the connection's shard.
 //!
 //! A search by time asks the owner for the batch to begin with, reads on from there, and looks at
 //! the records inside: the answer is the first record whose timestamp is large enough.
@@ -13,8 +13,9 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::ReadPart;
 
-use super::partition::{MAX_TIMESTAMP, PartitionAnswer, PartitionOp};
-use super::parts::{Part, take_waiting, waiting};
+use super::look_up::MAX_TIMESTAMP;
+use super::newest::{Found, NewestSearch};
+use super::partition::{PartitionAnswer, PartitionOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -22,7 +23,7 @@ use crate::request_context::RequestContext;
 /// Bytes read at a time by a search.
 const SCAN_BYTES: usize = 1 << 20;
 /// What a compressed batch may decompress to during a search.
-const SCAN_DECOMPRESSED_MAX: usize = 128 << 20;
+pub(super) const SCAN_DECOMPRESSED_MAX: usize = 128 << 20;
 
 struct Search {
     topic_at: usize,
@@ -30,6 +31,8 @@ struct Search {
     key: PartitionKey,
     timestamp: i64,
     leader_epoch: i32,
+    /// While the batch with the largest timestamp is looked for.
+    newest: Option<NewestSearch>,
     /// Where a read continues, while one is under way.
     next: i64,
     /// Hot and cold pieces of the read under way, in order; a cold one is `None` until it is here.
@@ -38,17 +41,20 @@ struct Search {
     answered: bool,
 }
 
+impl Search {
+    /// What its owner is asked first.
+    fn question(&self) -> PartitionOp {
+        PartitionOp::ListOffset {
+            timestamp: self.timestamp,
+            leader_epoch: self.leader_epoch,
+        }
+    }
+}
+
 pub(super) struct PendingListOffsets {
     origin: Origin,
     response: kp::ListOffsetsResponse,
     searches: Vec<Search>,
-    missing: usize,
-}
-
-pub(super) struct PendingEpochEnd {
-    origin: Origin,
-    response: kp::OffsetForLeaderEpochResponse,
-    parts: Vec<Part>,
     missing: usize,
 }
 
@@ -63,17 +69,15 @@ impl PendingListOffsets {
     }
 }
 
-impl PendingEpochEnd {
-    /// The parts that wait for their owner.
-    pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
-        waiting(&self.parts)
-    }
-}
-
 /// What a look into loaded batches gives.
-enum Scanned {
+pub(super) enum Scanned {
+    /// The record that is asked for.
     Found { offset: i64, timestamp_ms: i64 },
+    /// Not among these: read on there.
     ReadOn { next: i64 },
+    /// There is nothing more to read.
+    Ended,
+    /// This is answered.
     Failed(ErrorCode),
 }
 
@@ -114,6 +118,7 @@ impl Shard {
                             },
                             timestamp: partition.timestamp,
                             leader_epoch: partition.current_leader_epoch,
+                            newest: None,
                             next: -1,
                             pieces: Vec::new(),
                             fetch_charge: 0,
@@ -133,16 +138,7 @@ impl Shard {
         let missing = searches.len();
         let asks: Vec<(PartitionKey, PartitionOp)> = searches
             .iter()
-            .map(|search| {
-                let (timestamp, leader_epoch) = (search.timestamp, search.leader_epoch);
-                (
-                    search.key,
-                    PartitionOp::ListOffset {
-                        timestamp,
-                        leader_epoch,
-                    },
-                )
-            })
+            .map(|search| (search.key, search.question()))
             .collect();
         let id = self.add_pending(Pending::ListOffsets(PendingListOffsets {
             origin,
@@ -187,27 +183,47 @@ impl Shard {
                 search.leader_epoch = leader_epoch;
                 self.read_on(now, disk, reply, offset);
             }
+            PartitionAnswer::ScanNewest(newest, leader_epoch) => {
+                let Some(search) = self.search(reply.pending, part) else {
+                    return;
+                };
+                search.leader_epoch = leader_epoch;
+                let newest = search.newest.insert(NewestSearch::new(newest));
+                match newest.reads_on_at() {
+                    Some(offset) => self.read_on(now, disk, reply, offset),
+                    None => self.on_all_scanned(now, disk, reply),
+                }
+            }
             PartitionAnswer::Fetched {
                 error,
                 plan,
                 high_watermark,
-                ..
+                log_start_offset,
             } => {
+                let Some(search) = self.search(reply.pending, part) else {
+                    return;
+                };
+                if error == ErrorCode::OffsetOutOfRange && search.next < log_start_offset {
+                    // The log start has moved past this search: it begins again.
+                    search.newest = None;
+                    let (key, op) = (search.key, search.question());
+                    self.ask_partition(now, disk, reply, key, op);
+                    return;
+                }
                 if !error.is_ok() {
                     self.set_offset(reply.pending, part, Err(error));
                     return;
                 }
-                let Some(search) = self.search(reply.pending, part) else {
-                    return;
-                };
                 if search.next >= high_watermark || plan.parts.is_empty() {
-                    self.set_offset(reply.pending, part, Ok((-1, -1, -1)));
+                    self.on_all_scanned(now, disk, reply);
                     return;
                 }
                 self.load_scan(now, disk, reply, plan.parts);
             }
             PartitionAnswer::Produced { .. }
+            | PartitionAnswer::RecordsRefused(..)
             | PartitionAnswer::Watching { .. }
+            | PartitionAnswer::LogStart { .. }
             | PartitionAnswer::EpochEnd { .. } => {}
         }
     }
@@ -323,25 +339,42 @@ impl Shard {
             .flatten()
             .collect();
         batches.sort_by_key(|batch| split_first(batch).map_or(i64::MAX, |(header, ..)| header.base_offset.0));
-        let wanted = search.timestamp;
-        let leader_epoch = search.leader_epoch;
         let from = search.next;
-        let scanned = scan_batches(&batches, from, wanted);
+        let scanned = match &mut search.newest {
+            Some(newest) => newest.scan(&batches, from),
+            None => scan_batches(&batches, from, search.timestamp),
+        };
+        let leader_epoch = search.leader_epoch;
         self.fetch_budget.release(charge);
+        let reply = ReplyTo {
+            shard: self.own,
+            pending: id,
+            part: part as u32,
+        };
         match scanned {
             Scanned::Found { offset, timestamp_ms } => {
                 self.set_offset(id, part, Ok((offset, timestamp_ms, leader_epoch)))
             }
             Scanned::Failed(code) => self.set_offset(id, part, Err(code)),
-            Scanned::ReadOn { next } if next > from => {
-                let reply = ReplyTo {
-                    shard: self.own,
-                    pending: id,
-                    part: part as u32,
-                };
-                self.read_on(now, disk, reply, next);
+            Scanned::ReadOn { next } if next > from => self.read_on(now, disk, reply, next),
+            Scanned::ReadOn { .. } | Scanned::Ended => self.on_all_scanned(now, disk, reply),
+        }
+    }
+
+    /// All there was to be looked through is: nothing was found, or the batch with the largest timestamp is
+    /// known and looked into.
+    fn on_all_scanned(&mut self, now: Now, disk: &mut dyn Disk, reply: ReplyTo) {
+        let (id, part) = (reply.pending, reply.part as usize);
+        let Some(search) = self.search(id, part) else {
+            return;
+        };
+        let leader_epoch = search.leader_epoch;
+        match search.newest.take().and_then(|newest| newest.found()) {
+            None => self.set_offset(id, part, Ok((-1, -1, -1))),
+            Some(Found::Batch(offset)) => self.read_on(now, disk, reply, offset),
+            Some(Found::Record { offset, timestamp_ms }) => {
+                self.set_offset(id, part, Ok((offset, timestamp_ms, leader_epoch)))
             }
-            Scanned::ReadOn { .. } => self.set_offset(id, part, Ok((-1, -1, -1))),
         }
     }
 
@@ -381,104 +414,6 @@ impl Shard {
     fn finish_list_offsets(&mut self, id: u64) {
         if let Some(Pending::ListOffsets(pending)) = self.pending.remove(&id) {
             self.answer(&pending.origin, &ResponseBody::ListOffsets(pending.response));
-        }
-    }
-
-    pub(super) fn epoch_end(
-        &mut self,
-        now: Now,
-        disk: &mut dyn Disk,
-        origin: Origin,
-        context: &RequestContext,
-        request: kp::OffsetForLeaderEpochRequest,
-    ) {
-        use kp::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
-        let image = std::sync::Arc::clone(&self.image);
-        let mut response = kp::OffsetForLeaderEpochResponse::default();
-        let (mut parts, mut asks) = (Vec::new(), Vec::new());
-        for (topic_at, topic) in request.topics.iter().enumerate() {
-            let found = image.topic(&topic.topic.0);
-            let allowed = self
-                .guard
-                .check(context, &[(Resource::Topic(&topic.topic.0), Operation::Describe)])
-                .is_allowed();
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for (partition_at, partition) in topic.partitions.iter().enumerate() {
-                let mut answer = EpochEndOffset::default().with_partition(partition.partition);
-                answer.leader_epoch = -1;
-                answer.end_offset = -1;
-                match found {
-                    _ if !allowed => answer.error_code = ErrorCode::TopicAuthorizationFailed.code(),
-                    Some(found) if found.has_partition(partition.partition) => {
-                        let key = PartitionKey {
-                            topic: topic_id(found),
-                            partition: partition.partition,
-                        };
-                        let (epoch, leader_epoch) = (partition.leader_epoch, partition.current_leader_epoch);
-                        parts.push(Part::new(topic_at, partition_at, key));
-                        asks.push((key, PartitionOp::EpochEnd { epoch, leader_epoch }));
-                    }
-                    _ => answer.error_code = ErrorCode::UnknownTopicOrPartition.code(),
-                }
-                partitions.push(answer);
-            }
-            response.topics.push(
-                OffsetForLeaderTopicResult::default()
-                    .with_topic(topic.topic.clone())
-                    .with_partitions(partitions),
-            );
-        }
-        let missing = parts.len();
-        if missing == 0 {
-            self.answer(&origin, &ResponseBody::OffsetForLeaderEpoch(response));
-            return;
-        }
-        let id = self.add_pending(Pending::EpochEnd(PendingEpochEnd {
-            origin,
-            response,
-            parts,
-            missing,
-        }));
-        for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo {
-                shard: self.own,
-                pending: id,
-                part: part as u32,
-            };
-            self.ask_partition(now, disk, reply, key, op);
-        }
-    }
-
-    pub(super) fn on_epoch_end(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
-        let Some(Pending::EpochEnd(pending)) = self.pending.get_mut(&reply.pending) else {
-            return;
-        };
-        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
-            return;
-        };
-        let topic = pending.response.topics.get_mut(part.topic_at);
-        let place = topic.and_then(|topic| topic.partitions.get_mut(part.partition_at));
-        if let Some(place) = place {
-            match answer {
-                PartitionAnswer::EpochEnd {
-                    leader_epoch,
-                    end_offset,
-                } => {
-                    place.leader_epoch = leader_epoch;
-                    place.end_offset = end_offset;
-                }
-                PartitionAnswer::Failed(code, _) => place.error_code = code.code(),
-                _ => {}
-            }
-        }
-        pending.missing -= 1;
-        if pending.missing == 0
-            && let Some(Pending::EpochEnd(pending)) = self.pending.remove(&reply.pending)
-        {
-            self.answer(
-                &pending.origin,
-                &ResponseBody::OffsetForLeaderEpoch(pending.response),
-            );
         }
     }
 }

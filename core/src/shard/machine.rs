@@ -65,6 +65,10 @@ impl Machine for Shard {
         Shard::receive_pool_bytes(self)
     }
 
+    fn has_memory_to_spare(&self) -> bool {
+        Shard::has_memory_to_spare(self)
+    }
+
     fn reserve_connection(&mut self) -> bool {
         Shard::reserve_connection(self)
     }

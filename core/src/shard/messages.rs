@@ -72,6 +72,15 @@ impl Shard {
                 self.images_owed.push((from, image.version()));
                 self.apply_image(image);
             }
+            ShardRequest::Lease(pool, bytes) => self.on_lease_asked(now, from, pool, bytes),
+            ShardRequest::LeaseReturned(pool, bytes) => {
+                self.endpoint.answer(from, ShardAnswer::Done);
+                self.on_lease_returned(pool, bytes);
+            }
+            ShardRequest::Sizes(reply) => {
+                let sizes = self.partitions.sizes();
+                self.endpoint.answer(from, ShardAnswer::Sizes(reply, sizes));
+            }
             ShardRequest::Opened(epochs) => {
                 self.endpoint.answer(from, ShardAnswer::Done);
                 self.leader_epochs.extend(epochs);
@@ -88,6 +97,8 @@ impl Shard {
                 self.control_asked.remove(&reply.pending);
                 self.on_control_answer(now, disk, reply, answer);
             }
+            ShardAnswer::Lease { pool, bytes, lender } => self.on_leased(now, pool, bytes, lender),
+            ShardAnswer::Sizes(reply, sizes) => self.on_sizes(reply, Some(sizes)),
             ShardAnswer::ImageApplied(version, shard) => self.on_image_applied(now, disk, shard, version),
         }
     }
@@ -185,8 +196,9 @@ impl Shard {
             Some(Pending::Fetch(_)) => self.on_fetched(now, disk, reply, answer),
             Some(Pending::ListOffsets(_)) => self.on_offset_listed(now, disk, reply, answer),
             Some(Pending::EpochEnd(_)) => self.on_epoch_end(reply, answer),
+            Some(Pending::DeleteRecords(_)) => self.on_records_deleted(reply, answer),
             // The request ended meanwhile (its deadline, or its connection is gone).
-            Some(Pending::Control(_)) | None => {}
+            Some(Pending::Control(_) | Pending::LogDirs(_)) | None => {}
         }
     }
 

@@ -6,10 +6,11 @@
 //!
 //! Rooms: `types` (inputs, effects, messages), `machine` (what the loop calls), `turn` (timers, completions, end of a turn, stopping),
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
-//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `parts`
+//! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append` and `partitions` (the
-//! owner's side), `background` (what is done in steps), `budget`, `timers`, `slab` (tables without hashing).
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up` and
+//! `partitions` (the owner's side), `background` (what is done in steps), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without
+//! hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
 //! and sockets are not read meanwhile; a fetch that waits holds only its request.
@@ -19,13 +20,19 @@ mod append;
 mod background;
 mod budget;
 mod cold;
+mod compacted;
 mod connection;
 mod control;
+mod delete_records;
+mod epoch_end;
 mod fetch;
 mod fetch_session;
+mod leases;
 mod list_offsets;
+mod look_up;
 mod machine;
 mod messages;
+mod newest;
 mod partition;
 mod partitions;
 mod parts;
@@ -41,13 +48,14 @@ mod timers;
 mod turn;
 mod types;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
+use crate::directory_space::DirectorySpace;
 use crate::guard::Guard;
 use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
@@ -85,8 +93,10 @@ enum Pending {
     /// Boxed: it is by far the largest, and not the most frequent.
     Fetch(Box<fetch::PendingFetch>),
     ListOffsets(list_offsets::PendingListOffsets),
-    EpochEnd(list_offsets::PendingEpochEnd),
+    EpochEnd(epoch_end::PendingEpochEnd),
+    DeleteRecords(delete_records::PendingDeleteRecords),
     Control(admin::PendingControl),
+    LogDirs(admin::PendingLogDirs),
 }
 
 /// A request's place: which connection, where in its order, and how to answer.
@@ -123,6 +133,7 @@ pub struct Shard {
     settings: Arc<Settings>,
     listeners: Vec<(Arc<str>, String, u16)>,
     cluster_id: String,
+    space: Arc<DirectorySpace>,
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
@@ -134,12 +145,15 @@ pub struct Shard {
     held_back: HashSet<SocketId>,
     connections: Connections,
     pending: Slab<Pending>,
+    /// The pending requests that delete records: they have deadlines.
+    deletions: BTreeSet<u64>,
     partitions: Partitions,
     control: Option<Control>,
     cold: cold::ColdReads,
     control_budget: Budget,
     receive_budget: Budget,
     fetch_budget: Budget,
+    leases: leases::Leases,
     fetch_sessions: fetch_session::FetchSessions,
     timers: TimerWheel<Timer>,
     effects: Vec<Effect>,
@@ -184,6 +198,7 @@ impl Shard {
             settings: Arc::clone(&seed.settings),
             listeners: seed.listeners,
             cluster_id: seed.cluster_id,
+            space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
             leader_epochs: BTreeMap::new(),
@@ -193,6 +208,7 @@ impl Shard {
             held_back: HashSet::new(),
             connections: Connections::default(),
             pending: Slab::default(),
+            deletions: BTreeSet::new(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
                 seed.directory.directory.start_counter(),
@@ -204,6 +220,7 @@ impl Shard {
             control_budget: Budget::new(control - sessions),
             receive_budget: Budget::new(pool),
             fetch_budget: Budget::new(pool),
+            leases: leases::Leases::default(),
             timers,
             effects: Vec::new(),
             answers: Vec::new(),

@@ -11,13 +11,15 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tidelog_net::error_code::ErrorCode;
 use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey};
+use tidelog_segment_log::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use tidelog_segment_log::log::{
-    LogConfig, LogStatus, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
+    LogConfig, LogStatus, NewestRecord, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
 use tidelog_segment_log::recovery::RecoveryOptions;
 
 use super::append::produce;
+use super::delete_records::move_log_start;
+use super::look_up::{check_epoch, fetch, list_offset};
 use super::{Now, ReplyTo};
 use crate::metrics::ShardCells;
 use crate::topic_config::TopicConfig;
@@ -26,9 +28,6 @@ use crate::topic_config::TopicConfig;
 const OPEN_AGAIN_MS: u64 = 1_000;
 /// Watchers of one partition; beyond it a fetch polls by its deadline only.
 const WATCHERS_MAX: usize = 65_536;
-
-/// Asks for the record with the largest timestamp.
-pub(super) const MAX_TIMESTAMP: i64 = -3;
 
 /// What a shard asks of a partition.
 #[derive(Debug)]
@@ -49,10 +48,13 @@ pub enum PartitionOp {
         /// The leader epoch the client believes in; -1 = does not say.
         leader_epoch: i32,
     },
-    /// Send a [`super::ShardRequest::Wake`] once the high watermark is above `high_watermark`.
+    /// Send a [`super::ShardRequest::Wake`] once the high watermark is above `high_watermark`, or the log
+    /// start above `offset`.
     Watch {
         /// The mark the fetch has seen.
         high_watermark: i64,
+        /// Where the fetch is to read.
+        offset: i64,
     },
     /// Where a timestamp, or a named position, is.
     ListOffset {
@@ -60,6 +62,11 @@ pub enum PartitionOp {
         timestamp: i64,
         /// As in `Fetch`.
         leader_epoch: i32,
+    },
+    /// Move the log start up to an offset, -1 = the high watermark.
+    DeleteRecords {
+        /// The first offset to be kept.
+        offset: i64,
     },
     /// The end offset of an epoch.
     EpochEnd {
@@ -75,6 +82,8 @@ pub enum PartitionOp {
 pub enum PartitionAnswer {
     /// Nothing to tell but a reason.
     Failed(ErrorCode, String),
+    /// INVALID_RECORD: why, and the positions in the batch of the (first) records at fault.
+    RecordsRefused(String, Vec<i32>),
     /// The batch is in the log as its acks demand.
     Produced {
         /// Offset of its first record.
@@ -116,6 +125,13 @@ pub enum PartitionAnswer {
         /// The current epoch.
         leader_epoch: i32,
     },
+    /// What is known of the record with the largest timestamp, and the current epoch.
+    ScanNewest(NewestRecord, i32),
+    /// The log start, which is durable.
+    LogStart {
+        /// It.
+        offset: i64,
+    },
     /// The largest epoch not above the asked one, and its end offset; -1, -1 when there is none.
     EpochEnd {
         /// That epoch.
@@ -128,12 +144,31 @@ pub enum PartitionAnswer {
 /// An answer on its way to the shard that asked.
 pub(super) type Answers = Vec<(ReplyTo, PartitionAnswer)>;
 
-/// An answer that waits for a commit.
+/// What an answer waits for.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// This offset is written.
+    Written(Offset),
+    /// This offset is below the high watermark.
+    Committed(Offset),
+    /// This entry is on the device, whatever the durability of batches.
+    Durable(EntryIndex),
+}
+
+/// An answer that waits for the disk.
 struct Waiting {
     reply: ReplyTo,
-    last_offset: Offset,
-    durable: bool,
+    until: Until,
     answer: PartitionAnswer,
+}
+
+/// A fetch that waits for news.
+struct Watcher {
+    reply: ReplyTo,
+    /// The high watermark it has seen.
+    high_watermark: i64,
+    /// Where it is to read.
+    offset: i64,
 }
 
 enum State {
@@ -157,8 +192,9 @@ pub(super) struct Partition {
     open: OpenSpec,
     options: RecoveryOptions,
     waiting: VecDeque<Waiting>,
-    watchers: Vec<(ReplyTo, i64)>,
+    watchers: Vec<Watcher>,
     last_high_watermark: Offset,
+    last_log_start: Offset,
 }
 
 /// What a partition is opened with.
@@ -185,6 +221,7 @@ impl Partition {
             waiting: VecDeque::new(),
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
+            last_log_start: Offset(0),
         }
     }
 
@@ -205,6 +242,18 @@ impl Partition {
         match &self.state {
             State::Open(log) => Some(log),
             _ => None,
+        }
+    }
+
+    /// Bytes of its files; while it is not open, those that the last checkpoint tells of.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let told = || {
+            let checkpoint = self.open.checkpoint.as_ref()?;
+            Some(checkpoint.segments.iter().map(|segment| segment.length.0).sum())
+        };
+        match self.log() {
+            Some(log) => log.size_bytes(),
+            None => told().unwrap_or(0),
         }
     }
 
@@ -235,6 +284,7 @@ impl Partition {
                     tracing::warn!(topic = %self.topic, partition = self.key.partition, ?report, "recovered");
                 }
                 self.last_high_watermark = log.high_watermark();
+                self.last_log_start = log.log_start_offset();
                 self.state = State::Open(log);
                 true
             }
@@ -296,17 +346,16 @@ impl Partition {
             PartitionOp::Produce { batch, acks } => {
                 match produce(now, disk, log, &self.config, batch, metrics) {
                     Ok((last_offset, answer)) if acks != 0 => {
-                        self.waiting.push_back(Waiting {
-                            reply,
-                            last_offset,
-                            durable: acks == -1,
-                            answer,
-                        });
+                        let until = match acks {
+                            -1 => Until::Committed(last_offset),
+                            _ => Until::Written(last_offset),
+                        };
+                        self.waiting.push_back(Waiting { reply, until, answer });
                     }
                     Ok((_, answer)) => answers.push((reply, answer)),
-                    Err((code, text)) => {
+                    Err(refusal) => {
                         metrics.produce_rejected.increment();
-                        answers.push((reply, PartitionAnswer::Failed(code, text)));
+                        answers.push((reply, refusal.into_answer()));
                     }
                 }
             }
@@ -317,10 +366,17 @@ impl Partition {
             } => {
                 answers.push((reply, fetch(disk, log, offset, max_bytes, leader_epoch)));
             }
-            PartitionOp::Watch { high_watermark } => {
-                let moved = log.high_watermark().0 > high_watermark;
+            PartitionOp::Watch {
+                high_watermark,
+                offset,
+            } => {
+                let moved = log.high_watermark().0 > high_watermark || log.log_start_offset().0 > offset;
                 if !moved && self.watchers.len() < WATCHERS_MAX {
-                    self.watchers.push((reply, high_watermark));
+                    self.watchers.push(Watcher {
+                        reply,
+                        high_watermark,
+                        offset,
+                    });
                 }
                 answers.push((reply, PartitionAnswer::Watching { moved }));
             }
@@ -332,17 +388,27 @@ impl Partition {
                 match answer {
                     // The batch with the largest timestamp is not to be seen yet, and the one that had
                     // it before is not known: the answer comes with that batch's commit.
-                    PartitionAnswer::ScanFrom { offset, .. }
-                        if timestamp == MAX_TIMESTAMP && offset >= log.high_watermark().0 =>
-                    {
-                        self.waiting.push_back(Waiting {
-                            reply,
-                            last_offset: Offset(offset),
-                            durable: true,
-                            answer,
-                        });
+                    PartitionAnswer::ScanNewest(
+                        NewestRecord {
+                            known: Some((_, offset)),
+                            ..
+                        },
+                        _,
+                    ) if offset >= log.high_watermark() => {
+                        let until = Until::Committed(offset);
+                        self.waiting.push_back(Waiting { reply, until, answer });
                     }
                     answer => answers.push((reply, answer)),
+                }
+            }
+            PartitionOp::DeleteRecords { offset } => {
+                match move_log_start(now, disk, log, &self.config, offset) {
+                    Ok((index, log_start)) => self.waiting.push_back(Waiting {
+                        reply,
+                        until: Until::Durable(index),
+                        answer: PartitionAnswer::LogStart { offset: log_start.0 },
+                    }),
+                    Err(refusal) => answers.push((reply, refusal.into_answer())),
                 }
             }
             PartitionOp::EpochEnd { epoch, leader_epoch } => answers.push((
@@ -372,26 +438,35 @@ impl Partition {
                     PartitionAnswer::Failed(ErrorCode::KafkaStorageError, text),
                 ));
             }
-            wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
+            wakes.extend(self.watchers.drain(..).map(|watcher| watcher.reply));
             return;
         }
-        let (written, committed) = (log.written_offset(), log.high_watermark());
+        let (written, committed, durable) = (log.written_offset(), log.high_watermark(), log.durable_index());
         self.waiting.retain_mut(|waiting| {
-            let bound = if waiting.durable { committed } else { written };
-            if waiting.last_offset >= bound {
+            let is_reached = match waiting.until {
+                Until::Written(last) => last < written,
+                Until::Committed(last) => last < committed,
+                Until::Durable(index) => index <= durable,
+            };
+            if !is_reached {
                 return true;
             }
             let nothing = PartitionAnswer::Watching { moved: false };
             answers.push((waiting.reply, std::mem::replace(&mut waiting.answer, nothing)));
             false
         });
-        if committed > self.last_high_watermark {
-            self.last_high_watermark = committed;
+        let log_start = log.log_start_offset();
+        let is_committed = committed > self.last_high_watermark;
+        if is_committed {
             metrics.commits.increment();
-            self.watchers.retain(|(reply, seen)| {
-                let wake = committed.0 > *seen;
+        }
+        if is_committed || log_start > self.last_log_start {
+            self.last_high_watermark = committed;
+            self.last_log_start = log_start;
+            self.watchers.retain(|watcher| {
+                let wake = committed.0 > watcher.high_watermark || log_start.0 > watcher.offset;
                 if wake {
-                    wakes.push(*reply);
+                    wakes.push(watcher.reply);
                 }
                 !wake
             });
@@ -406,7 +481,7 @@ impl Partition {
     /// Forgets the watches of fetches that ended.
     pub(super) fn unwatch(&mut self, shard: u16, pending: u64) {
         self.watchers
-            .retain(|(reply, _)| reply.shard != shard || reply.pending != pending);
+            .retain(|Watcher { reply, .. }| reply.shard != shard || reply.pending != pending);
     }
 
     /// After a fence: opens again, from the device.
@@ -451,87 +526,6 @@ impl Partition {
                 PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text),
             ));
         }
-        wakes.extend(self.watchers.drain(..).map(|(reply, _)| reply));
-    }
-}
-
-fn check_epoch(log: &PartitionLog, claimed: i32) -> Result<(), ErrorCode> {
-    match claimed {
-        -1 => Ok(()),
-        epoch if epoch < log.leader_epoch().0 => Err(ErrorCode::FencedLeaderEpoch),
-        epoch if epoch > log.leader_epoch().0 => Err(ErrorCode::UnknownLeaderEpoch),
-        _ => Ok(()),
-    }
-}
-
-fn fetch(
-    disk: &mut dyn Disk,
-    log: &mut PartitionLog,
-    offset: i64,
-    max_bytes: usize,
-    epoch: i32,
-) -> PartitionAnswer {
-    let high_watermark = log.high_watermark();
-    let log_start_offset = log.log_start_offset().0;
-    let answer = |error, plan| PartitionAnswer::Fetched {
-        error,
-        plan,
-        high_watermark: high_watermark.0,
-        log_start_offset,
-    };
-    if let Err(code) = check_epoch(log, epoch) {
-        return answer(code, ReadPlan::default());
-    }
-    if offset < log_start_offset || offset > log.log_end_offset().0 {
-        return answer(ErrorCode::OffsetOutOfRange, ReadPlan::default());
-    }
-    if offset >= high_watermark.0 {
-        return answer(ErrorCode::None, ReadPlan::default());
-    }
-    match log.read(disk, Offset(offset), high_watermark, max_bytes) {
-        Ok(plan) => answer(ErrorCode::None, plan),
-        Err(error) => {
-            tracing::error!(%error, offset, "a fetch could not be planned");
-            answer(ErrorCode::KafkaStorageError, ReadPlan::default())
-        }
-    }
-}
-
-fn list_offset(log: &PartitionLog, timestamp: i64, epoch: i32) -> PartitionAnswer {
-    if let Err(code) = check_epoch(log, epoch) {
-        return PartitionAnswer::Failed(code, String::new());
-    }
-    let leader_epoch = log.leader_epoch().0;
-    let named = |offset: i64| PartitionAnswer::OffsetFound {
-        offset,
-        timestamp_ms: -1,
-        leader_epoch,
-    };
-    match timestamp {
-        -1 => named(log.high_watermark().0),
-        -2 | -4 => named(log.log_start_offset().0),
-        -5 => PartitionAnswer::OffsetFound {
-            offset: -1,
-            timestamp_ms: -1,
-            leader_epoch: -1,
-        },
-        MAX_TIMESTAMP => match log.max_timestamp() {
-            Some((_, offset)) => PartitionAnswer::ScanFrom {
-                offset: offset.0,
-                leader_epoch,
-            },
-            None => named(-1),
-        },
-        time if time >= 0 => match log.batch_at_or_after_timestamp(time) {
-            Some(offset) => PartitionAnswer::ScanFrom {
-                offset: offset.0,
-                leader_epoch,
-            },
-            None => named(-1),
-        },
-        other => {
-            let text = format!("{other} names no position");
-            PartitionAnswer::Failed(ErrorCode::UnsupportedVersion, text)
-        }
+        wakes.extend(self.watchers.drain(..).map(|watcher| watcher.reply));
     }
 }

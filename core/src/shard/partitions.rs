@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -18,6 +18,7 @@ use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, remove_partition_directory};
 
+use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
 use super::{FastMap, Now, ReplyTo};
 use crate::metadata::MetadataImage;
@@ -137,6 +138,19 @@ impl Partitions {
     /// Partitions that are being opened.
     pub(super) fn opening(&self) -> usize {
         self.opening
+    }
+
+    /// What each takes on the disk, in bytes.
+    pub(super) fn sizes(&self) -> Vec<PartitionSize> {
+        let partitions = self.by_key.iter();
+        partitions
+            .map(|(key, (_, partition))| (*key, partition.size_bytes()))
+            .collect()
+    }
+
+    /// The data directory.
+    pub(super) fn directory(&self) -> &Path {
+        self.seed.directory.path()
     }
 
     pub(super) fn len(&self) -> usize {

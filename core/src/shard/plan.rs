@@ -17,6 +17,15 @@ use crate::metadata::{
 use crate::topic_config::{TopicDefaults, list_for_create};
 
 const RESOURCE_TOPIC: i8 = 2;
+/// Set, of IncrementalAlterConfigs' operations.
+const OPERATION_SET: i8 = 0;
+
+/// One resource whose configs are to be altered.
+struct Alter<'a> {
+    kind: i8,
+    name: &'a str,
+    operations: Vec<AlterConfigOp>,
+}
 
 impl Shard {
     fn topic_rules(&self, validate_only: bool) -> TopicRules {
@@ -34,7 +43,8 @@ impl Shard {
             ControlOp::CreateTopics(request) => self.plan_create(request),
             ControlOp::DeleteTopics(request) => self.plan_delete(request),
             ControlOp::CreatePartitions(request) => self.plan_partitions(request),
-            ControlOp::IncrementalAlterConfigs(request) => self.plan_configs(request),
+            ControlOp::IncrementalAlterConfigs(request) => self.plan_incremental(request),
+            ControlOp::AlterConfigs(request) => self.plan_replacement(request),
             ControlOp::InitProducerId => self.plan_producer_id(),
             ControlOp::AutoCreate(names) => {
                 let asked: Vec<CreateTopicRequest> = names
@@ -188,56 +198,115 @@ impl Shard {
         )
     }
 
-    fn plan_configs(
+    fn plan_incremental(
         &mut self,
         request: &kp::IncrementalAlterConfigsRequest,
     ) -> (ControlAnswer, Vec<MetadataRecord>) {
         use kp::incremental_alter_configs_response::AlterConfigsResourceResponse;
-        let asked: Vec<AlterConfigsRequest> = request
+        let asked = request.resources.iter().map(|resource| Alter {
+            kind: resource.resource_type,
+            name: &resource.resource_name,
+            operations: resource
+                .configs
+                .iter()
+                .map(|config| AlterConfigOp {
+                    key: config.name.to_string(),
+                    operation: config.config_operation,
+                    value: config.value.as_ref().map(ToString::to_string),
+                })
+                .collect(),
+        });
+        let (outcomes, records) = self.plan_configs(asked.collect(), false, request.validate_only);
+        let responses = request
             .resources
             .iter()
-            .filter(|resource| resource.resource_type == RESOURCE_TOPIC)
-            .map(|resource| AlterConfigsRequest {
-                topic: resource.resource_name.to_string(),
-                operations: resource
-                    .configs
-                    .iter()
-                    .map(|config| AlterConfigOp {
-                        key: config.name.to_string(),
-                        operation: config.config_operation,
-                        value: config.value.as_ref().map(ToString::to_string),
-                    })
-                    .collect(),
-            })
-            .collect();
-        let planned = metadata::alter_topic_configs(&self.image, &asked, request.validate_only);
-        let mut outcomes = planned.outcomes.into_iter();
-        let mut body = kp::IncrementalAlterConfigsResponse::default();
-        for resource in &request.resources {
-            let outcome = if resource.resource_type == RESOURCE_TOPIC {
-                outcomes
-                    .next()
-                    .unwrap_or_else(|| Err(KafkaError::new(ErrorCode::UnknownServerError.code(), "")))
-            } else {
-                let message = "only topic configs can be altered; broker settings are changed in the broker's configuration";
-                Err(KafkaError::new(ErrorCode::InvalidRequest.code(), message))
-            };
-            let mut result = AlterConfigsResourceResponse::default()
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name.clone());
-            match outcome {
-                Ok(outcome) => name_without_effect(&resource.resource_name, &outcome.without_effect),
-                Err(KafkaError { code, message }) => {
-                    result.error_code = code;
-                    result.error_message = Some(text(message));
-                }
-            }
-            body.responses.push(result);
-        }
+            .zip(outcomes)
+            .map(|(resource, (code, message))| {
+                AlterConfigsResourceResponse::default()
+                    .with_resource_type(resource.resource_type)
+                    .with_resource_name(resource.resource_name.clone())
+                    .with_error_code(code)
+                    .with_error_message(message)
+            });
+        let body = kp::IncrementalAlterConfigsResponse::default().with_responses(responses.collect());
         (
             ControlAnswer::Body(ResponseBody::IncrementalAlterConfigs(body)),
-            planned.records,
+            records,
         )
+    }
+
+    fn plan_replacement(
+        &mut self,
+        request: &kp::AlterConfigsRequest,
+    ) -> (ControlAnswer, Vec<MetadataRecord>) {
+        use kp::alter_configs_response::AlterConfigsResourceResponse;
+        let asked = request.resources.iter().map(|resource| Alter {
+            kind: resource.resource_type,
+            name: &resource.resource_name,
+            operations: resource
+                .configs
+                .iter()
+                .map(|config| AlterConfigOp {
+                    key: config.name.to_string(),
+                    operation: OPERATION_SET,
+                    value: config.value.as_ref().map(ToString::to_string),
+                })
+                .collect(),
+        });
+        let (outcomes, records) = self.plan_configs(asked.collect(), true, request.validate_only);
+        let responses = request
+            .resources
+            .iter()
+            .zip(outcomes)
+            .map(|(resource, (code, message))| {
+                AlterConfigsResourceResponse::default()
+                    .with_resource_type(resource.resource_type)
+                    .with_resource_name(resource.resource_name.clone())
+                    .with_error_code(code)
+                    .with_error_message(message)
+            });
+        let body = kp::AlterConfigsResponse::default().with_responses(responses.collect());
+        (ControlAnswer::Body(ResponseBody::AlterConfigs(body)), records)
+    }
+
+    /// Code and message for each resource, and what makes the good ones true.
+    fn plan_configs(
+        &self,
+        resources: Vec<Alter<'_>>,
+        replace: bool,
+        validate_only: bool,
+    ) -> (Vec<(i16, Option<StrBytes>)>, Vec<MetadataRecord>) {
+        let topics = resources
+            .iter()
+            .filter(|resource| resource.kind == RESOURCE_TOPIC);
+        let asked: Vec<AlterConfigsRequest> = topics
+            .map(|resource| AlterConfigsRequest {
+                topic: resource.name.to_owned(),
+                replace,
+                operations: resource.operations.clone(),
+            })
+            .collect();
+        let planned = metadata::alter_topic_configs(&self.image, &asked, validate_only);
+        let mut of_topics = planned.outcomes.into_iter();
+        let outcomes = resources.iter().map(|resource| {
+            let outcome = match resource.kind {
+                RESOURCE_TOPIC => of_topics
+                    .next()
+                    .unwrap_or_else(|| Err(KafkaError::new(ErrorCode::UnknownServerError.code(), ""))),
+                _ => {
+                    let message = "only topic configs can be altered; broker settings are changed in the broker's configuration";
+                    Err(KafkaError::new(ErrorCode::InvalidRequest.code(), message))
+                }
+            };
+            match outcome {
+                Ok(outcome) => {
+                    name_without_effect(resource.name, &outcome.without_effect);
+                    (0, Some(StrBytes::default()))
+                }
+                Err(KafkaError { code, message }) => (code, Some(text(message))),
+            }
+        });
+        (outcomes.collect(), planned.records)
     }
 
     /// Ids are given out of a block that a record has reserved, so that most need no commit.
@@ -310,6 +379,16 @@ pub(super) fn refusal(op: &ControlOp, code: ErrorCode, message: &str) -> Control
             let body = kp::IncrementalAlterConfigsResponse::default().with_responses(resources.collect());
             ResponseBody::IncrementalAlterConfigs(body)
         }
+        ControlOp::AlterConfigs(request) => {
+            use kp::alter_configs_response::AlterConfigsResourceResponse;
+            let resources = request.resources.iter().map(|resource| {
+                AlterConfigsResourceResponse::default()
+                    .with_resource_type(resource.resource_type)
+                    .with_resource_name(resource.resource_name.clone())
+            });
+            let body = kp::AlterConfigsResponse::default().with_responses(resources.collect());
+            ResponseBody::AlterConfigs(body)
+        }
         ControlOp::InitProducerId => ResponseBody::InitProducerId(kp::InitProducerIdResponse::default()),
     };
     let mut answer = ControlAnswer::Body(body);
@@ -346,6 +425,13 @@ pub(super) fn fail(answer: &mut ControlAnswer, code: ErrorCode, message: &str) {
                 .iter_mut()
                 .filter(|resource| resource.error_code == 0)
             {
+                resource.error_code = code;
+                resource.error_message.clone_from(&message);
+            }
+        }
+        ResponseBody::AlterConfigs(body) => {
+            let resources = body.responses.iter_mut();
+            for resource in resources.filter(|resource| resource.error_code == 0) {
                 resource.error_code = code;
                 resource.error_message.clone_from(&message);
             }

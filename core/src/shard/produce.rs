@@ -13,6 +13,7 @@ use tidelog_segment_log::batch::{BatchHeader, Compression};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
+use super::compacted::NO_KEY;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::parts::{Part, take_waiting, waiting};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
@@ -70,6 +71,10 @@ impl Shard {
         let mut parts = SmallVec::new();
         let mut work: SmallVec<[_; 1]> = SmallVec::new();
         let image = std::sync::Arc::clone(&self.image);
+        let transaction_denied = request
+            .transactional_id
+            .as_ref()
+            .is_some_and(|id| !self.allows(context, Resource::TransactionalId(id), Operation::Write));
         for (topic_at, topic) in request.topics.into_iter().enumerate() {
             let by_id = origin.version >= 13;
             let found = if by_id {
@@ -79,12 +84,15 @@ impl Shard {
             };
             let refusal = match found {
                 _ if !matches!(request.acks, -1..=1) => Some(ErrorCode::InvalidRequiredAcks),
+                _ if transaction_denied => Some(ErrorCode::TransactionalIdAuthorizationFailed),
                 None if by_id => Some(ErrorCode::UnknownTopicId),
-                None => Some(ErrorCode::UnknownTopicOrPartition),
-                Some(found) => {
-                    let asked = [(Resource::Topic(&found.name), Operation::Write)];
-                    (!self.guard.check(context, &asked).is_allowed())
-                        .then_some(ErrorCode::TopicAuthorizationFailed)
+                found => {
+                    // Who may not write to a topic does not learn whether it is there.
+                    let name = found.map_or(&*topic.name, |found| &*found.name);
+                    match self.allows(context, Resource::Topic(name), Operation::Write) {
+                        false => Some(ErrorCode::TopicAuthorizationFailed),
+                        true => found.is_none().then_some(ErrorCode::UnknownTopicOrPartition),
+                    }
                 }
             };
             let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -182,6 +190,17 @@ impl Shard {
                             message: place.error_message.clone(),
                         });
                     }
+                }
+                PartitionAnswer::RecordsRefused(text, positions) => {
+                    *place = failed(place.index, ErrorCode::InvalidRecord, Some(&text));
+                    let message = Some(StrBytes::from_static_str(NO_KEY));
+                    place.record_errors = positions
+                        .into_iter()
+                        .map(|batch_index| RecordError {
+                            batch_index,
+                            message: message.clone(),
+                        })
+                        .collect();
                 }
                 _ => {}
             }

@@ -101,6 +101,7 @@ impl Shard {
             RequestBody::Fetch(request) => self.fetch(now, disk, origin, context, request),
             RequestBody::ListOffsets(request) => self.list_offsets(now, disk, origin, context, request),
             RequestBody::OffsetForLeaderEpoch(request) => self.epoch_end(now, disk, origin, context, request),
+            RequestBody::DeleteRecords(request) => self.delete_records(now, disk, origin, context, request),
             other => self.admin(now, disk, origin, context, other),
         }
     }

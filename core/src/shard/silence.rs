@@ -93,7 +93,10 @@ impl Shard {
         // What did not get into the ring is not wanted any more.
         if let Some(kept) = self.backlog.get_mut(shard) {
             for request in std::mem::take(kept) {
-                if !matches!(request, ShardRequest::Partition(..) | ShardRequest::Control(..)) {
+                if !matches!(
+                    request,
+                    ShardRequest::Partition(..) | ShardRequest::Control(..) | ShardRequest::Sizes(_)
+                ) {
                     keep_for_silent(kept, request);
                 }
             }
@@ -115,7 +118,8 @@ impl Shard {
                 Pending::Fetch(pending) => (pending.waiting(), ErrorCode::NotLeaderOrFollower),
                 Pending::ListOffsets(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
                 Pending::EpochEnd(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
-                Pending::Control(_) => continue,
+                Pending::DeleteRecords(pending) => (pending.waiting(), ErrorCode::RequestTimedOut),
+                Pending::Control(_) | Pending::LogDirs(_) => continue,
             };
             for (part, key) in parts {
                 if self.owner_of(&key) == shard {
@@ -130,5 +134,25 @@ impl Shard {
         }
         self.metrics.silence_refusals.add(refused.len() as u64);
         self.answers.append(&mut refused);
+        self.go_on_without(shard);
+    }
+
+    /// Requests for sizes are answered without those of a silent shard.
+    fn go_on_without(&mut self, shard: usize) {
+        let waiting: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| matches!(pending, Pending::LogDirs(pending) if pending.awaits(shard)))
+            .map(|(id, _)| id)
+            .collect();
+        for pending in waiting {
+            self.metrics.silence_refusals.increment();
+            let reply = ReplyTo {
+                shard: self.own,
+                pending,
+                part: shard as u32,
+            };
+            self.on_sizes(reply, None);
+        }
     }
 }

@@ -41,6 +41,8 @@ impl Shard {
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
+                    self.return_leases(now);
+                    self.expire_deletions(now);
                     self.publish_metrics();
                     if !self.stopped {
                         self.timers.set(now.monotonic_ms + TICK_MS, Timer::Tick);
@@ -94,6 +96,7 @@ impl Shard {
             self.on_all_open(now, disk);
         }
         self.deliver(now, disk);
+        self.ask_for_leases(now);
         self.send_kept();
         if self.stopping && !self.stopped {
             self.go_on_stopping(now, disk);
@@ -137,12 +140,7 @@ impl Shard {
 
     pub(super) fn publish_metrics(&mut self) {
         self.metrics.connections.set(self.connections.len() as i64);
-        self.metrics
-            .receive_budget_used_bytes
-            .set(self.receive_budget.used_bytes() as i64);
-        self.metrics
-            .fetch_budget_used_bytes
-            .set(self.fetch_budget.used_bytes() as i64);
+        self.publish_memory();
         self.metrics.partitions.set(self.partitions.len() as i64);
         self.metrics
             .partitions_opening

@@ -11,9 +11,12 @@ use bytes::Bytes;
 use tidelog_segment_log::disk::HotBytes;
 use tidelog_segment_log::ids::PartitionKey;
 
+use super::admin::PartitionSize;
 use super::control::{ControlAnswer, ControlOp, ControlSeed};
+use super::leases::Pool;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::partitions::DirectorySeed;
+use crate::directory_space::DirectorySpace;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
@@ -175,8 +178,14 @@ pub enum ShardRequest {
     Control(ReplyTo, ControlOp),
     /// The metadata from now on.
     Image(Arc<MetadataImage>),
+    /// What do the receiver's partitions take on the disk?
+    Sizes(ReplyTo),
     /// Leader epochs of partitions that the sender has opened.
     Opened(Vec<(PartitionKey, i32)>),
+    /// Memory is wanted: how much of which pool.
+    Lease(Pool, usize),
+    /// Memory that was lent comes back.
+    LeaseReturned(Pool, usize),
 }
 
 /// An answer between shards.
@@ -188,8 +197,19 @@ pub enum ShardAnswer {
     Partition(ReplyTo, PartitionAnswer),
     /// Group 0's answer.
     Control(ReplyTo, ControlAnswer),
+    /// What the sender's partitions take on the disk, in bytes.
+    Sizes(ReplyTo, Vec<PartitionSize>),
     /// The sender, a shard, serves the image of this version.
     ImageApplied(u64, u16),
+    /// How much a shard lends, which may be nothing.
+    Lease {
+        /// Of which pool.
+        pool: Pool,
+        /// How much.
+        bytes: usize,
+        /// The shard.
+        lender: u16,
+    },
 }
 
 /// What a shard is made from.
@@ -200,6 +220,8 @@ pub struct ShardSeed {
     pub listeners: Vec<(Arc<str>, String, u16)>,
     /// The cluster's id.
     pub cluster_id: String,
+    /// The room on the data directory's file system, as last measured.
+    pub space: Arc<DirectorySpace>,
     /// The data directory.
     pub directory: DirectorySeed,
     /// Group 0; on shard 0 only.

@@ -171,6 +171,27 @@ pub fn decompress(
     }
 }
 
+/// The decompressed records as a stream, for the codecs that have one.
+pub(super) fn open_stream<'a>(
+    compression: Compression,
+    payload: &'a Bytes,
+) -> Result<Box<dyn Read + 'a>, DecompressError> {
+    let corrupt = |source| DecompressError::Corrupt { compression, source };
+    Ok(match compression {
+        Compression::None => Box::new(&payload[..]),
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(&payload[..])),
+        Compression::Lz4 => Box::new(lz4::Decoder::new(&payload[..]).map_err(corrupt)?),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&payload[..]).map_err(corrupt)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(corrupt)?;
+            Box::new(decoder)
+        }
+        Compression::Snappy => {
+            return Err(corrupt(std::io::ErrorKind::Unsupported.into()));
+        }
+    })
+}
+
 fn read_capped(
     compression: Compression,
     reader: &mut dyn Read,

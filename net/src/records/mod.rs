@@ -24,9 +24,11 @@
 mod batch;
 mod builder;
 mod compression;
+mod keys;
 mod record;
 
 pub use batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, Batches, crc32c};
 pub use builder::{BatchBuilder, BuildError};
 pub use compression::{Compression, DecompressError, compress, decompress};
+pub use keys::{KeyError, WithoutKey};
 pub use record::{Headers, RecordError, RecordIter, RecordView};

@@ -8,6 +8,8 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod admin_request_fields;
+mod admin_response_fields;
 mod request_fields;
 mod response_fields;
 mod table;
@@ -78,10 +80,27 @@ fn walk_struct(
 }
 
 fn walk_field(field: &Field, version: i16, flexible: bool, reader: &mut Reader<'_>) -> Result<(), WireError> {
+    if is_optional_struct(field, version) {
+        // A byte says whether the struct follows.
+        match reader.i8()? {
+            -1 => return Ok(()),
+            1 => {}
+            other => {
+                return Err(WireError::BadLength {
+                    length: i64::from(other),
+                });
+            }
+        }
+    }
     if walk_kind(&field.kind, version, flexible, reader)? && !field.is_nullable_in(version) {
         return Err(WireError::BadLength { length: -1 });
     }
     Ok(())
+}
+
+/// Whether the field is a struct that may be missing in this version.
+fn is_optional_struct(field: &Field, version: i16) -> bool {
+    matches!(field.kind, Kind::Struct(_)) && field.is_nullable_in(version)
 }
 
 /// Passes over one value and says whether it was null.
@@ -144,7 +163,10 @@ pub fn wire_bytes_min(kind: &Kind, version: i16, flexible: bool) -> usize {
                 .iter()
                 .filter(|field| field.tag.is_none() && field.is_in(version));
             let fields_bytes: usize = present
-                .map(|field| wire_bytes_min(&field.kind, version, flexible))
+                .map(|field| match is_optional_struct(field, version) {
+                    true => 1,
+                    false => wire_bytes_min(&field.kind, version, flexible),
+                })
                 .sum();
             fields_bytes.saturating_add(usize::from(flexible))
         }
@@ -223,6 +245,28 @@ mod tests {
     }
 
     #[test]
+    fn a_struct_that_may_be_missing_is_there_or_not_and_nothing_else() {
+        let message = request(ApiKey::DescribeTopicPartitions);
+        let walked = |marker: u8, cursor: &[u8]| {
+            // No topics, a limit, the marker, the cursor, no tags.
+            let frame = Bytes::from([&[1, 0, 0, 0, 9, marker], cursor, &[0]].concat());
+            let mut reader = Reader::new(&frame, 1 << 10);
+            walk(message, 0, &mut reader).map(|()| reader.remaining())
+        };
+        let cursor = [2, b't', 0, 0, 0, 5, 0];
+        assert_eq!(walked(0xff, &[]), Ok(0));
+        assert_eq!(walked(1, &cursor), Ok(0));
+        for marker in [0, 2, 0x7f, 0xfe] {
+            let outcome = walked(marker, &cursor);
+            assert!(
+                matches!(outcome, Err(WireError::BadLength { .. })),
+                "{marker}: {outcome:?}"
+            );
+        }
+        assert!(matches!(walked(1, &[2]), Err(WireError::Truncated { .. })));
+    }
+
+    #[test]
     fn memory_is_never_underestimated() {
         use kafka_protocol::messages as kp;
         let element = |message: &Message, name: &str| {
@@ -241,6 +285,7 @@ mod tests {
             topics(ApiKey::CreatePartitions)
                 >= size_of::<kp::create_partitions_request::CreatePartitionsTopic>()
         );
+        assert!(topics(ApiKey::DeleteRecords) >= size_of::<kp::delete_records_request::DeleteRecordsTopic>());
         let answers = element(response(ApiKey::DescribeConfigs), "results");
         assert!(answers >= size_of::<kp::describe_configs_response::DescribeConfigsResult>());
         let brokers = element(response(ApiKey::DescribeCluster), "brokers");

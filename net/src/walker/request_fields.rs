@@ -5,6 +5,7 @@
 //! bytes and arrays are compact from the message's `flexible_from` on, and every struct then ends
 //! with a tag buffer.
 
+use super::admin_request_fields as admin;
 use super::table::{Field, Kind, LATEST, Message, field};
 use crate::api::ApiKey;
 
@@ -75,6 +76,14 @@ pub static REQUESTS: &[Message] = &[
         fields: DELETE_TOPICS_FIELDS,
     },
     Message {
+        key: ApiKey::DeleteRecords,
+        name: "DeleteRecordsRequest",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: DELETE_RECORDS_FIELDS,
+    },
+    Message {
         key: ApiKey::InitProducerId,
         name: "InitProducerIdRequest",
         min: 0,
@@ -91,12 +100,52 @@ pub static REQUESTS: &[Message] = &[
         fields: OFFSET_FOR_LEADER_EPOCH_FIELDS,
     },
     Message {
+        key: ApiKey::DescribeAcls,
+        name: "DescribeAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::CreateAcls,
+        name: "CreateAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::CREATE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::DeleteAcls,
+        name: "DeleteAclsRequest",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DELETE_ACLS_FIELDS,
+    },
+    Message {
         key: ApiKey::DescribeConfigs,
         name: "DescribeConfigsRequest",
         min: 1,
         max: 4,
         flexible_from: 4,
         fields: DESCRIBE_CONFIGS_FIELDS,
+    },
+    Message {
+        key: ApiKey::AlterConfigs,
+        name: "AlterConfigsRequest",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: admin::ALTER_CONFIGS_FIELDS,
+    },
+    Message {
+        key: ApiKey::DescribeLogDirs,
+        name: "DescribeLogDirsRequest",
+        min: 1,
+        max: 4,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_LOG_DIRS_FIELDS,
     },
     Message {
         key: ApiKey::CreatePartitions,
@@ -107,6 +156,14 @@ pub static REQUESTS: &[Message] = &[
         fields: CREATE_PARTITIONS_FIELDS,
     },
     Message {
+        key: ApiKey::ElectLeaders,
+        name: "ElectLeadersRequest",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: admin::ELECT_LEADERS_FIELDS,
+    },
+    Message {
         key: ApiKey::IncrementalAlterConfigs,
         name: "IncrementalAlterConfigsRequest",
         min: 0,
@@ -115,12 +172,44 @@ pub static REQUESTS: &[Message] = &[
         fields: INCREMENTAL_ALTER_CONFIGS_FIELDS,
     },
     Message {
+        key: ApiKey::AlterPartitionReassignments,
+        name: "AlterPartitionReassignmentsRequest",
+        min: 0,
+        max: 1,
+        flexible_from: 0,
+        fields: admin::ALTER_PARTITION_REASSIGNMENTS_FIELDS,
+    },
+    Message {
+        key: ApiKey::ListPartitionReassignments,
+        name: "ListPartitionReassignmentsRequest",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::LIST_PARTITION_REASSIGNMENTS_FIELDS,
+    },
+    Message {
         key: ApiKey::DescribeCluster,
         name: "DescribeClusterRequest",
         min: 0,
         max: 2,
         flexible_from: 0,
         fields: DESCRIBE_CLUSTER_FIELDS,
+    },
+    Message {
+        key: ApiKey::ListConfigResources,
+        name: "ListConfigResourcesRequest",
+        min: 0,
+        max: 1,
+        flexible_from: 0,
+        fields: admin::LIST_CONFIG_RESOURCES_FIELDS,
+    },
+    Message {
+        key: ApiKey::DescribeTopicPartitions,
+        name: "DescribeTopicPartitionsRequest",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::DESCRIBE_TOPIC_PARTITIONS_FIELDS,
     },
 ];
 
@@ -314,6 +403,31 @@ const DELETE_TOPICS_FIELDS: &[Field] = &[
         LATEST,
     ),
     field("topic_names", Kind::Array(&Kind::String), 0, 5),
+    field("timeout_ms", Kind::Int32, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_PARTITION: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("offset", Kind::Int64, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_TOPIC: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_PARTITION)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_FIELDS: &[Field] = &[
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_TOPIC)),
+        0,
+        LATEST,
+    ),
     field("timeout_ms", Kind::Int32, 0, LATEST),
 ];
 

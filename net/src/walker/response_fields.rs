@@ -5,6 +5,7 @@
 //! bytes and arrays are compact from the message's `flexible_from` on, and every struct then ends
 //! with a tag buffer.
 
+use super::admin_response_fields as admin;
 use super::table::{Field, Kind, LATEST, Message, field};
 use crate::api::ApiKey;
 
@@ -75,6 +76,14 @@ pub static RESPONSES: &[Message] = &[
         fields: DELETE_TOPICS_FIELDS,
     },
     Message {
+        key: ApiKey::DeleteRecords,
+        name: "DeleteRecordsResponse",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: DELETE_RECORDS_FIELDS,
+    },
+    Message {
         key: ApiKey::InitProducerId,
         name: "InitProducerIdResponse",
         min: 0,
@@ -91,12 +100,52 @@ pub static RESPONSES: &[Message] = &[
         fields: OFFSET_FOR_LEADER_EPOCH_FIELDS,
     },
     Message {
+        key: ApiKey::DescribeAcls,
+        name: "DescribeAclsResponse",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::CreateAcls,
+        name: "CreateAclsResponse",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::CREATE_ACLS_FIELDS,
+    },
+    Message {
+        key: ApiKey::DeleteAcls,
+        name: "DeleteAclsResponse",
+        min: 1,
+        max: 3,
+        flexible_from: 2,
+        fields: admin::DELETE_ACLS_FIELDS,
+    },
+    Message {
         key: ApiKey::DescribeConfigs,
         name: "DescribeConfigsResponse",
         min: 1,
         max: 4,
         flexible_from: 4,
         fields: DESCRIBE_CONFIGS_FIELDS,
+    },
+    Message {
+        key: ApiKey::AlterConfigs,
+        name: "AlterConfigsResponse",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: admin::ALTER_CONFIGS_FIELDS,
+    },
+    Message {
+        key: ApiKey::DescribeLogDirs,
+        name: "DescribeLogDirsResponse",
+        min: 1,
+        max: 4,
+        flexible_from: 2,
+        fields: admin::DESCRIBE_LOG_DIRS_FIELDS,
     },
     Message {
         key: ApiKey::CreatePartitions,
@@ -107,6 +156,14 @@ pub static RESPONSES: &[Message] = &[
         fields: CREATE_PARTITIONS_FIELDS,
     },
     Message {
+        key: ApiKey::ElectLeaders,
+        name: "ElectLeadersResponse",
+        min: 0,
+        max: 2,
+        flexible_from: 2,
+        fields: admin::ELECT_LEADERS_FIELDS,
+    },
+    Message {
         key: ApiKey::IncrementalAlterConfigs,
         name: "IncrementalAlterConfigsResponse",
         min: 0,
@@ -115,12 +172,44 @@ pub static RESPONSES: &[Message] = &[
         fields: INCREMENTAL_ALTER_CONFIGS_FIELDS,
     },
     Message {
+        key: ApiKey::AlterPartitionReassignments,
+        name: "AlterPartitionReassignmentsResponse",
+        min: 0,
+        max: 1,
+        flexible_from: 0,
+        fields: admin::ALTER_PARTITION_REASSIGNMENTS_FIELDS,
+    },
+    Message {
+        key: ApiKey::ListPartitionReassignments,
+        name: "ListPartitionReassignmentsResponse",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::LIST_PARTITION_REASSIGNMENTS_FIELDS,
+    },
+    Message {
         key: ApiKey::DescribeCluster,
         name: "DescribeClusterResponse",
         min: 0,
         max: 2,
         flexible_from: 0,
         fields: DESCRIBE_CLUSTER_FIELDS,
+    },
+    Message {
+        key: ApiKey::ListConfigResources,
+        name: "ListConfigResourcesResponse",
+        min: 0,
+        max: 1,
+        flexible_from: 0,
+        fields: admin::LIST_CONFIG_RESOURCES_FIELDS,
+    },
+    Message {
+        key: ApiKey::DescribeTopicPartitions,
+        name: "DescribeTopicPartitionsResponse",
+        min: 0,
+        max: 0,
+        flexible_from: 0,
+        fields: admin::DESCRIBE_TOPIC_PARTITIONS_FIELDS,
     },
 ];
 
@@ -475,6 +564,32 @@ const DELETE_TOPICS_FIELDS: &[Field] = &[
     field(
         "responses",
         Kind::Array(&Kind::Struct(DELETE_TOPICS_DELETABLE_TOPIC_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_PARTITION_RESULT: &[Field] = &[
+    field("partition_index", Kind::Int32, 0, LATEST),
+    field("low_watermark", Kind::Int64, 0, LATEST),
+    field("error_code", Kind::Int16, 0, LATEST),
+];
+
+const DELETE_RECORDS_DELETE_RECORDS_TOPIC_RESULT: &[Field] = &[
+    field("name", Kind::String, 0, LATEST),
+    field(
+        "partitions",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_PARTITION_RESULT)),
+        0,
+        LATEST,
+    ),
+];
+
+const DELETE_RECORDS_FIELDS: &[Field] = &[
+    field("throttle_time_ms", Kind::Int32, 0, LATEST),
+    field(
+        "topics",
+        Kind::Array(&Kind::Struct(DELETE_RECORDS_DELETE_RECORDS_TOPIC_RESULT)),
         0,
         LATEST,
     ),

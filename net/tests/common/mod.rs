@@ -115,7 +115,13 @@ impl SampleWriter {
                     self.value(field, element, out);
                 }
             }
-            Kind::Struct(fields) => self.fields(fields, out),
+            Kind::Struct(_) if null => out.put_i8(-1),
+            Kind::Struct(fields) => {
+                if field.is_nullable_in(self.version) && matches!(field.kind, Kind::Struct(_)) {
+                    out.put_i8(1);
+                }
+                self.fields(fields, out);
+            }
         }
     }
 }

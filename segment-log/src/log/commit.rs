@@ -47,7 +47,8 @@ impl PartitionLog {
                 now_ms.saturating_sub(self.last_commit_ms) >= interval_ms
             }
             Durability::Os => false,
-        } || self.closing;
+        } || self.closing
+            || self.log_starts.is_owed();
         let active = self.segments.len().saturating_sub(1);
         let mut syncs = Vec::new();
         let mut files = Vec::new();
@@ -109,6 +110,7 @@ impl PartitionLog {
             self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }
+        self.log_starts.advance(self.durable.index);
         assert!(
             self.durable.next_offset <= self.state.next_offset(),
             "durable offset is at most the log end"

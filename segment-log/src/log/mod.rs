@@ -6,7 +6,8 @@
 //! log's token space.
 //!
 //! Invariants:
-//! - log start <= durable offset <= written offset <= log end, and each only moves forward;
+//! - durable offset <= written offset <= log end and log start <= high watermark, and each only moves
+//!   forward;
 //! - what [`PartitionLog::append`] answered is in the log's order for good, but neither written
 //!   (until a flush) nor durable (until [`PartitionLog::durable_offset`] passes it);
 //! - a sync is submitted only for writes that completed in full, and one commit runs at a time;
@@ -18,6 +19,7 @@ mod append;
 mod commit;
 mod index_files;
 mod internal;
+mod log_start;
 pub(crate) mod machine;
 mod open;
 mod open_error;
@@ -43,6 +45,7 @@ use crate::recovery::{Quarantined, RecoveryOptions};
 pub use append::Appended;
 pub use commit::CloseProgress;
 pub use internal::InternalEntry;
+pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
 pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
 pub use open_error::{OpenError, UnsupportedEntry};
@@ -51,6 +54,7 @@ pub use removal::remove_partition_directory;
 
 use commit::Commit;
 use index_files::IndexWrite;
+use log_start::DurableLogStart;
 use machine::TokenCounter;
 use roll::Incarnations;
 use segment::{Mark, Segment};
@@ -159,6 +163,7 @@ pub struct PartitionLog {
     durable: Mark,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
+    log_starts: DurableLogStart,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -243,18 +248,10 @@ impl PartitionLog {
         &self.quarantined
     }
 
-    /// The highest record timestamp in ms and the base offset of the (first) batch that has it.
+    /// The highest record timestamp in ms and the base offset of the (first) batch that has it, of all
+    /// batches in the segments: it may lie below the log start. See [`PartitionLog::newest_record`].
     pub fn max_timestamp(&self) -> Option<(i64, Offset)> {
         self.state.max_timestamp()
-    }
-
-    /// A base offset at or before the first batch whose max timestamp is at least `timestamp_ms`: scan
-    /// batches from there. None if no batch is that young.
-    pub fn batch_at_or_after_timestamp(&self, timestamp_ms: i64) -> Option<Offset> {
-        self.segments
-            .iter()
-            .find_map(|segment| segment.index.first_by_timestamp(timestamp_ms))
-            .map(|point| point.base_offset.max(self.log_start_offset()))
     }
 
     /// The largest leader epoch at or below `epoch` and the offset at which it ends, as
@@ -294,7 +291,7 @@ impl PartitionLog {
         PartitionCheckpoint {
             key: self.key,
             term: self.term,
-            log_start: self.log_start_offset(),
+            log_start: self.log_starts.offset(),
             recovery_point: durable.index,
             raft_base: EntryIndex(0),
             durable_index: durable.index,

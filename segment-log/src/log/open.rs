@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
 use super::roll::{Incarnations, new_header};
@@ -467,6 +468,7 @@ impl Opener {
         let next_segment_id = segments.iter().map(|segment| segment.id + 1).max().unwrap_or(0);
         let durable = segments.last().map(|segment| segment.tail);
         let durable = durable.unwrap_or_else(|| unreachable!("an open log has a segment"));
+        let log_starts = DurableLogStart::new(state.log_start());
         PartitionLog {
             directory: self.spec.directory.clone(),
             key: self.spec.key,
@@ -485,6 +487,7 @@ impl Opener {
             term_durable,
             durable,
             watermark_floor: Offset(0),
+            log_starts,
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),

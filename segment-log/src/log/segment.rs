@@ -193,6 +193,11 @@ impl Segment {
         self.tail.position == Self::FIRST_ENTRY
     }
 
+    /// The highest timestamp of its batches in ms, and the base offset of the first that has it.
+    pub(crate) fn max_timestamp(&self) -> Option<(i64, Offset)> {
+        self.max_timestamp
+    }
+
     /// Whether a sync has something to cover and may be submitted now.
     pub(crate) fn is_dirty(&self) -> bool {
         self.creation == Creation::Ready && self.synced.position < self.written.position

@@ -136,13 +136,16 @@ impl LogState {
     ) -> Result<(), ProducerStateError> {
         if header.kind == EntryKind::ProducerState {
             let (producers, log_start) = ProducerStates::decode(payload)?;
+            check_log_start(log_start, header)?;
             if header.index > self.producers_known_to {
                 self.producers = producers;
             }
             self.raise_log_start(log_start);
         }
         if header.kind == EntryKind::LogStart {
-            self.raise_log_start(decode_log_start(payload)?);
+            let log_start = decode_log_start(payload)?;
+            check_log_start(log_start, header)?;
+            self.raise_log_start(log_start);
         }
         if header.kind.has_index() {
             self.last_index = header.index;
@@ -198,4 +201,12 @@ impl LogState {
             .map_or(self.next_offset, |(_, start)| *start);
         (*found, end)
     }
+}
+
+/// An entry that moves the log start is written behind what it deletes.
+fn check_log_start(log_start: Offset, header: &EntryHeader) -> Result<(), ProducerStateError> {
+    if log_start > header.base_offset {
+        return Err(ProducerStateError::Contradiction);
+    }
+    Ok(())
 }

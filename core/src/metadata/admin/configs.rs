@@ -1,4 +1,4 @@
-//! IncrementalAlterConfigs for topics.
+//! IncrementalAlterConfigs and AlterConfigs for topics.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,11 +21,13 @@ pub struct AlterConfigOp {
     pub value: Option<String>,
 }
 
-/// One topic of IncrementalAlterConfigs.
+/// One topic of IncrementalAlterConfigs or AlterConfigs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlterConfigsRequest {
     /// Name.
     pub topic: String,
+    /// What is set now is forgotten first (AlterConfigs).
+    pub replace: bool,
     /// Applied together or not at all.
     pub operations: Vec<AlterConfigOp>,
 }
@@ -41,7 +43,7 @@ pub struct AlterConfigsOutcome {
     pub without_effect: Vec<&'static str>,
 }
 
-/// Checks IncrementalAlterConfigs for topics.
+/// Checks IncrementalAlterConfigs and AlterConfigs for topics.
 pub fn alter_topic_configs(
     image: &MetadataImage,
     requests: &[AlterConfigsRequest],
@@ -81,7 +83,10 @@ fn check_alter(
 ) -> Result<(AlterConfigsOutcome, Vec<MetadataRecord>), KafkaError> {
     let topic = image.topic(&request.topic).ok_or_else(unknown_topic)?;
     let topic_id = topic.topic_id;
-    let mut configs = topic.configs.clone();
+    let mut configs = match request.replace {
+        true => BTreeMap::new(),
+        false => topic.configs.clone(),
+    };
     let mut without_effect = Vec::new();
     let mut keys: HashSet<&str> = HashSet::new();
     for op in &request.operations {

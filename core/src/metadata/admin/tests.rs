@@ -237,6 +237,7 @@ fn alter_codes() {
     let alter = |operations: Vec<AlterConfigOp>| {
         let request = AlterConfigsRequest {
             topic: "t".into(),
+            replace: false,
             operations,
         };
         codes(&alter_topic_configs(&image, &[request], false))[0]
@@ -260,9 +261,41 @@ fn alter_codes() {
     );
     let unknown = AlterConfigsRequest {
         topic: "nope".into(),
+        replace: false,
         operations: vec![],
     };
     assert_eq!(codes(&alter_topic_configs(&image, &[unknown], false)), [3]);
+}
+
+#[test]
+fn replacing_unsets_what_is_not_named() {
+    let mut machine = machine(&["t"]);
+    let planned = |machine: &MetadataMachine, replace, operations| {
+        let request = AlterConfigsRequest {
+            topic: "t".into(),
+            replace,
+            operations,
+        };
+        alter_topic_configs(&machine.image(), &[request], false)
+    };
+    let both = vec![op("segment.ms", 0, Some("7")), op("retention.ms", 0, Some("8"))];
+    for record in &planned(&machine, false, both.clone()).records {
+        machine.apply(record).unwrap();
+    }
+    assert!(planned(&machine, true, both).records.is_empty(), "set already");
+    let bad = vec![op("segment.ms", 0, Some("bad"))];
+    assert!(
+        planned(&machine, true, bad).records.is_empty(),
+        "nothing is unset either"
+    );
+    let one = planned(&machine, true, vec![op("segment.ms", 0, Some("9"))]);
+    assert_eq!(one.records.len(), 2, "one set, one unset");
+    for record in &one.records {
+        machine.apply(record).unwrap();
+    }
+    let image = machine.image();
+    let configs = &image.topic("t").unwrap().configs;
+    assert_eq!((configs.len(), configs["segment.ms"].as_str()), (1, "9"));
 }
 
 #[test]
@@ -271,6 +304,7 @@ fn altering_appends_only_what_changes() {
     let request = |operations| {
         [AlterConfigsRequest {
             topic: "t".into(),
+            replace: false,
             operations,
         }]
     };

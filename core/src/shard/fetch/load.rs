@@ -6,6 +6,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::log::ReadPart;
 
 use super::{BATCHES_PER_ANSWER_MAX, MEMORY_RETRY_MS, Phase, part_bytes};
+use crate::shard::leases::Pool;
 use crate::shard::{Now, Pending, SendPart, Shard, Timer};
 
 impl Shard {
@@ -50,6 +51,7 @@ impl Shard {
                             pending.loading += 1;
                             cold.push((at, range));
                         } else {
+                            self.leases.want(Pool::Fetch, bytes);
                             self.metrics.budget_waits.increment();
                             starved = true;
                             room = 0;

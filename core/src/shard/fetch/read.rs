@@ -141,22 +141,29 @@ impl Shard {
             self.timers.set(at_ms, Timer::FetchDeadline(id));
         }
         let round = pending.round;
-        let asks: Vec<(PartitionKey, i64)> = pending
+        let asks: Vec<(PartitionKey, PartitionOp)> = pending
             .wanted
             .iter_mut()
             .map(|wanted| {
                 wanted.found = None;
-                (wanted.key, wanted.high_watermark)
+                let (high_watermark, offset) = (wanted.high_watermark, wanted.offset);
+                (
+                    wanted.key,
+                    PartitionOp::Watch {
+                        high_watermark,
+                        offset,
+                    },
+                )
             })
             .collect();
-        for (part, (key, high_watermark)) in asks.into_iter().enumerate() {
+        for (part, (key, op)) in asks.into_iter().enumerate() {
             let reply = ReplyTo {
                 shard: self.own,
                 pending: id,
                 part: round << ROUND_SHIFT | part as u32,
             };
             if !self.endpoint.is_silent(self.owner_of(&key)) {
-                self.ask_partition(now, disk, reply, key, PartitionOp::Watch { high_watermark });
+                self.ask_partition(now, disk, reply, key, op);
             }
         }
     }

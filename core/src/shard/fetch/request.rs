@@ -42,12 +42,13 @@ impl Shard {
             };
             let refusal = match found {
                 None if by_id => ErrorCode::UnknownTopicId,
-                None => ErrorCode::UnknownTopicOrPartition,
-                Some(found) => {
-                    let asked = [(Resource::Topic(&found.name), Operation::Read)];
-                    match self.guard.check(context, &asked).is_allowed() {
-                        true => ErrorCode::None,
+                found => {
+                    // Who may not read a topic does not learn whether it is there.
+                    let name = found.map_or(&*topic.name, |found| &*found.name);
+                    match self.allows(context, Resource::Topic(name), Operation::Read) {
                         false => ErrorCode::TopicAuthorizationFailed,
+                        true if found.is_none() => ErrorCode::UnknownTopicOrPartition,
+                        true => ErrorCode::None,
                     }
                 }
             };

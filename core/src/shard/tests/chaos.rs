@@ -1,5 +1,5 @@
 //! Everything at once, in an order that a seed decides: every request of a connection that stays is
-//! answered, in order, and what was acknowledged as durable survives a power cut.
+//! answered, in order, and what was acknowledged as durable survives a power cut, log starts too.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use tidelog_net::messages as kp;
 use tidelog_net::{ErrorCode, ResponseBody};
 use tidelog_segment_log::disk::sim::{SimConfig, SimFaults, SimRng};
 
+use super::delete_records::request as delete_records_request;
 use super::device::partition_syncs;
 use super::harness::{Client, Cluster};
 use super::requests::*;
@@ -25,6 +26,8 @@ struct Chaos {
     rng: SimRng,
     peers: Vec<Peer>,
     acked: Vec<(i32, i64, String)>,
+    /// Of each partition of "keep": the highest log start that was answered, and the highest asked for.
+    starts: [(i64, i64); 4],
     values: u32,
 }
 
@@ -48,6 +51,7 @@ impl Chaos {
             rng: SimRng::new(seed ^ 0x5eed),
             peers: Vec::new(),
             acked: Vec::new(),
+            starts: [(0, 0); 4],
             values: 0,
         }
     }
@@ -111,7 +115,7 @@ impl Chaos {
         let partition = self.below(5) as i32;
         let offset = self.below(40) as i64 - 2;
         let mut durable = None;
-        let correlation = match self.below(12) {
+        let correlation = match self.below(17) {
             0..5 => {
                 let acks = [-1, -1, 1, 0][self.below(4)];
                 self.values += 1;
@@ -147,13 +151,69 @@ impl Chaos {
                 self.cluster
                     .send(client, 1, alter_request("keep", &[("segment.bytes", bytes)]))
             }
+            12..14 => {
+                // What is kept goes bit by bit, so that there is always something to be lost.
+                let to = if topic == "keep" {
+                    offset.max(0) / 6
+                } else {
+                    offset
+                };
+                if let ("keep", Some((_, asked))) = (topic, self.starts.get_mut(partition as usize)) {
+                    *asked = to.max(*asked);
+                }
+                let request = delete_records_request(&[(topic, &[(partition, to)])], 100_000);
+                self.cluster.send(client, 2, request)
+            }
             10 => {
                 let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
                 self.cluster.send(client, 4, request)
             }
-            _ => self.cluster.send(client, 12, metadata_request(&[topic], true)),
+            11 => self.cluster.send(client, 12, metadata_request(&[topic], true)),
+            _ => self.admin_request(client, topic, partition),
         };
         self.peers[at].owed.insert(correlation, durable);
+    }
+
+    /// What tools ask.
+    fn admin_request(&mut self, client: Client, topic: &str, partition: i32) -> i32 {
+        let some = [partition, 0];
+        match self.below(8) {
+            0 => {
+                let all = self.rng.coin();
+                let asked = [(topic, &some[..])];
+                let request = log_dirs_request((!all).then_some(&asked[..]));
+                self.cluster.send(client, 4, request)
+            }
+            1 => {
+                let limit = self.below(4) as i32;
+                self.cluster
+                    .send(client, 0, describe_request(&[topic, "keep"], limit))
+            }
+            2 => {
+                let bytes = ["1048576", "2097152"][self.below(2)];
+                let request = replace_request("keep", &[("segment.bytes", bytes)]);
+                self.cluster.send(client, 2, request)
+            }
+            3 => self
+                .cluster
+                .send(client, 2, elect_request(1, &[(topic, &some[..])])),
+            4 => {
+                let request = reassign_request(&[(topic, partition, Some(&[1])), (topic, 0, None)]);
+                self.cluster.send(client, 1, request)
+            }
+            5 => {
+                let request = kp::ListPartitionReassignmentsRequest::default();
+                self.cluster.send(client, 0, request)
+            }
+            6 => {
+                let request = kp::ListConfigResourcesRequest::default();
+                self.cluster.send(client, 1, request)
+            }
+            _ => {
+                let request = kp::CreateAclsRequest::default().with_creations(vec![Default::default(); 2]);
+                self.cluster.send(client, 3, request)
+            }
+        }
     }
 
     fn take_answers(&mut self) {
@@ -162,14 +222,26 @@ impl Chaos {
                 assert!(correlation > peer.last, "answers come in request order");
                 peer.last = correlation;
                 let durable = peer.owed.remove(&correlation).expect("was asked");
-                if let (Some((partition, value)), ResponseBody::Produce(body)) = (durable, body) {
-                    let answer = &body.topics[0].partitions[0];
-                    match answer.error {
-                        ErrorCode::None => self.acked.push((partition, answer.base_offset, value)),
-                        // Partition 4 is not there.
-                        ErrorCode::UnknownTopicOrPartition => assert_eq!(partition, 4),
-                        other => panic!("{other:?}: {:?}", answer.error_message),
+                match (durable, body) {
+                    (Some((partition, value)), ResponseBody::Produce(body)) => {
+                        let answer = &body.topics[0].partitions[0];
+                        match answer.error {
+                            ErrorCode::None => self.acked.push((partition, answer.base_offset, value)),
+                            // Partition 4 is not there.
+                            ErrorCode::UnknownTopicOrPartition => assert_eq!(partition, 4),
+                            other => panic!("{other:?}: {:?}", answer.error_message),
+                        }
                     }
+                    (_, ResponseBody::DeleteRecords(body)) if body.topics[0].name.0.as_str() == "keep" => {
+                        let answer = &body.topics[0].partitions[0];
+                        // Else: above the high watermark, or partition 4.
+                        if answer.error_code == 0 {
+                            let (told, asked) = &mut self.starts[answer.partition_index as usize];
+                            assert!(answer.low_watermark <= *asked, "further than anyone asked");
+                            *told = answer.low_watermark.max(*told);
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -194,12 +266,20 @@ impl Chaos {
     fn check(&mut self) {
         let client = self.cluster.connect(0);
         for partition in 0..4 {
+            let (start, _, error) = self.cluster.list(client, "keep", partition, -2);
+            let (told, asked) = self.starts[partition as usize];
+            assert_eq!(error, 0);
+            assert!(
+                (told..=asked).contains(&start),
+                "{start} is not in {told}..={asked}"
+            );
             let all: BTreeMap<i64, String> = self
                 .cluster
-                .get_all(client, "keep", partition)
+                .get_all_from(client, "keep", partition, start)
                 .into_iter()
                 .collect();
-            for (_, offset, value) in self.acked.iter().filter(|(p, ..)| *p == partition) {
+            let of_partition = self.acked.iter().filter(|(p, ..)| *p == partition);
+            for (_, offset, value) in of_partition.filter(|(_, offset, _)| *offset >= start) {
                 assert_eq!(all.get(offset), Some(value), "{partition}, {offset}");
             }
         }
@@ -208,7 +288,7 @@ impl Chaos {
 
 #[test]
 fn every_request_is_answered_and_nothing_acknowledged_is_lost() {
-    let mut durable = 0;
+    let (mut durable, mut deleted) = (0, 0);
     for shards in [1, 3] {
         for seed in 0..4 {
             let mut chaos = Chaos::new(seed, shards);
@@ -226,12 +306,16 @@ fn every_request_is_answered_and_nothing_acknowledged_is_lost() {
             }
             chaos.settle();
             chaos.check();
-            let Chaos { acked, .. } = &chaos;
+            let Chaos { acked, starts, .. } = &chaos;
             durable += acked.len();
+            deleted += starts.iter().map(|(told, _)| told).sum::<i64>();
             chaos.peers.clear();
             chaos.cluster.power_cut();
             chaos.check();
         }
     }
-    assert!(durable > 50, "{durable}: too little happened");
+    assert!(
+        durable > 50 && deleted > 50,
+        "{durable}, {deleted}: too little happened"
+    );
 }

@@ -144,6 +144,7 @@ impl Cluster {
                 settings: Arc::clone(&self.settings),
                 listeners: vec![(Arc::from("PLAINTEXT"), "broker.test".into(), 9092)],
                 cluster_id: "test-cluster".into(),
+                space: Arc::default(),
                 directory: DirectorySeed {
                     directory: Arc::clone(&directory),
                 },

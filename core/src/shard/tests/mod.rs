@@ -1,14 +1,20 @@
 //! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
 
+mod admin;
 mod background;
 mod chaos;
+mod compacted;
+mod delete_records;
+mod denials;
 mod device;
 mod faults;
 mod fetch;
 mod fetch_sessions;
 mod harness;
 mod hostile;
+mod leases;
 mod limits;
+mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;

@@ -141,6 +141,56 @@ pub(super) fn metadata_request(names: &[&str], create: bool) -> MetadataRequest 
     }
 }
 
+pub(super) fn describe_request(names: &[&str], limit: i32) -> kp::DescribeTopicPartitionsRequest {
+    use kp::describe_topic_partitions_request::TopicRequest;
+    let topics = names
+        .iter()
+        .map(|name| TopicRequest::default().with_name(kp::TopicName(text(name))));
+    kp::DescribeTopicPartitionsRequest::default()
+        .with_topics(topics.collect())
+        .with_response_partition_limit(limit)
+}
+
+pub(super) fn elect_request(kind: i8, partitions: &[(&str, &[i32])]) -> kp::ElectLeadersRequest {
+    use kp::elect_leaders_request::TopicPartitions;
+    let topics = partitions.iter().map(|(topic, partitions)| {
+        TopicPartitions::default()
+            .with_topic(kp::TopicName(text(topic)))
+            .with_partitions(partitions.to_vec())
+    });
+    kp::ElectLeadersRequest::default()
+        .with_election_type(kind)
+        .with_topic_partitions(Some(topics.collect()))
+}
+
+/// One partition and the nodes that are to hold it; `None` cancels.
+pub(super) fn reassign_request(
+    moves: &[(&str, i32, Option<&[i32]>)],
+) -> kp::AlterPartitionReassignmentsRequest {
+    use kp::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+    let topics = moves.iter().map(|(topic, partition, replicas)| {
+        let replicas = replicas.map(|nodes| nodes.iter().map(|node| kp::BrokerId(*node)).collect());
+        let partition = ReassignablePartition::default()
+            .with_partition_index(*partition)
+            .with_replicas(replicas);
+        ReassignableTopic::default()
+            .with_name(kp::TopicName(text(topic)))
+            .with_partitions(vec![partition])
+    });
+    kp::AlterPartitionReassignmentsRequest::default().with_topics(topics.collect())
+}
+
+pub(super) fn log_dirs_request(asked: Option<&[(&str, &[i32])]>) -> kp::DescribeLogDirsRequest {
+    use kp::describe_log_dirs_request::DescribableLogDirTopic;
+    let topic = |(name, partitions): &(&str, &[i32])| {
+        DescribableLogDirTopic::default()
+            .with_topic(kp::TopicName(text(name)))
+            .with_partitions(partitions.to_vec())
+    };
+    let topics = asked.map(|topics| topics.iter().map(topic).collect());
+    kp::DescribeLogDirsRequest::default().with_topics(topics)
+}
+
 pub(super) fn create_request(
     name: &str,
     partitions: i32,
@@ -197,6 +247,21 @@ pub(super) fn alter_request(topic: &str, configs: &[(&str, &str)]) -> kp::Increm
         .with_resource_name(text(topic))
         .with_configs(configs.collect());
     kp::IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+}
+
+/// As [`alter_request`], for the older API, which replaces everything that is set.
+pub(super) fn replace_request(topic: &str, configs: &[(&str, &str)]) -> kp::AlterConfigsRequest {
+    use kp::alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let configs = configs.iter().map(|(key, value)| {
+        AlterableConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(value)))
+    });
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text(topic))
+        .with_configs(configs.collect());
+    kp::AlterConfigsRequest::default().with_resources(vec![resource])
 }
 
 impl Cluster {
@@ -270,8 +335,19 @@ impl Cluster {
 
     /// Every record of a partition up to its high watermark.
     pub(super) fn get_all(&mut self, client: Client, topic: &str, partition: i32) -> Vec<(i64, String)> {
+        self.get_all_from(client, topic, partition, 0)
+    }
+
+    /// The same, from an offset on; what its batch has in front of it comes too.
+    pub(super) fn get_all_from(
+        &mut self,
+        client: Client,
+        topic: &str,
+        partition: i32,
+        from: i64,
+    ) -> Vec<(i64, String)> {
         let mut all = Vec::new();
-        let mut offset = 0;
+        let mut offset = from;
         loop {
             let got = self.get(client, topic, partition, offset);
             assert_eq!(got.partition.error, ErrorCode::None);

@@ -1,10 +1,11 @@
 //! Where each partition is read from, and where reading it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tidelog_bench::client::{Client, FetchTarget, Fetched, TIMESTAMP_END, TIMESTAMP_START};
 
 use crate::failure::{FAILED, Failure};
+use crate::partitions::choose;
 use crate::when::OffsetSpec;
 
 /// The place in one partition.
@@ -56,17 +57,7 @@ pub fn find_cursors(
             continue;
         }
         let topic = metadata.topic(name)?;
-        let all: Vec<i32> = topic.partitions.iter().map(|p| p.partition).collect();
-        if let Some(missing) = partitions.iter().find(|p| !all.contains(p)) {
-            return Err(
-                Failure::new(FAILED, format!("topic {name} has no partition {missing}"))
-                    .hint(format!("It has 0 to {}.", all.len().saturating_sub(1))),
-            );
-        }
-        let wanted: BTreeSet<i32> = match partitions.is_empty() {
-            true => all.into_iter().collect(),
-            false => partitions.iter().copied().collect(),
-        };
+        let wanted = choose(topic, partitions)?;
         let mut at = |timestamp: i64| {
             let asked: Vec<(i32, i64)> = wanted.iter().map(|p| (*p, timestamp)).collect();
             client.list_offsets(name, &asked)

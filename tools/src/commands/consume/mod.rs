@@ -19,6 +19,7 @@ use crate::connect::ClientArgs;
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::format::RecordFormat;
 use crate::output::progress;
+use crate::partitions::parse_partition;
 use crate::signals;
 use crate::when::OffsetSpec;
 use cursor::{Cursor, find_cursors};
@@ -74,13 +75,6 @@ pub struct ConsumeArgs {
     format: Option<RecordFormat>,
     #[command(flatten)]
     client: ClientArgs,
-}
-
-fn parse_partition(text: &str) -> Result<i32, String> {
-    text.parse::<i32>()
-        .ok()
-        .filter(|partition| *partition >= 0)
-        .ok_or_else(|| format!("`{text}` is not a partition; write numbers with commas, such as 0,1"))
 }
 
 fn refuse_group(_: &str) -> Result<String, String> {

@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod describe;
 mod list;
+mod trim;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -35,6 +36,8 @@ enum TopicCommand {
     Delete(delete::DeleteArgs),
     /// Give a topic more partitions
     AddPartitions(add_partitions::AddPartitionsArgs),
+    /// Delete the records in front of an offset or a time
+    Trim(trim::TrimArgs),
 }
 
 /// Runs a topic command.
@@ -46,6 +49,7 @@ pub fn run(args: TopicArgs) -> Result<u8, Failure> {
         TopicCommand::Alter(args) => alter::run(args),
         TopicCommand::Delete(args) => delete::run(args),
         TopicCommand::AddPartitions(args) => add_partitions::run(args),
+        TopicCommand::Trim(args) => trim::run(args),
     }
 }
 
