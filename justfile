@@ -95,6 +95,10 @@ compare *ARGS: build-perf
 cold *ARGS: build-perf
     perf/cold.sh {{ARGS}}
 
+# The broker's loop beside a bare ring, and under background work: a table in perf/results/
+loop *ARGS: build-perf
+    perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}
+
 # The load generator alone: just load produce -b localhost:9092 --create
 load *ARGS:
     cargo run --release -q -p tidelog-bench --bin tidelog-load -- {{ARGS}}

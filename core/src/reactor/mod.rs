@@ -1,7 +1,8 @@
 //! The engine of one shard: a thread and one raw io_uring ring.
 //!
 //! Runs on the shard's own thread. It takes turns: reap the ring, take what other
-//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. It
+//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. Between
+//! turns it takes steps of background work ([`background`]); without any it
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring; nothing here blocks but parking; a
@@ -9,6 +10,7 @@
 
 mod accept;
 mod arena;
+mod background;
 mod inbound;
 mod machine;
 mod provided;
@@ -16,6 +18,9 @@ mod ring;
 mod ring_disk;
 mod socket_memory;
 mod sockets;
+mod spin;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::io;
@@ -31,13 +36,16 @@ use io_uring::{opcode, types};
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
 use arena::Arena;
+use background::Pace;
 use inbound::Next;
 use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
 use socket_memory::SocketMemory;
 use sockets::Sockets;
+use spin::Spin;
 
+pub use background::{Progress, STEP_BOUND, StepBudget};
 pub use machine::Machine;
 pub use ring::probe;
 
@@ -49,6 +57,8 @@ const FRAMES_PER_TURN: usize = 64;
 const IDLE_WAIT_MS: u64 = 1_000;
 /// How often connections are looked at for frames that were begun and do not go on, and for idle buffers.
 const STALL_LOOK_MS: u64 = 1_000;
+/// Connections looked at in one turn.
+const LOOKS_PER_TURN: usize = 512;
 
 /// What all shards and the control thread share.
 #[derive(Debug)]
@@ -74,6 +84,8 @@ pub struct Start<M> {
     pub shared: Arc<Shared>,
     /// How much of what this shard wrote last counts as resident in the page cache, bytes.
     pub hot_window_bytes: u64,
+    /// How long to look for work before sleeping, at most and only where that pays; zero: not at all.
+    pub spin: Duration,
     /// The core to run on alone, if any.
     pub pin: Option<usize>,
     /// Receives one message when the thread has its ring, or the reason why not.
@@ -117,15 +129,16 @@ fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
         }
     };
     let _ = started.send(Ok(()));
+    let mut stepped = false;
     while !reactor.finished() {
         let started_at = Instant::now();
-        let progressed = reactor.turn()?;
-        reactor
-            .shard
-            .metrics()
-            .loop_turn_time
-            .observe(started_at.elapsed());
-        if !progressed {
+        // What a step brings may want more than one turn.
+        let progressed = reactor.turn()? | stepped;
+        let ended_at = Instant::now();
+        let turn_time = ended_at - started_at;
+        reactor.shard.metrics().loop_turn_time.observe(turn_time);
+        stepped = reactor.shard.has_background() && reactor.take_steps(ended_at, progressed);
+        if !progressed && !stepped {
             reactor.park()?;
         }
     }
@@ -157,6 +170,10 @@ struct Reactor<M> {
     wake_count: Box<[u8; 8]>,
     stop_seen: bool,
     stall_look_ms: u64,
+    /// Where that look goes on.
+    next_look: usize,
+    pace: Pace,
+    spin: Spin,
 }
 
 impl<M: Machine> Reactor<M> {
@@ -194,6 +211,9 @@ impl<M: Machine> Reactor<M> {
             wake_count: Box::new([0; 8]),
             stop_seen: false,
             stall_look_ms: 0,
+            next_look: 0,
+            pace: Pace::default(),
+            spin: Spin::new(start.spin),
         })
     }
 
@@ -241,8 +261,7 @@ impl<M: Machine> Reactor<M> {
             progressed = true;
         }
         if now.monotonic_ms >= self.stall_look_ms {
-            self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
-            self.look_at_connections(now)?;
+            progressed |= self.look_at_connections(now)?;
         }
         for id in std::mem::take(&mut self.read_later) {
             self.read_frames(now, id)?;
@@ -261,6 +280,45 @@ impl<M: Machine> Reactor<M> {
             progressed |= !self.reaped.is_empty();
         }
         Ok(progressed)
+    }
+
+    /// Background steps, until a poll point finds something for a turn. Whether there were any.
+    fn take_steps(&mut self, turn_ended: Instant, progressed: bool) -> bool {
+        let mut began = turn_ended;
+        if !self.pace.may_step(began, progressed) {
+            return false;
+        }
+        loop {
+            let now = self.now();
+            let mut budget = StepBudget::starting(began);
+            let progress = self.shard.step(now, &mut self.disk, &mut budget);
+            let ended = Instant::now();
+            let step_time = ended - began;
+            let metrics = self.shard.metrics();
+            metrics.background_step_time.observe(step_time);
+            if step_time > STEP_BOUND {
+                metrics.background_steps_late.increment();
+            }
+            self.pace.stepped(ended);
+            if progress == Progress::Done || !self.shard.has_background() || self.poll_point(ended) {
+                return true;
+            }
+            began = ended;
+        }
+    }
+
+    /// Whether a turn would find something, without a system call.
+    fn poll_point(&mut self, now: Instant) -> bool {
+        let now_ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        let is_due = |at_ms: u64| at_ms <= now_ms;
+        self.ring.borrow_mut().ready()
+            || self.ring.borrow().has_unsubmitted()
+            || self.disk.has_arrived()
+            || self.shard.wants_turn()
+            || self.shard.endpoint().bell().has_inbound()
+            || self.shard.next_deadline_ms().is_some_and(is_due)
+            || is_due(self.stall_look_ms)
+            || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen
     }
 
     fn take_completions(&mut self, now: Now) -> bool {
@@ -525,10 +583,12 @@ impl<M: Machine> Reactor<M> {
     }
 
     /// Closes connections that began a frame and do not go on with it, and takes the buffers of those that
-    /// send nothing.
-    fn look_at_connections(&mut self, now: Now) -> io::Result<()> {
+    /// send nothing. True: not all were looked at yet.
+    fn look_at_connections(&mut self, now: Now) -> io::Result<bool> {
         let ring = Rc::clone(&self.ring);
-        for id in self.sockets.ids() {
+        let slots = self.next_look..self.sockets.slot_count().min(self.next_look + LOOKS_PER_TURN);
+        self.next_look = slots.end;
+        for id in self.sockets.ids_in(slots) {
             let Some(socket) = self.sockets.get(id) else {
                 continue;
             };
@@ -543,8 +603,13 @@ impl<M: Machine> Reactor<M> {
                 socket.look_at_memory(!is_idle && socket.inbound.is_bulk(), &mut self.shard);
             }
         }
+        if self.next_look < self.sockets.slot_count() {
+            return Ok(true);
+        }
+        self.next_look = 0;
+        self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
         self.arena.trim(&mut self.shard);
-        Ok(())
+        Ok(false)
     }
 
     /// Begins closing, or ends it when nothing is left in the kernel.
@@ -571,8 +636,37 @@ impl<M: Machine> Reactor<M> {
 
     /// Sleeps until a completion, a message of another shard or the next deadline.
     ///
-    /// The thread's one sleep.
+    /// The thread's one sleep, which a look for work may precede.
     fn park(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        let parked = if self.look_before_sleeping(began) {
+            Ok(())
+        } else {
+            self.sleep()
+        };
+        self.spin.waited(began.elapsed());
+        parked
+    }
+
+    /// Looks for something to do as long as that is likely to come soon. Whether there is something.
+    fn look_before_sleeping(&mut self, began: Instant) -> bool {
+        let Some(bound) = self.spin.wanted() else {
+            return false;
+        };
+        self.shard.metrics().spins.increment();
+        let mut now = began;
+        while now - began < bound {
+            if self.poll_point(now) {
+                return true;
+            }
+            std::hint::spin_loop();
+            now = Instant::now();
+        }
+        self.shard.metrics().spins_in_vain.increment();
+        false
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
         self.arm_wake()?;
         let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;
         if self.disk.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use io_uring::{opcode, squeue, types};
@@ -135,10 +136,23 @@ impl Sockets {
         Some((released.inbound, released.memory))
     }
 
+    /// Slots, used or not.
+    pub(super) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn ids(&self) -> Vec<SocketId> {
+        self.ids_in(0..self.slots.len())
+    }
+
+    /// Those in some of the slots.
+    pub(super) fn ids_in(&self, slots: Range<usize>) -> Vec<SocketId> {
+        let count = slots.len();
         self.slots
             .iter()
             .enumerate()
+            .skip(slots.start)
+            .take(count)
             .filter(|(_, (_, socket))| socket.is_some())
             .map(|(slot, (generation, _))| SocketId {
                 slot: slot as u32,
