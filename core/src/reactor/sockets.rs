@@ -534,7 +534,7 @@ mod tests {
         let (gone, second) = log_bytes(dir.path(), &mut disk, 2);
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut sockets = Sockets::default();
-        let id = sockets.insert(near.into(), 0);
+        let id = sockets.insert(near.into(), SocketMemory::unset(), 0);
         let socket = sockets.get(id).unwrap();
         assert!(socket.is_resident(), "nothing to send");
         socket.queue(Response {
@@ -568,7 +568,7 @@ mod tests {
         let (file, lease) = log_bytes(dir.path(), &mut disk, 7);
         let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut sockets = Sockets::default();
-        let id = sockets.insert(near.into(), 0);
+        let id = sockets.insert(near.into(), SocketMemory::unset(), 0);
         let socket = sockets.get(id).unwrap();
         let small = |from: usize| SendPart::Log(lease.slice(from..from + 100), 0);
         // Small and far from each other: otherwise they are copied together, which touches them.
