@@ -3,8 +3,9 @@
 //! Owned by the shard's thread. Reads, writes, syncs, write-back and space reservation go through
 //! the ring; names (open, create, list, rename, unlink) and reads from the device, which only
 //! opening, rolling and recovery need, are done at once by [`StdDisk`]. Appends go through
-//! `write_now`, which is `pwritev` on this thread. Reads and early write-back, which may have to wait
-//! for the device, begin on a worker of the kernel.
+//! `write_now`, which is `pwritev` on this thread. Reads through the page cache and early write-back, which
+//! may have to wait for the device, begin on a worker of the kernel; large reads of what is not in the cache go
+//! past it, since a worker that copies takes the time of the core that this thread runs on.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -16,15 +17,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use io_uring::{opcode, types};
-use tidelog_segment_log::disk::std_disk::StdDisk;
+use io_uring::{opcode, squeue, types};
+use tidelog_segment_log::disk::std_disk::{StdDisk, open_for_cold_read};
 use tidelog_segment_log::disk::{
-    AlignedBytes, Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource,
-    Token, WriteNow,
+    AlignedBytes, Completion, DIRECT_ALIGN, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes,
+    ReadSource, Token, WriteNow,
 };
 
 use super::ring::{Kind, RawRing, Reaped, Tag};
 
+/// A cold read of at least this goes past the page cache: it is worth opening the file once more.
+const DIRECT_READ_MIN_BYTES: usize = 256 << 10;
 /// Write-back of a file is started each time this much was appended.
 const WRITEBACK_BYTES: u64 = 8 << 20;
 /// Files whose appends are counted for that.
@@ -46,6 +49,14 @@ enum InFlight {
         position: u64,
         buffer: AlignedBytes,
         filled: usize,
+    },
+    /// Past the page cache, which spares the copy; where it does not work, it becomes a `Read`.
+    DirectRead {
+        file: FileHandle,
+        position: u64,
+        len: usize,
+        buffer: AlignedBytes,
+        _direct: OwnedFd,
     },
     Sync {
         file: FileHandle,
@@ -110,12 +121,7 @@ impl RingDisk {
         !self.arrived.is_empty()
     }
 
-    fn start(
-        &mut self,
-        token: Token,
-        operation: InFlight,
-        entry: impl FnOnce(&InFlight) -> io_uring::squeue::Entry,
-    ) {
+    fn start(&mut self, token: Token, operation: InFlight, entry: impl FnOnce(&InFlight) -> squeue::Entry) {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -196,9 +202,32 @@ impl RingDisk {
         let range = unstarted.clone();
         self.unstarted.remove(&file.id());
         self.writebacks += 1;
-        let entry = writeback_entry(file, &range).flags(io_uring::squeue::Flags::ASYNC);
+        let entry = writeback_entry(file, &range).flags(squeue::Flags::ASYNC);
         let file = file.clone();
         self.start(Token(0), InFlight::EarlyWriteback { _file: file }, |_| entry);
+    }
+
+    /// A direct read brought less than it should: all of it is read again, through the page cache.
+    fn read_through_cache(&mut self, tag: Tag) {
+        let Some(place) = self.slots.get_mut(tag.slot as usize) else {
+            return;
+        };
+        let Some((
+            token,
+            InFlight::DirectRead {
+                file, position, len, ..
+            },
+        )) = place.operation.take()
+        else {
+            return;
+        };
+        let (entry, operation) = cached_read(file, position, len);
+        place.operation = Some((token, operation));
+        // SAFETY: as in `start`.
+        let pushed = unsafe { self.ring.borrow_mut().push(entry, tag) };
+        if let Err(error) = pushed {
+            self.finish(tag.slot, Err(error));
+        }
     }
 
     /// Takes one completion of the ring that carries [`Kind::Disk`].
@@ -224,6 +253,8 @@ impl RingDisk {
                 self.direct.note_failed_sync(file);
                 Err(error)
             }
+            // Refused, or out of luck: the page cache's own attempt tells.
+            (InFlight::DirectRead { .. }, Err(_)) => return self.read_through_cache(reaped.tag),
             (_, Err(error)) => Err(error),
             (InFlight::Write { file, position, data }, Ok(written)) => {
                 if written == 0 && !data.is_empty() {
@@ -258,6 +289,13 @@ impl RingDisk {
                     Ok(DiskOutput::Read(bytes))
                 }
             }
+            (InFlight::DirectRead { buffer, .. }, Ok(read)) => {
+                let buffer = std::mem::replace(buffer, AlignedBytes::zeroed(0));
+                if buffer.filled_by(read as usize) < buffer.len() {
+                    return self.read_through_cache(reaped.tag);
+                }
+                Ok(DiskOutput::Read(buffer))
+            }
             (_, Ok(_)) => Ok(DiskOutput::Done),
         };
         self.finish(slot, output);
@@ -268,7 +306,7 @@ fn descriptor(file: &FileHandle) -> types::Fd {
     types::Fd(file.fd().map_or(-1, AsRawFd::as_raw_fd))
 }
 
-fn writeback_entry(file: &FileHandle, range: &Range<u64>) -> io_uring::squeue::Entry {
+fn writeback_entry(file: &FileHandle, range: &Range<u64>) -> squeue::Entry {
     const SYNC_FILE_RANGE_WRITE: u32 = 2;
     let len = u32::try_from(range.end.saturating_sub(range.start)).unwrap_or(u32::MAX);
     opcode::SyncFileRange::new(descriptor(file), len)
@@ -277,19 +315,43 @@ fn writeback_entry(file: &FileHandle, range: &Range<u64>) -> io_uring::squeue::E
         .build()
 }
 
-fn read_entry(
-    file: &FileHandle,
-    position: u64,
-    buffer: &mut AlignedBytes,
-    filled: usize,
-) -> io_uring::squeue::Entry {
+fn cached_read(file: FileHandle, position: u64, len: usize) -> (squeue::Entry, InFlight) {
+    let mut buffer = AlignedBytes::zeroed(len);
+    let entry = read_entry(&file, position, &mut buffer, 0);
+    let operation = InFlight::Read {
+        file,
+        position,
+        buffer,
+        filled: 0,
+    };
+    (entry, operation)
+}
+
+/// Not on a worker: the device writes into the buffer by itself, and this thread only submits.
+fn direct_read(file: FileHandle, position: u64, len: usize, direct: OwnedFd) -> (squeue::Entry, InFlight) {
+    let mut buffer = AlignedBytes::for_direct_read(position, len);
+    let (pages, pages_len) = buffer.direct_pages();
+    let entry = opcode::Read::new(types::Fd(direct.as_raw_fd()), pages, pages_len as u32)
+        .offset(position - position % DIRECT_ALIGN as u64)
+        .build();
+    let operation = InFlight::DirectRead {
+        file,
+        position,
+        len,
+        buffer,
+        _direct: direct,
+    };
+    (entry, operation)
+}
+
+fn read_entry(file: &FileHandle, position: u64, buffer: &mut AlignedBytes, filled: usize) -> squeue::Entry {
     let rest = buffer.get_mut(filled..).unwrap_or(&mut []);
     // On a worker of the kernel: else submitting starts the read-ahead, and copies what is there, on this thread,
     // which meanwhile answers nobody.
     opcode::Read::new(descriptor(file), rest.as_mut_ptr(), rest.len() as u32)
         .offset(position)
         .build()
-        .flags(io_uring::squeue::Flags::ASYNC)
+        .flags(squeue::Flags::ASYNC)
 }
 
 impl Disk for RingDisk {
@@ -308,18 +370,15 @@ impl Disk for RingDisk {
                 len,
                 source: ReadSource::Cached,
             } => {
-                let mut buffer = AlignedBytes::zeroed(len);
-                let entry = read_entry(&file, position, &mut buffer, 0);
-                self.start(
-                    token,
-                    InFlight::Read {
-                        file,
-                        position,
-                        buffer,
-                        filled: 0,
-                    },
-                    |_| entry,
-                );
+                let range = position..position.saturating_add(len as u64);
+                let direct = (len >= DIRECT_READ_MIN_BYTES)
+                    .then(|| open_for_cold_read(&file, range))
+                    .flatten();
+                let (entry, operation) = match direct {
+                    Some(direct) => direct_read(file, position, len, direct),
+                    None => cached_read(file, position, len),
+                };
+                self.start(token, operation, |_| entry);
             }
             DiskOp::Sync { file } => {
                 let fd = descriptor(&file);
@@ -404,39 +463,118 @@ mod tests {
         line.unwrap().parse().unwrap()
     }
 
-    #[test]
-    fn a_cold_read_waits_for_the_device_on_another_thread() {
-        const BYTES: usize = 1 << 20;
-        // Not a temporary file system, which would keep its pages.
-        let program = std::env::current_exe().unwrap();
-        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
-        let path = dir.path().join("cold");
-        let written: Vec<u8> = (0..BYTES).map(|at| (at / 4096) as u8).collect();
-        std::fs::write(&path, &written).unwrap();
-        let plain = std::fs::File::open(&path).unwrap();
-        plain.sync_all().unwrap();
-        let drop_pages = || rustix::fs::fadvise(&plain, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    /// A file whose pages are on the device and not in the page cache.
+    struct ColdFile {
+        _dir: tempfile::TempDir,
+        file: std::fs::File,
+        path: std::path::PathBuf,
+        written: Vec<u8>,
+    }
 
-        drop_pages();
+    impl ColdFile {
+        fn new(len: usize) -> Self {
+            // Not a temporary file system, which would keep its pages.
+            let program = std::env::current_exe().unwrap();
+            let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+            let path = dir.path().join("cold");
+            let written: Vec<u8> = (0..len).map(|at| (at / 4096 + at) as u8).collect();
+            std::fs::write(&path, &written).unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            let cold = Self {
+                _dir: dir,
+                file,
+                path,
+                written,
+            };
+            cold.drop_pages();
+            cold
+        }
+
+        fn drop_pages(&self) {
+            rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+
+        fn handle(&self) -> FileHandle {
+            FileHandle::from_fd(1, self.path.clone(), self.file.try_clone().unwrap().into())
+        }
+
+        fn is_cold(&self, range: Range<u64>) -> bool {
+            open_for_cold_read(&self.handle(), range).is_some()
+        }
+
+        fn read(&self, position: u64, len: usize) -> AlignedBytes {
+            let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
+            let mut disk = RingDisk::new(Rc::clone(&ring), 0);
+            let op = DiskOp::Read {
+                file: self.handle(),
+                position,
+                len,
+                source: ReadSource::Cached,
+            };
+            disk.submit(Token(7), op);
+            let (mut reaped, mut done) = (Vec::new(), Vec::new());
+            while done.is_empty() {
+                ring.borrow_mut()
+                    .sleep_and_reap(Duration::from_secs(1), &mut reaped)
+                    .unwrap();
+                reaped.drain(..).for_each(|one| disk.on_reaped(one));
+                disk.take_completions(&mut done);
+            }
+            assert_eq!(disk.in_flight(), 0);
+            let completion = done.pop().unwrap();
+            assert_eq!(completion.token, Token(7));
+            match completion.result {
+                Ok(DiskOutput::Read(bytes)) => bytes,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_cold_read_waits_for_the_device_on_another_thread() {
+        let cold = ColdFile::new(1 << 20);
         let before = own_read_bytes();
-        std::fs::read(&path).unwrap();
+        std::fs::read(&cold.path).unwrap();
         assert!(
-            own_read_bytes() - before >= BYTES as u64,
+            own_read_bytes() - before >= 1 << 20,
             "the counter sees a read on this thread"
         );
+        cold.drop_pages();
+        let before = own_read_bytes();
+        let bytes = cold.read(8, DIRECT_READ_MIN_BYTES - 8);
+        assert!(*bytes == cold.written[8..DIRECT_READ_MIN_BYTES]);
+        assert_eq!(own_read_bytes(), before, "this thread read nothing itself");
+    }
 
-        drop_pages();
+    #[test]
+    fn a_large_cold_read_goes_past_the_page_cache_and_a_warm_one_uses_it() {
+        let cold = ColdFile::new((2 << 20) + 100);
+        let len = cold.written.len();
+        for (position, read_len) in [(8, len - 8), (4096, 1 << 20), (70_000, 300_000)] {
+            let range = position..position + read_len as u64;
+            assert!(cold.is_cold(range.clone()));
+            let bytes = cold.read(position, read_len);
+            let at = position as usize;
+            assert!(*bytes == cold.written[at..at + read_len], "from {position}");
+            assert_eq!(bytes.as_ptr() as usize % 8, at % 8, "aligned as in the file");
+            assert!(cold.is_cold(range), "its pages did not come into the cache");
+        }
+        std::fs::read(&cold.path).unwrap();
+        assert!(!cold.is_cold(0..len as u64) && !cold.is_cold(70_000..370_000));
+        assert!(*cold.read(8, len - 8) == cold.written[8..]);
+    }
+
+    #[test]
+    fn a_direct_read_that_falls_short_is_read_through_the_cache() {
+        let cold = ColdFile::new(1 << 20);
+        let handle = cold.handle();
+        let direct = open_for_cold_read(&handle, 0..1 << 20).unwrap();
         let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
         let mut disk = RingDisk::new(Rc::clone(&ring), 0);
-        let before = own_read_bytes();
-        let file = FileHandle::from_fd(1, path, plain.try_clone().unwrap().into());
-        let op = DiskOp::Read {
-            file,
-            position: 8,
-            len: BYTES - 8,
-            source: ReadSource::Cached,
-        };
-        disk.submit(Token(7), op);
+        // More than the file has.
+        let (entry, operation) = direct_read(handle, 8192, 2 << 20, direct);
+        disk.start(Token(1), operation, |_| entry);
         let (mut reaped, mut done) = (Vec::new(), Vec::new());
         while done.is_empty() {
             ring.borrow_mut()
@@ -445,12 +583,10 @@ mod tests {
             reaped.drain(..).for_each(|one| disk.on_reaped(one));
             disk.take_completions(&mut done);
         }
-        let completion = done.pop().unwrap();
-        assert_eq!(completion.token, Token(7));
-        match completion.result {
-            Ok(DiskOutput::Read(bytes)) => assert!(*bytes == written[8..]),
+        match done.pop().unwrap().result {
+            Ok(DiskOutput::Read(bytes)) => assert!(*bytes == cold.written[8192..]),
             other => panic!("{other:?}"),
         }
-        assert_eq!(own_read_bytes(), before, "this thread read nothing itself");
+        assert_eq!(disk.in_flight(), 0);
     }
 }

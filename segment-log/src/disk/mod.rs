@@ -325,30 +325,7 @@ impl MappedBytes {
 
     /// Whether all pages of the range are in memory now.
     fn is_resident(&self) -> bool {
-        let page = rustix::param::page_size();
-        let (first, end) = (self.start / page * page, self.start + self.len);
-        // One byte for each page, in pieces: what is asked for is bounded only by a map.
-        let mut pages = [0u8; RESIDENT_PAGES_PER_CALL];
-        let mut at = first;
-        while at < end {
-            let len = (end - at).min(pages.len() * page);
-            // SAFETY: `new` asserted that the range lies in the map, which lives as long as the Arc; the map
-            // begins on a page, so `at` does too. The kernel writes one byte for each page of `len`, for which
-            // there is room.
-            let result = unsafe {
-                libc::mincore(
-                    self.map.as_ptr().add(at).cast_mut().cast(),
-                    len,
-                    pages.as_mut_ptr(),
-                )
-            };
-            let asked = pages.get(..len.div_ceil(page)).unwrap_or_default();
-            if result != 0 || asked.iter().any(|page| page & 1 == 0) {
-                return false;
-            }
-            at += len;
-        }
-        true
+        is_resident(&self.map, self.start..self.start + self.len)
     }
 
     fn slice(&self, range: Range<usize>) -> Self {
@@ -373,9 +350,40 @@ impl Deref for MappedBytes {
     }
 }
 
-/// Bytes whose start is 16-aligned, as archived headers need when read in place.
+/// Whether all pages of a range of a map are in memory now. Faults none in.
+fn is_resident(map: &memmap2::MmapRaw, range: Range<usize>) -> bool {
+    assert!(range.end <= map.len(), "range outside the map");
+    let page = rustix::param::page_size();
+    let (first, end) = (range.start / page * page, range.end);
+    // One byte for each page, in pieces: what is asked for is bounded only by a map.
+    let mut pages = [0u8; RESIDENT_PAGES_PER_CALL];
+    let mut at = first;
+    while at < end {
+        let len = (end - at).min(pages.len() * page);
+        // SAFETY: the range lies in the map, which lives as long as the borrow; the map
+        // begins on a page, so `at` does too. The kernel writes one byte for each page of `len`, for which
+        // there is room.
+        let result =
+            unsafe { libc::mincore(map.as_ptr().add(at).cast_mut().cast(), len, pages.as_mut_ptr()) };
+        let asked = pages.get(..len.div_ceil(page)).unwrap_or_default();
+        if result != 0 || asked.iter().any(|page| page & 1 == 0) {
+            return false;
+        }
+        at += len;
+    }
+    true
+}
+
+/// Alignment of position, length and memory of direct reads; enough for every sector size in use.
+pub const DIRECT_ALIGN: usize = 4_096;
+
+/// Bytes that are as aligned in memory as archived headers need when read in place: 16, or as in their file.
 pub struct AlignedBytes {
     blocks: Vec<u128>,
+    /// Where the first page that a direct read fills starts in `blocks`, bytes; 0 for other bytes.
+    base: usize,
+    /// Where these bytes start behind that.
+    skip: usize,
     len: usize,
 }
 
@@ -384,8 +392,37 @@ impl AlignedBytes {
     pub fn zeroed(len: usize) -> Self {
         Self {
             blocks: vec![0; len.div_ceil(16)],
+            base: 0,
+            skip: 0,
             len,
         }
+    }
+
+    /// `len` bytes that a direct read from `position` of a file fills: in memory they lie as in the file's pages.
+    pub fn for_direct_read(position: u64, len: usize) -> Self {
+        let skip = (position % DIRECT_ALIGN as u64) as usize;
+        let pages = (skip + len).next_multiple_of(DIRECT_ALIGN);
+        let blocks = vec![0u128; (pages + DIRECT_ALIGN) / 16];
+        let base = blocks.as_ptr().cast::<u8>().align_offset(DIRECT_ALIGN);
+        Self {
+            blocks,
+            base,
+            skip,
+            len,
+        }
+    }
+
+    /// The whole pages around bytes made by [`AlignedBytes::for_direct_read`]: address and length of what the
+    /// kernel fills. They stay where they are when this value moves.
+    pub fn direct_pages(&mut self) -> (*mut u8, usize) {
+        let pages = (self.skip + self.len).next_multiple_of(DIRECT_ALIGN);
+        let start = self.blocks.as_mut_ptr().cast::<u8>();
+        (start.wrapping_add(self.base), pages)
+    }
+
+    /// Of so many bytes that a direct read filled, how many are these bytes.
+    pub fn filled_by(&self, read: usize) -> usize {
+        read.saturating_sub(self.skip).min(self.len)
     }
 
     /// Shortens to `len` bytes, if longer.
@@ -397,16 +434,18 @@ impl AlignedBytes {
 impl Deref for AlignedBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the vector holds at least `len` initialised bytes; u8 has no alignment or
+        let start = self.base + self.skip;
+        // SAFETY: the vector holds at least `len` initialised bytes behind `start`; u8 has no alignment or
         // validity needs.
-        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.blocks.as_ptr().cast::<u8>().add(start), self.len) }
     }
 }
 
 impl std::ops::DerefMut for AlignedBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
+        let start = self.base + self.skip;
         // SAFETY: as above, and `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.blocks.as_mut_ptr().cast::<u8>(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.blocks.as_mut_ptr().cast::<u8>().add(start), self.len) }
     }
 }
 

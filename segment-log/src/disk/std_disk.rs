@@ -28,15 +28,13 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::hot::HotMaps;
 use super::{
-    AlignedBytes, Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource,
-    Token, WriteNow,
+    AlignedBytes, Completion, DIRECT_ALIGN, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes,
+    ReadSource, Token, WriteNow,
 };
 
 /// Name of the lock file in a data directory.
 pub const LOCK_FILE: &str = "LOCK";
 
-/// Alignment of position, length and memory of direct reads; enough for every sector size in use.
-const DIRECT_ALIGN: usize = 4_096;
 /// Bytes that one direct read asks for.
 const DIRECT_CHUNK: usize = 1 << 20;
 /// Pieces that one vectored write takes (IOV_MAX).
@@ -364,6 +362,25 @@ fn read_full(fd: BorrowedFd<'_>, position: u64, into: &mut [u8]) -> io::Result<u
         }
     }
     Ok(filled)
+}
+
+/// The same file, opened to bypass the page cache, if that spares a read the copy: where the filesystem allows it
+/// and the range is not in the cache as a whole.
+pub fn open_for_cold_read(file: &FileHandle, range: Range<u64>) -> Option<OwnedFd> {
+    let fd = fd_of(file).ok()?;
+    // The kernel is asked about whole pages, of whatever size they are.
+    let start = range.start - range.start % rustix::param::page_size() as u64;
+    let len = usize::try_from(range.end.checked_sub(start)?).ok()?;
+    // Looking through a map starts no read-ahead, as even a read that must not wait does.
+    let map = memmap2::MmapOptions::new()
+        .offset(start)
+        .len(len)
+        .map_raw_read_only(fd.as_raw_fd())
+        .ok()?;
+    if super::is_resident(&map, 0..len) {
+        return None;
+    }
+    open_direct(fd).ok().flatten()
 }
 
 /// The same file, opened to bypass the page cache; `None` where the filesystem refuses.
