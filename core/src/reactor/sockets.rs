@@ -32,6 +32,11 @@ const GATHER_MIN_BYTES: usize = 2048;
 const SMALL_SEND_BYTES: usize = 4096;
 /// The most that one gathered send covers.
 const SEND_MAX_BYTES: usize = 1 << 20;
+/// The most that a send of bytes of their own covers: they left the caches when they came from the device, so the
+/// kernel copies them slowly, and meanwhile nobody else is served.
+const OWN_SEND_MAX_BYTES: usize = 256 << 10;
+/// How many parts are looked at to tell what is sent.
+const LOOKED_AT_PARTS: usize = 8;
 
 /// What is in the kernel for a send: for several pieces a header and where they are, and what was copied.
 /// Held for the kernel; nobody else reads it.
@@ -272,12 +277,13 @@ impl Socket {
         let mut rest = parts.clone();
         let (first, is_one) = (rest.next().unwrap_or_default(), rest.next().is_none());
         let is_resident = self.is_resident();
+        let max_bytes = self.send_max_bytes();
         let (mut entry, outgoing) = if is_one {
-            let first = first.get(..SEND_MAX_BYTES).unwrap_or(first);
+            let first = first.get(..max_bytes).unwrap_or(first);
             (self.entry_of_one(first), Outgoing::default())
         } else if !is_resident {
             // Nothing is copied here: that would wait for the device.
-            self.entry_of_many(parts, |_| false)
+            self.entry_of_many(parts, max_bytes, |_| false)
         } else if self.queued_bytes <= SMALL_SEND_BYTES {
             if reserve(self.queued_bytes) {
                 let mut copied = Vec::with_capacity(self.queued_bytes);
@@ -291,10 +297,10 @@ impl Socket {
                 };
                 (entry, outgoing)
             } else {
-                self.entry_of_many(parts, |_| false)
+                self.entry_of_many(parts, max_bytes, |_| false)
             }
         } else {
-            self.entry_of_many(parts.by_ref(), reserve)
+            self.entry_of_many(parts.by_ref(), max_bytes, reserve)
         };
         if !is_resident {
             entry = entry.flags(squeue::Flags::ASYNC);
@@ -320,9 +326,10 @@ impl Socket {
     fn entry_of_many<'a>(
         &self,
         parts: impl Iterator<Item = &'a [u8]>,
+        max_bytes: usize,
         reserve: impl FnOnce(usize) -> bool,
     ) -> (squeue::Entry, Outgoing) {
-        let (pieces, copy_bytes) = gather(parts);
+        let (pieces, copy_bytes) = gather(parts, max_bytes);
         let copy = copy_bytes > 0 && reserve(copy_bytes);
         let mut copied = Vec::with_capacity(if copy { copy_bytes } else { 0 });
         let mut iovecs = Vec::with_capacity(pieces.len());
@@ -365,6 +372,19 @@ impl Socket {
             reserved_bytes: if copy { copy_bytes } else { 0 },
         };
         (entry, outgoing)
+    }
+
+    fn send_max_bytes(&self) -> usize {
+        let mut parts = self.out.iter().flat_map(|response| response.parts.iter());
+        let is_log = parts
+            .by_ref()
+            .take(LOOKED_AT_PARTS)
+            .any(|part| part.log_bytes().is_some());
+        if is_log {
+            SEND_MAX_BYTES
+        } else {
+            OWN_SEND_MAX_BYTES
+        }
     }
 
     /// Whether the pages of the log that the next send reads are in memory: they were when the answer was made,
@@ -441,12 +461,12 @@ enum Piece<'a> {
     Run(Vec<&'a [u8]>),
 }
 
-/// Cuts what is queued into pieces, up to [`SEND_MAX_BYTES`], and says how much copying the runs would take.
-fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Piece<'a>>, usize) {
+/// Cuts what is queued into pieces, until they have `max_bytes`, and says how much copying the runs would take.
+fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>, max_bytes: usize) -> (Vec<Piece<'a>>, usize) {
     let mut pieces: Vec<Piece<'a>> = Vec::new();
     let (mut total, mut copy_bytes) = (0, 0);
     for bytes in parts {
-        if total >= SEND_MAX_BYTES || pieces.len() == IOVECS_MAX {
+        if total >= max_bytes || pieces.len() == IOVECS_MAX {
             break;
         }
         total += bytes.len();
@@ -491,7 +511,7 @@ mod tests {
         let parts = [
             &small, &small, &large, &small, &large, &large, &small, &small, &small,
         ];
-        let (pieces, copy_bytes) = gather(parts.iter().map(|part| part.as_slice()));
+        let (pieces, copy_bytes) = gather(parts.iter().map(|part| part.as_slice()), SEND_MAX_BYTES);
         let shape: Vec<usize> = pieces
             .iter()
             .map(|piece| match piece {
@@ -604,7 +624,7 @@ mod tests {
     #[test]
     fn a_send_is_bounded() {
         let part = vec![0; 100_000];
-        let (pieces, copy_bytes) = gather(std::iter::repeat_n(part.as_slice(), 1_000));
+        let (pieces, copy_bytes) = gather(std::iter::repeat_n(part.as_slice(), 1_000), SEND_MAX_BYTES);
         assert_eq!((pieces.len(), copy_bytes), (SEND_MAX_BYTES.div_ceil(100_000), 0));
     }
 }
