@@ -9,12 +9,14 @@ use std::thread;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tidelog_segment_log::ids::Incarnation;
+use tidelog_segment_log::entry::{EntryHeader, EntryKind};
+use tidelog_segment_log::ids::{Incarnation, Offset};
+use tidelog_segment_log::producer_state::{ProducerStates, decode_log_start};
 
 use super::derived::IndexCheck;
 use super::evidence::Evidence;
 use super::files::{Planned, find, plan};
-use super::missing::Named;
+use super::missing::{Kept, Named};
 use super::scan::{Damage, End, Scan, scan};
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::limits::{READ_CHUNK_BYTES, VERIFY_THREADS_MAX};
@@ -61,7 +63,12 @@ fn parse_threads(text: &str) -> Result<usize, String> {
 /// What became of one file.
 #[derive(Debug)]
 enum Outcome {
-    Checked { scan: Scan, derived: Vec<String> },
+    Checked {
+        scan: Box<Scan>,
+        derived: Vec<String>,
+        /// The highest log start that its entries name.
+        log_start: Offset,
+    },
     Failed(Failure),
     Gone,
 }
@@ -151,8 +158,9 @@ fn check_once(file: &Planned, bar: &ProgressBar) -> Outcome {
         }
         None => None,
     };
-    let mut drawn = 0;
-    let scanned = scan(&file.path, &file.around, |position, entry, _| {
+    let (mut drawn, mut log_start) = (0, Offset(0));
+    let scanned = scan(&file.path, &file.around, |position, entry, payload| {
+        log_start = log_start.max(log_start_in(entry, payload));
         if let Some(index) = &mut index {
             index.observe(position, entry);
         }
@@ -165,16 +173,31 @@ fn check_once(file: &Planned, bar: &ProgressBar) -> Outcome {
     match scanned {
         Ok(scan) => {
             derived.extend(index.and_then(IndexCheck::finish));
-            Outcome::Checked { scan, derived }
+            Outcome::Checked {
+                scan: Box::new(scan),
+                derived,
+                log_start,
+            }
         }
         Err(_) if !file.path.exists() => Outcome::Gone,
         Err(failure) => Outcome::Failed(failure),
     }
 }
 
+/// The log start that an entry names, or 0.
+fn log_start_in(entry: &EntryHeader, payload: &[u8]) -> Offset {
+    let named = match entry.kind {
+        EntryKind::LogStart => decode_log_start(payload),
+        EntryKind::ProducerState => ProducerStates::decode(payload).map(|(_, log_start)| log_start),
+        _ => return Offset(0),
+    };
+    named.unwrap_or(Offset(0))
+}
+
 /// What is said in the end.
 #[derive(Debug, Default)]
 struct Report {
+    kept: Kept,
     rows: Vec<Vec<Value>>,
     failures: Vec<Failure>,
     damaged: u64,
@@ -187,7 +210,17 @@ impl Report {
     fn take(&mut self, file: &Planned, outcome: Outcome, in_directory: bool) {
         let name = file.path.display().to_string();
         let (scan, derived) = match outcome {
-            Outcome::Checked { scan, derived } => (scan, derived),
+            Outcome::Checked {
+                scan,
+                derived,
+                log_start,
+            } => {
+                if let Some(header) = &file.header {
+                    let next = scan.last.map_or(header.base_offset, |last| last.next_offset());
+                    self.kept.note(&file.path, header, next, log_start);
+                }
+                (scan, derived)
+            }
             Outcome::Gone if in_directory => {
                 self.notes.push(format!("{name} is gone; skipped"));
                 return;
@@ -226,7 +259,7 @@ impl Report {
     }
 
     fn take_missing(&mut self, named: &Named, seen: &HashSet<Incarnation>, indexes: &[PathBuf]) {
-        for (file, damage, is_certain) in named.missing(seen) {
+        for (file, damage, is_certain) in named.missing(seen, &self.kept) {
             let name = file.display().to_string();
             if !is_certain {
                 self.notes.push(format!(
