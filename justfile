@@ -91,6 +91,14 @@ build-perf:
 compare *ARGS: build-perf
     perf/compare.sh {{ARGS}}
 
+# A producer beside a consumer of what is not in the page cache; fails on a major fault of a shard (perf/README.md)
+cold *ARGS: build-perf
+    perf/cold.sh {{ARGS}}
+
+# The broker's loop beside a bare ring, and under background work: a table in perf/results/
+loop *ARGS: build-perf
+    perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}
+
 # The load generator alone: just load produce -b localhost:9092 --create
 load *ARGS:
     cargo run --release -q -p tidelog-bench --bin tidelog-load -- {{ARGS}}

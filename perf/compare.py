@@ -29,11 +29,18 @@ from lib import RELEASE, Broker  # noqa: E402
 
 LOAD = RELEASE / "tidelog-load"
 LIGHT = RELEASE / "speed-of-light"
+LOOP = RELEASE / "shard-loop"
 SERVER_CORE, LOAD_CORE = "0", "1"
 LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
 LATENCY_RATE = 2_000
+# Of `speed-of-light append --add`.
+APPEND_EXTRAS = ("entry", "pad", "writeback", "map")
+SPIN_US = 50
+# What the loop may cost beside a bare ring, and how long a request may wait for background work.
+LOOP_RATIO_MAX = 1.25
+ROUND_TRIP_P99_US_MAX = 1_000
 
 
 class Options:
@@ -42,6 +49,7 @@ class Options:
     data_root: pathlib.Path
     quick = False
     rounds = 3
+    realtime = False
 
     @classmethod
     def bytes(cls) -> int:
@@ -52,6 +60,11 @@ class Options:
         return 1.5 if cls.quick else 8.0
 
 
+def on_core(cores: str, *command: str) -> list[str]:
+    """A command on chosen cores, and ahead of everything else there if that is asked for."""
+    return [*(["chrt", "-r", "1"] if Options.realtime else []), "taskset", "-c", cores, *command]
+
+
 class PinnedBroker(Broker):
     """A broker on chosen cores, with its data on the disk that is measured."""
 
@@ -60,7 +73,7 @@ class PinnedBroker(Broker):
         self.cores = SERVER_CORE if shards == 1 else f"{SERVER_CORE},{LOAD_CORE}"
 
     def command(self) -> list[str]:
-        return ["taskset", "-c", self.cores, *super().command()]
+        return on_core(self.cores, *super().command())
 
     @property
     def pid(self) -> int:
@@ -85,14 +98,14 @@ def broker(shards: int = 1, durability: str = "os"):
 
 
 class Light:
-    """One speed-of-light server."""
+    """One speed-of-light server, or the broker's loop around an echo."""
 
-    def __init__(self, *arguments: str, on_disk: bool = True) -> None:
-        self.arguments, self.on_disk = arguments, on_disk
+    def __init__(self, *arguments: str, on_disk: bool = True, program: pathlib.Path = LIGHT) -> None:
+        self.arguments, self.on_disk, self.program = arguments, on_disk, program
 
     def __enter__(self) -> "Light":
         self.stack = contextlib.ExitStack()
-        command = ["taskset", "-c", SERVER_CORE, str(LIGHT), *self.arguments]
+        command = on_core(SERVER_CORE, str(self.program), *self.arguments)
         if self.on_disk:
             command += ["--dir", str(self.stack.enter_context(directory()))]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -111,7 +124,7 @@ class Light:
 
 def load(mode: str, address: str, pid: int | None, *arguments: str) -> dict:
     """One run of the load generator; its report."""
-    command = ["taskset", "-c", LOAD_CORE, str(LOAD), mode, "-b", address, "--json", *map(str, arguments)]
+    command = on_core(LOAD_CORE, str(LOAD), mode, "-b", address, "--json", *map(str, arguments))
     if pid is not None:
         command += ["--broker-pid", str(pid)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
@@ -196,6 +209,63 @@ def produce(durability: str, partitions: int) -> Table:
     return cpu_per_gib(f"produce, 64 KiB batches of 1 KiB, {partitions} partitions, `{durability}`", results)
 
 
+def touch_free_pages(size: int) -> None:
+    """Writes and removes a file, so that the pages that are free now are backed by the host.
+
+    A guest with free page reporting gives pages back some 2 s after they were freed, and each is faulted in again
+    when it is written: a server that needs longer for its bytes pays for that, and one that is done sooner does not.
+    """
+    path, piece = Options.data_root / f"tidelog-perf-touch-{os.getpid()}", bytes([0xA5]) * (1 << 20)
+    try:
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(size >> 20):
+                file.write(piece)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def reported_mib() -> float:
+    """What this guest gave back to its host so far; 0 where that cannot be told."""
+    path = pathlib.Path("/sys/module/page_reporting/parameters/reported_kib")
+    return int(path.read_text()) / 1024 if path.exists() else 0.0
+
+
+def produce_extras() -> Table:
+    """What of a broker's way to write costs how much: one thing at a time added to the bare append server."""
+    size = ("--bytes", Options.bytes() // 4)
+
+    def ours() -> dict:
+        with broker() as running:
+            return kafka(running, "produce", 1, *size)
+
+    def light(*extras: str):
+        def one() -> dict:
+            added = ("--add", ",".join(extras)) if extras else ()
+            with Light("append", "--files", "fresh", *added) as server:
+                return bare(server, "produce", 1, *size)
+
+        return one
+
+    contestants = {"broker": ours, "fresh": light()}
+    for extra in APPEND_EXTRAS:
+        contestants[f"fresh + {extra}"] = light(extra)
+    contestants["fresh + all of these"] = light(*APPEND_EXTRAS)
+
+    def touched(run):
+        def one() -> dict:
+            touch_free_pages(Options.bytes() // 2)
+            before = reported_mib()
+            return run() | {"reported_mib": reported_mib() - before}
+
+        return one
+
+    results = rounds({name: touched(run) for name, run in contestants.items()})
+    table = cpu_per_gib("produce, 1 partition, `os`: what the bare server lacks, added one at a time", results)
+    reported = ", ".join(f"{name} {median(reports, 'reported_mib'):.0f}" for name, reports in results.items())
+    table.note(f"MiB of free pages that the guest gave back to its host during a run: {reported}.")
+    return table
+
+
 def consume(partitions: int) -> Table:
     goal = ("--bytes", Options.bytes() * 2)
 
@@ -269,6 +339,95 @@ def requests(connections: int, in_flight: int) -> Table:
             f"{median(reports, 'answer.p50_us'):.0f} / {median(reports, 'answer.p99_us'):.0f}",
             f"{median(reports, 'generator_busy'):.0%}",
         )
+    return table
+
+
+def loop(connections: int, in_flight: int) -> Table:
+    """The broker's loop around an echo beside a bare ring around the same echo."""
+    shape = ("--connections", connections, "--in-flight", in_flight, "--seconds", Options.seconds())
+
+    def echo(program: pathlib.Path, *arguments: str):
+        def one() -> dict:
+            with Light("echo", *arguments, on_disk=False, program=program) as server:
+                return load("echo", server.address, server.pid, *shape)
+
+        return one
+
+    others = {f"bare ring, {receive}": echo(LIGHT, "--receive", receive) for receive in ("single", "multishot")}
+    if connections == 1:
+        others[f"the loop with runtime.spin_us={SPIN_US}"] = echo(LOOP, "--spin-us", str(SPIN_US))
+    results = rounds({"the shard's loop": echo(LOOP), **others})
+    table = Table(
+        f"echo of 128 B with 64 B, {connections} connections x {in_flight} in flight",
+        "server", "CPU us/request", "requests/s", "loop to it: CPU, round by round", "switches/request",
+        "answer p50 / p99 us", "load busy",
+    )  # fmt: skip
+    ours = results["the shard's loop"]
+    verdicts = []
+    for name, reports in results.items():
+        # Paired: what else the machine does weighs on both runs of a round alike.
+        ratios = sorted(
+            one["broker"]["cpu_us_per_request"] / max(other["broker"]["cpu_us_per_request"], 1e-9)
+            for one, other in zip(ours, reports)
+        )
+        middle = statistics.median(ratios)
+        if reports is not ours:
+            verdicts.append(f"{name}: {'within' if middle <= LOOP_RATIO_MAX else '**above**'} {LOOP_RATIO_MAX}")
+        table.row(
+            name,
+            f"{median(reports, 'broker.cpu_us_per_request'):.2f}",
+            f"{median(reports, 'requests_per_s'):,.0f}",
+            "" if reports is ours else f"{middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            f"{median(reports, 'broker.context_switches_per_record'):.4f}",
+            f"{median(reports, 'answer.p50_us'):.0f} / {median(reports, 'answer.p99_us'):.0f}",
+            f"{median(reports, 'generator_busy'):.0%}",
+        )
+    if connections > 1:
+        table.note("The loop beside each: " + "; ".join(verdicts) + ".")
+    return table
+
+
+def background() -> Table:
+    """Round trips while background work never ends, and the control in which its steps are not cut."""
+
+    def run(work: str):
+        def one() -> dict:
+            seconds = "1" if Options.quick else "4"
+            command = on_core(f"{SERVER_CORE},{LOAD_CORE}", str(LOOP), "background", "--work", work)
+            command += ["--seconds", seconds, "--core", SERVER_CORE, "--client-core", LOAD_CORE]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
+            if result.returncode != 0:
+                raise SystemExit(f"{shlex.join(command)}: exit {result.returncode}: {result.stderr}")
+            return json.loads(result.stdout)
+
+        return one
+
+    results = rounds({name: run(name) for name in ("none", "cut", "uncut")})
+    table = Table(
+        "round trips of one connection beside background work without an end, us",
+        "background work", "p50", "p99: median (least to most)", "p99.9", "max", "steps", "us a step", "steps over their bound",
+    )  # fmt: skip
+    for name, reports in results.items():
+        tails = sorted(report["p99_us"] for report in reports)
+        steps, late = median(reports, "steps"), median(reports, "steps_late")
+        table.row(
+            {"none": "none", "cut": "in steps", "uncut": "control: 20 ms without a poll point"}[name],
+            f"{median(reports, 'p50_us'):,.0f}",
+            f"{statistics.median(tails):,.0f} ({tails[0]:,.0f} to {tails[-1]:,.0f})",
+            f"{median(reports, 'p999_us'):,.0f}",
+            f"{median(reports, 'max_us'):,.0f}",
+            f"{steps:,.0f}",
+            f"{median(reports, 'step_mean_us'):,.0f}",
+            f"{late / steps:.2%}" if steps else "",
+        )
+    # Other work on the machine only adds to a tail: the best round says what the loop can do.
+    best = min(report["p99_us"] for report in results["cut"])
+    control = min(report["p99_us"] for report in results["uncut"])
+    holds = "holds" if best < ROUND_TRIP_P99_US_MAX else "**does not hold**"
+    fails = "fails, as it must" if control > ROUND_TRIP_P99_US_MAX else "**does not fail: the test shows nothing**"
+    table.note(
+        f"p99 below {ROUND_TRIP_P99_US_MAX:,} us: {holds} (best round {best:,.0f}); the control {fails} (best round {control:,.0f})."
+    )
     return table
 
 
@@ -386,11 +545,17 @@ ROWS = {
     "produce-os-16": lambda: produce("os", 16),
     "produce-fsync-1": lambda: produce("fsync", 1),
     "produce-fsync-16": lambda: produce("fsync", 16),
+    "produce-extras": produce_extras,
     "consume-1": lambda: consume(1),
     "consume-16": lambda: consume(16),
     "requests-1x1": lambda: requests(1, 1),
     "requests-64x1": lambda: requests(64, 1),
     "requests-1000x16": lambda: requests(1000, 16),
+    "loop-1x1": lambda: loop(1, 1),
+    "loop-64x1": lambda: loop(64, 1),
+    "loop-1000x1": lambda: loop(1000, 1),
+    "loop-1000x16": lambda: loop(1000, 16),
+    "background": background,
     "latency-os": lambda: latency("os"),
     "latency-fsync": lambda: latency("fsync"),
     "shards": shards,
@@ -452,6 +617,7 @@ def main() -> int:
     parser.add_argument("--only", type=row_names, default=list(ROWS), help=", ".join(ROWS))
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--realtime", action="store_true", help="ahead of all other work (root); with --quick on a shared machine")
     parser.add_argument("--name", default="compare", help="of the page: perf/results/DATE-NAME.md")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--data-root", type=pathlib.Path, default=ROOT / "target", help="where data is put")
@@ -459,6 +625,7 @@ def main() -> int:
     if os.cpu_count() < 2:
         parser.error("two cores are needed: one for the server, one for the load")
     Options.data_root, Options.quick = arguments.data_root, arguments.quick
+    Options.realtime = arguments.realtime
     Options.rounds = max(arguments.rounds, 1)
     today = datetime.date.today().isoformat()
     out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
-for program in tidelog tidelog-load speed-of-light; do
+for program in tidelog tidelog-load speed-of-light shard-loop; do
     if [ ! -x "${CARGO_TARGET_DIR:-target}/release/$program" ]; then
         echo "error: ${CARGO_TARGET_DIR:-target}/release/$program is not built; run: just build-perf" >&2
         exit 1

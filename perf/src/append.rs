@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use io_uring::{opcode, types};
 use tidelog_bench::load::bare::{self, APPEND_ANSWER_BYTES, APPEND_HEAD_BYTES};
 use tidelog_net::records::crc32c;
 
-use crate::files::{Appender, Kind};
+use crate::files::{Appender, Extra, Kind};
 use crate::ring::{self, Ring};
 use crate::server::{Answer, Output, Service};
 
@@ -76,15 +77,17 @@ pub struct Append {
     sync: Sync,
     /// Files with appends that wait for a sync.
     dirty: Vec<usize>,
+    /// Files and ranges whose write-back is to be started.
+    writebacks: Vec<(usize, Range<u64>)>,
     /// By connection.
     in_order: Vec<InOrder>,
 }
 
 impl Append {
-    pub fn new(dir: &Path, count: u32, kind: Kind, sync: Sync) -> io::Result<Self> {
+    pub fn new(dir: &Path, count: u32, kind: Kind, sync: Sync, extras: &[Extra]) -> io::Result<Self> {
         let file = |number| {
             Ok(File {
-                appender: Appender::new(dir, number, count, kind)?,
+                appender: Appender::new(dir, number, count, kind, extras)?,
                 waiting: Vec::new(),
                 syncing: Vec::new(),
                 is_syncing: false,
@@ -94,6 +97,7 @@ impl Append {
             files: (0..count).map(file).collect::<io::Result<_>>()?,
             sync,
             dirty: Vec::new(),
+            writebacks: Vec::new(),
             in_order: Vec::new(),
         })
     }
@@ -110,6 +114,9 @@ impl Append {
             .get_mut(number)
             .ok_or_else(|| io::Error::other(format!("there is no file {number}")))?;
         file.appender.append(batch)?;
+        if let Some(range) = file.appender.take_writeback() {
+            self.writebacks.push((number, range));
+        }
         let mut answer = [0; APPEND_ANSWER_BYTES];
         answer[..8].copy_from_slice(&bare::head(APPEND_ANSWER_BYTES, 0));
         answer[4..8].copy_from_slice(&request[4..8]);
@@ -146,6 +153,17 @@ impl Service for Append {
 
     fn submit(&mut self, ring: &mut Ring) -> io::Result<()> {
         let files = &mut self.files;
+        for (number, range) in self.writebacks.drain(..) {
+            let fd = types::Fd(files[number].appender.file.as_raw_fd());
+            let len = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+            let entry = opcode::SyncFileRange::new(fd, len)
+                .offset(range.start)
+                .flags(libc::SYNC_FILE_RANGE_WRITE)
+                .build()
+                .flags(io_uring::squeue::Flags::ASYNC);
+            // SAFETY: the entry points to nothing.
+            unsafe { ring.push(entry, ring::Kind::Writeback, number)? };
+        }
         let mut result = Ok(());
         self.dirty.retain(|number| {
             let file = &mut files[*number];

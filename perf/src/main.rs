@@ -47,6 +47,9 @@ enum Program {
         /// When an append is answered.
         #[arg(long, value_enum, default_value = "none")]
         sync: append::Sync,
+        /// What a broker does more, to see what it costs.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        add: Vec<files::Extra>,
     },
     /// Send pieces of mapped files, one gathered send each.
     Read {
@@ -106,8 +109,9 @@ fn run(cli: Cli) -> io::Result<()> {
             count,
             files,
             sync,
+            add,
         } => {
-            let service = append::Append::new(&dir, count, files, sync)?;
+            let service = append::Append::new(&dir, count, files, sync, &add)?;
             server::run(
                 listen(&cli.listen)?,
                 service,

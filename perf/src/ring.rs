@@ -14,6 +14,7 @@ pub enum Kind {
     Receive = 2,
     Send = 3,
     Sync = 4,
+    Writeback = 5,
 }
 
 /// One completion.
@@ -68,6 +69,7 @@ impl Ring {
                 2 => Kind::Receive,
                 3 => Kind::Send,
                 4 => Kind::Sync,
+                5 => Kind::Writeback,
                 other => return Err(io::Error::other(format!("a completion of kind {other}"))),
             };
             done.push(Done {

@@ -90,6 +90,8 @@ pub fn run<S: Service>(
                 Kind::Accept => server.accepted(&mut ring, one)?,
                 Kind::Receive => server.received(&mut ring, &mut service, one)?,
                 Kind::Send => server.sent(&mut ring, &mut service, one)?,
+                // Nobody waits for it; its failure would be a later sync's to report.
+                Kind::Writeback => {}
                 Kind::Sync => {
                     service.synced(one.index, one.result, &mut answers)?;
                     for (connection, answer) in answers.drain(..) {

@@ -8,7 +8,7 @@ use crate::files::{Appender, Kind};
 
 /// Prints one JSON object: p50, p99, p99.9 and max in microseconds.
 pub fn run(dir: &Path, kind: Kind, bytes: usize, count: u32) -> io::Result<()> {
-    let mut appender = Appender::new(dir, 0, 1, kind)?;
+    let mut appender = Appender::new(dir, 0, 1, kind, &[])?;
     let piece = vec![0x5a; bytes];
     let mut times_us = Vec::with_capacity(count as usize);
     for _ in 0..count {

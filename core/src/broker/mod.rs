@@ -458,6 +458,7 @@ fn start_shards(
                 listeners: sockets,
                 shared: Arc::clone(&shared),
                 hot_window_bytes: hot_bytes / shards as u64,
+                spin: Duration::from_micros(settings.runtime_spin_us),
                 pin: cores.get(own).copied(),
                 started: started_sender,
             },

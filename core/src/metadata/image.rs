@@ -1,6 +1,7 @@
 //! The immutable picture of the metadata that every shard reads.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -70,6 +71,13 @@ impl MetadataImage {
     /// All topics by name.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<TopicImage>> {
         self.by_name.values()
+    }
+
+    /// Topics by name, from this name on (the first one without).
+    pub fn topics_from(&self, name: Option<&str>) -> impl Iterator<Item = &Arc<TopicImage>> {
+        let from = name.map_or(Bound::Unbounded, Bound::Included);
+        let topics = self.by_name.range::<str, _>((from, Bound::Unbounded));
+        topics.map(|(_, topic)| topic)
     }
 
     /// How many topics there are.

@@ -240,6 +240,9 @@ shard_metrics! {
         guard_denials: "Requests denied by the guard.",
         fetch_sessions_evicted: "Idle fetch sessions that made room for another.",
         silence_refusals: "Parts of requests that got an error because their shard takes no turns.",
+        spins: "Times the shard looked for work before it slept (runtime.spin_us).",
+        spins_in_vain: "Of these, times there was none and it slept.",
+        background_steps_late: "Steps of background work that took more than 100 us.",
         leases_granted: "Times memory was lent to another shard.",
         leases_denied: "Times another shard asked for memory and there was none to spare.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
@@ -274,6 +277,7 @@ shard_metrics! {
         fetch_time: "Time from the last byte of a Fetch request to its answer, waiting included.",
         request_time: "Time from the last byte of any other request to its answer.",
         loop_turn_time: "Time of one turn of the shard's loop.",
+        background_step_time: "Time of one step of background work.",
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tidelog_net::frame::FrameError;
 use tidelog_segment_log::disk::{Completion, Disk};
 
+use super::background::{Progress, StepBudget};
 use crate::mesh::Endpoint;
 use crate::metrics::ShardCells;
 use crate::shard::{Charge, Effect, Now, ReceivePool, ShardAnswer, ShardRequest, SocketId};
@@ -112,6 +113,22 @@ pub trait Machine: ReceivePool {
 
     /// Ends a turn: what was gathered in it is written and answered.
     fn end_of_turn(&mut self, now: Now, disk: &mut dyn Disk);
+
+    /// Whether there is background work. The loop does not sleep while there is.
+    fn has_background(&self) -> bool {
+        false
+    }
+
+    /// Goes on with the background work, as far as `budget` allows. Done: some of it has ended, and what that
+    /// brought wants a turn.
+    fn step(&mut self, _now: Now, _disk: &mut dyn Disk, _budget: &mut StepBudget) -> Progress {
+        Progress::Done
+    }
+
+    /// Whether the last step left something that a turn carries out.
+    fn wants_turn(&self) -> bool {
+        false
+    }
 
     /// What the loop is to do since the last call.
     fn take_effects(&mut self) -> Vec<Effect>;

@@ -1,7 +1,8 @@
 //! The engine of one shard: a thread and one raw io_uring ring.
 //!
 //! Runs on the shard's own thread. It takes turns: reap the ring, take what other
-//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. It
+//! shards sent, fire timers, let the sans-I/O [`Machine`] act, carry out its effects, submit. Between
+//! turns it takes steps of background work ([`background`]); without any it
 //! parks, by sleeping in the raw ring, only after the doorbell protocol.
 //!
 //! Invariants: only this folder names io_uring; nothing here blocks but parking; a
@@ -9,6 +10,8 @@
 
 mod accept;
 mod arena;
+mod background;
+mod connections;
 mod inbound;
 mod machine;
 mod provided;
@@ -16,11 +19,14 @@ mod ring;
 mod ring_disk;
 mod socket_memory;
 mod sockets;
+mod spin;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,24 +37,21 @@ use io_uring::{opcode, types};
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
 use arena::Arena;
-use inbound::Next;
+use background::Pace;
 use provided::ProvidedBuffers;
 use ring::{Kind, RawRing, Reaped, Tag};
 use ring_disk::RingDisk;
-use socket_memory::SocketMemory;
 use sockets::Sockets;
+use spin::Spin;
 
+pub use background::{Progress, STEP_BOUND, StepBudget};
 pub use machine::Machine;
 pub use ring::probe;
 
 /// Messages of a kind taken from one peer per turn.
 const MESSAGES_PER_TURN: usize = 256;
-/// Frames taken from one connection per turn, so that no pipelining peer keeps the shard.
-const FRAMES_PER_TURN: usize = 64;
 /// The longest sleep without a deadline.
 const IDLE_WAIT_MS: u64 = 1_000;
-/// How often connections are looked at for frames that were begun and do not go on, and for idle buffers.
-const STALL_LOOK_MS: u64 = 1_000;
 
 /// What all shards and the control thread share.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub struct Start<M> {
     pub shared: Arc<Shared>,
     /// How much of what this shard wrote last counts as resident in the page cache, bytes.
     pub hot_window_bytes: u64,
+    /// How long to look for work before sleeping, at most and only where that pays; zero: not at all.
+    pub spin: Duration,
     /// The core to run on alone, if any.
     pub pin: Option<usize>,
     /// Receives one message when the thread has its ring, or the reason why not.
@@ -117,15 +122,16 @@ fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
         }
     };
     let _ = started.send(Ok(()));
+    let mut stepped = false;
     while !reactor.finished() {
         let started_at = Instant::now();
-        let progressed = reactor.turn()?;
-        reactor
-            .shard
-            .metrics()
-            .loop_turn_time
-            .observe(started_at.elapsed());
-        if !progressed {
+        // What a step brings may want more than one turn.
+        let progressed = reactor.turn()? | stepped;
+        let ended_at = Instant::now();
+        let turn_time = ended_at - started_at;
+        reactor.shard.metrics().loop_turn_time.observe(turn_time);
+        stepped = reactor.shard.has_background() && reactor.take_steps(ended_at, progressed);
+        if !progressed && !stepped {
             reactor.park()?;
         }
     }
@@ -157,6 +163,10 @@ struct Reactor<M> {
     wake_count: Box<[u8; 8]>,
     stop_seen: bool,
     stall_look_ms: u64,
+    /// Where that look goes on.
+    next_look: usize,
+    pace: Pace,
+    spin: Spin,
 }
 
 impl<M: Machine> Reactor<M> {
@@ -194,6 +204,9 @@ impl<M: Machine> Reactor<M> {
             wake_count: Box::new([0; 8]),
             stop_seen: false,
             stall_look_ms: 0,
+            next_look: 0,
+            pace: Pace::default(),
+            spin: Spin::new(start.spin),
         })
     }
 
@@ -241,8 +254,7 @@ impl<M: Machine> Reactor<M> {
             progressed = true;
         }
         if now.monotonic_ms >= self.stall_look_ms {
-            self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
-            self.look_at_connections(now)?;
+            progressed |= self.look_at_connections(now)?;
         }
         for id in std::mem::take(&mut self.read_later) {
             self.read_frames(now, id)?;
@@ -261,6 +273,45 @@ impl<M: Machine> Reactor<M> {
             progressed |= !self.reaped.is_empty();
         }
         Ok(progressed)
+    }
+
+    /// Background steps, until a poll point finds something for a turn. Whether there were any.
+    fn take_steps(&mut self, turn_ended: Instant, progressed: bool) -> bool {
+        let mut began = turn_ended;
+        if !self.pace.may_step(began, progressed) {
+            return false;
+        }
+        loop {
+            let now = self.now();
+            let mut budget = StepBudget::starting(began);
+            let progress = self.shard.step(now, &mut self.disk, &mut budget);
+            let ended = Instant::now();
+            let step_time = ended - began;
+            let metrics = self.shard.metrics();
+            metrics.background_step_time.observe(step_time);
+            if step_time > STEP_BOUND {
+                metrics.background_steps_late.increment();
+            }
+            self.pace.stepped(ended);
+            if progress == Progress::Done || !self.shard.has_background() || self.poll_point(ended) {
+                return true;
+            }
+            began = ended;
+        }
+    }
+
+    /// Whether a turn would find something, without a system call.
+    fn poll_point(&mut self, now: Instant) -> bool {
+        let now_ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        let is_due = |at_ms: u64| at_ms <= now_ms;
+        self.ring.borrow_mut().ready()
+            || self.ring.borrow().has_unsubmitted()
+            || self.disk.has_arrived()
+            || self.shard.wants_turn()
+            || self.shard.endpoint().bell().has_inbound()
+            || self.shard.next_deadline_ms().is_some_and(is_due)
+            || is_due(self.stall_look_ms)
+            || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen
     }
 
     fn take_completions(&mut self, now: Now) -> bool {
@@ -354,225 +405,39 @@ impl<M: Machine> Reactor<M> {
         Ok(())
     }
 
-    fn adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {
-        let is_reserved = self.shard.reserve_connection();
-        let memory = is_reserved.then(|| SocketMemory::open(socket.as_fd(), &mut self.shard));
-        let Some(memory) = memory.flatten() else {
-            if is_reserved {
-                self.shard.release_connection();
-            }
-            self.shard.metrics().connections_refused.increment();
-            tracing::warn!(%peer, "connection refused: this shard has no memory for another; raise memory.limit");
-            self.uncount();
-            return;
-        };
-        let id = self.sockets.insert(socket, memory, now.monotonic_ms);
-        self.shard.on_accepted(now, id, listener, peer);
-        self.read_later.push(id);
-    }
-
-    fn on_receive(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        let socket = self.sockets.get(id);
-        let Some(socket) = socket.filter(|socket| !socket.is_closing() && reaped.result > 0) else {
-            if let Some(buffer) = reaped.buffer() {
-                self.provided.give(buffer);
-            }
-            return self.on_receive_failed(now, id, reaped);
-        };
-        let received = reaped.result as usize;
-        socket
-            .inbound
-            .received(received, &reaped, &mut self.provided, now.monotonic_ms);
-        self.shard.metrics().received_bytes.add(received as u64);
-        self.read_frames(now, id)
-    }
-
-    fn on_receive_failed(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        const ENOBUFS: i32 = 105;
-        let Some(socket) = self.sockets.get(id) else {
-            return Ok(());
-        };
-        let is_demoted = socket.inbound.receive_failed();
-        match reaped.into_result() {
-            _ if socket.is_closing() => self.close(id),
-            // The buffers of this turn come back at its end.
-            Err(error)
-                if error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS) =>
-            {
-                self.read_frames(now, id)
-            }
-            Err(_) if is_demoted => {
-                socket.inbound.let_go(&mut self.arena);
-                self.read_frames(now, id)
-            }
-            _ => self.close(id),
-        }
-    }
-
-    /// Gives the shard the frames that are whole, then receives more, as far as budgets allow.
-    fn read_frames(&mut self, now: Now, id: SocketId) -> io::Result<()> {
-        for _ in 0..FRAMES_PER_TURN {
-            if !self.shard.wants_frame(id) {
-                return Ok(());
-            }
-            let request_max = self.shard.request_max_bytes();
-            let Some(socket) = self.sockets.get(id) else {
-                return Ok(());
-            };
-            // Both go on when the kernel is done: with the receive, or with the send.
-            if socket.inbound.is_receiving() || socket.is_behind() || socket.is_closing() {
-                return Ok(());
-            }
-            if !socket.inbound.take_in(&mut self.provided, &mut self.shard) {
-                self.shard.on_receive_stalled();
-                self.read_later.push(id);
-                return Ok(());
-            }
-            match socket.inbound.next_frame(request_max, &self.shard) {
-                Next::Frame(frame, charge_bytes) => {
-                    self.shard.on_frame(now, &mut self.disk, id, frame, charge_bytes);
-                }
-                Next::Incomplete => {
-                    if !std::mem::replace(&mut socket.wants_receive, true) {
-                        self.receive_later.push(id);
-                    }
-                    return Ok(());
-                }
-                Next::TooLarge(size) => {
-                    self.shard.on_frame_too_large(id, size);
-                    return self.close(id);
-                }
-                Next::Bad(error) => {
-                    self.shard.on_bad_frame(id, &error);
-                    return self.close(id);
-                }
-            }
-        }
-        self.read_later.push(id);
-        Ok(())
-    }
-
-    /// Receives again on the connections that wait for it. At the end of the turn: what its frames were used for
-    /// is done in most cases, and their buffers can be used again.
-    fn receive_again(&mut self) -> io::Result<()> {
-        let ring = Rc::clone(&self.ring);
-        for id in std::mem::take(&mut self.receive_later) {
-            let Some(socket) = self.sockets.get(id) else {
-                continue;
-            };
-            socket.wants_receive = false;
-            let received = socket.receive(
-                id.slot,
-                &mut ring.borrow_mut(),
-                &self.provided,
-                &mut self.arena,
-                &mut self.shard,
-            );
-            match received {
-                Ok(true) => {
-                    if socket.inbound.is_bulk() {
-                        socket.enlarge_receive(&mut self.shard);
-                    }
-                }
-                Ok(false) => {
-                    self.shard.on_receive_stalled();
-                    self.read_later.push(id);
-                }
-                Err(_) => self.close(id)?,
-            }
-        }
-        self.arena.reclaim(&mut self.shard);
-        self.provided.publish();
-        Ok(())
-    }
-
-    /// Starts sending what is queued, if nothing is being sent.
-    fn send(&mut self, id: SocketId) -> io::Result<()> {
-        let Some(socket) = self.sockets.get(id) else {
-            return Ok(());
-        };
-        let shard = &mut self.shard;
-        if socket.has_much_to_send() {
-            socket.enlarge_send(shard);
-        }
-        let mut ring = self.ring.borrow_mut();
-        let sent = socket.send(id.slot, &mut ring, |bytes| shard.reserve_send(bytes));
-        drop(ring);
-        if sent.is_err() { self.close(id) } else { Ok(()) }
-    }
-
-    fn on_send(&mut self, now: Now, id: SocketId, reaped: Reaped) -> io::Result<()> {
-        let Some(socket) = self.sockets.get(id) else {
-            return Ok(());
-        };
-        self.shard.release_send(socket.send_reserved_bytes());
-        let Ok(sent) = reaped.into_result() else {
-            socket.send_failed();
-            return self.close(id);
-        };
-        let mut finished = Vec::new();
-        socket.sent(sent as usize, &mut finished);
-        let close = socket.is_closing() || socket.wants_close();
-        self.shard.metrics().sent_bytes.add(u64::from(sent));
-        for charge in finished {
-            self.shard.on_sent(charge);
-        }
-        if close {
-            return self.close(id);
-        }
-        self.send(id)?;
-        self.read_frames(now, id)
-    }
-
-    /// Closes connections that began a frame and do not go on with it, and takes the buffers of those that
-    /// send nothing.
-    fn look_at_connections(&mut self, now: Now) -> io::Result<()> {
-        let ring = Rc::clone(&self.ring);
-        for id in self.sockets.ids() {
-            let Some(socket) = self.sockets.get(id) else {
-                continue;
-            };
-            if socket.inbound.is_stalled(now.monotonic_ms) {
-                self.shard.on_frame_stalled(id);
-                self.close(id)?;
-            } else if !socket.is_closing() {
-                let is_idle = socket.inbound.is_bulk_and_idle(now.monotonic_ms);
-                if is_idle {
-                    socket.demote(id.slot, &mut ring.borrow_mut())?;
-                }
-                socket.look_at_memory(!is_idle && socket.inbound.is_bulk(), &mut self.shard);
-            }
-        }
-        self.arena.trim(&mut self.shard);
-        Ok(())
-    }
-
-    /// Begins closing, or ends it when nothing is left in the kernel.
-    fn close(&mut self, id: SocketId) -> io::Result<()> {
-        let ring = Rc::clone(&self.ring);
-        let Some(socket) = self.sockets.get(id) else {
-            return Ok(());
-        };
-        socket.begin_close(id.slot, &mut ring.borrow_mut())?;
-        let mut charges = Vec::new();
-        socket.drain_charges(&mut charges);
-        if let Some((mut inbound, mut memory)) = self.sockets.release_if_quiet(id) {
-            memory.close(&mut self.shard);
-            for charge in charges {
-                self.shard.on_sent(charge);
-            }
-            inbound.release(&mut self.provided, &mut self.arena, &mut self.shard);
-            self.shard.release_connection();
-            self.shard.on_closed(id);
-            self.uncount();
-        }
-        Ok(())
-    }
-
     /// Sleeps until a completion, a message of another shard or the next deadline.
     ///
-    /// The thread's one sleep.
+    /// The thread's one sleep, which a look for work may precede.
     fn park(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        let parked = if self.look_before_sleeping(began) {
+            Ok(())
+        } else {
+            self.sleep()
+        };
+        self.spin.waited(began.elapsed());
+        parked
+    }
+
+    /// Looks for something to do as long as that is likely to come soon. Whether there is something.
+    fn look_before_sleeping(&mut self, began: Instant) -> bool {
+        let Some(bound) = self.spin.wanted() else {
+            return false;
+        };
+        self.shard.metrics().spins.increment();
+        let mut now = began;
+        while now - began < bound {
+            if self.poll_point(now) {
+                return true;
+            }
+            std::hint::spin_loop();
+            now = Instant::now();
+        }
+        self.shard.metrics().spins_in_vain.increment();
+        false
+    }
+
+    fn sleep(&mut self) -> io::Result<()> {
         self.arm_wake()?;
         let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;
         if self.disk.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {

@@ -3,7 +3,8 @@
 //! Owned by the shard's thread. Reads, writes, syncs, write-back and space reservation go through
 //! the ring; names (open, create, list, rename, unlink) and reads from the device, which only
 //! opening, rolling and recovery need, are done at once by [`StdDisk`]. Appends go through
-//! `write_now`, which is `pwritev` on this thread.
+//! `write_now`, which is `pwritev` on this thread. Reads and early write-back, which may have to wait
+//! for the device, begin on a worker of the kernel.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -283,9 +284,12 @@ fn read_entry(
     filled: usize,
 ) -> io_uring::squeue::Entry {
     let rest = buffer.get_mut(filled..).unwrap_or(&mut []);
+    // On a worker of the kernel: else submitting starts the read-ahead, and copies what is there, on this thread,
+    // which meanwhile answers nobody.
     opcode::Read::new(descriptor(file), rest.as_mut_ptr(), rest.len() as u32)
         .offset(position)
         .build()
+        .flags(io_uring::squeue::Flags::ASYNC)
 }
 
 impl Disk for RingDisk {
@@ -384,5 +388,69 @@ impl Disk for RingDisk {
 
     fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
         self.direct.lock_directory(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the calling thread itself made the device read; a worker of the kernel is another thread.
+    fn own_read_bytes() -> u64 {
+        let counters = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = counters
+            .lines()
+            .find_map(|line| line.strip_prefix("read_bytes: "));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_cold_read_waits_for_the_device_on_another_thread() {
+        const BYTES: usize = 1 << 20;
+        // Not a temporary file system, which would keep its pages.
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let path = dir.path().join("cold");
+        let written: Vec<u8> = (0..BYTES).map(|at| (at / 4096) as u8).collect();
+        std::fs::write(&path, &written).unwrap();
+        let plain = std::fs::File::open(&path).unwrap();
+        plain.sync_all().unwrap();
+        let drop_pages = || rustix::fs::fadvise(&plain, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+
+        drop_pages();
+        let before = own_read_bytes();
+        std::fs::read(&path).unwrap();
+        assert!(
+            own_read_bytes() - before >= BYTES as u64,
+            "the counter sees a read on this thread"
+        );
+
+        drop_pages();
+        let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
+        let mut disk = RingDisk::new(Rc::clone(&ring), 0);
+        let before = own_read_bytes();
+        let file = FileHandle::from_fd(1, path, plain.try_clone().unwrap().into());
+        let op = DiskOp::Read {
+            file,
+            position: 8,
+            len: BYTES - 8,
+            source: ReadSource::Cached,
+        };
+        disk.submit(Token(7), op);
+        let (mut reaped, mut done) = (Vec::new(), Vec::new());
+        while done.is_empty() {
+            ring.borrow_mut()
+                .sleep_and_reap(Duration::from_secs(1), &mut reaped)
+                .unwrap();
+            reaped.drain(..).for_each(|one| disk.on_reaped(one));
+            disk.take_completions(&mut done);
+        }
+        let completion = done.pop().unwrap();
+        assert_eq!(completion.token, Token(7));
+        match completion.result {
+            Ok(DiskOutput::Read(bytes)) => assert!(*bytes == written[8..]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(own_read_bytes(), before, "this thread read nothing itself");
     }
 }

@@ -119,22 +119,28 @@ fn quiet_bytes(pool_bytes: usize) -> usize {
 impl SocketMemory {
     /// Sets and charges the buffers of a new connection. None: there is no memory for it.
     pub(super) fn open(socket: BorrowedFd<'_>, machine: &mut impl Machine) -> Option<Self> {
-        let charged = |direction| Charged {
-            direction,
-            bytes: 0,
-            was_asked: false,
-        };
-        let mut memory = Self {
-            quiet_bytes: quiet_bytes(machine.receive_pool_bytes()),
-            receive: charged(Direction::Receive),
-            send: charged(Direction::Send),
-        };
+        let mut memory = Self::unset();
+        memory.quiet_bytes = quiet_bytes(machine.receive_pool_bytes());
         let quiet = memory.quiet_bytes;
         if memory.receive.resize(socket, quiet, machine) && memory.send.resize(socket, quiet, machine) {
             return Some(memory);
         }
         memory.close(machine);
         None
+    }
+
+    /// What the kernel gives by itself, not charged.
+    pub(super) fn unset() -> Self {
+        let charged = |direction| Charged {
+            direction,
+            bytes: 0,
+            was_asked: false,
+        };
+        Self {
+            quiet_bytes: 0,
+            receive: charged(Direction::Receive),
+            send: charged(Direction::Send),
+        }
     }
 
     /// The connection receives large frames.

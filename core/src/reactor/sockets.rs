@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use io_uring::{opcode, squeue, types};
+use tidelog_segment_log::disk::HotBytes;
 
 use super::Machine;
 use super::arena::Arena;
@@ -134,10 +136,23 @@ impl Sockets {
         Some((released.inbound, released.memory))
     }
 
+    /// Slots, used or not.
+    pub(super) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn ids(&self) -> Vec<SocketId> {
+        self.ids_in(0..self.slots.len())
+    }
+
+    /// Those in some of the slots.
+    pub(super) fn ids_in(&self, slots: Range<usize>) -> Vec<SocketId> {
+        let count = slots.len();
         self.slots
             .iter()
             .enumerate()
+            .skip(slots.start)
+            .take(count)
             .filter(|(_, (_, socket))| socket.is_some())
             .map(|(slot, (generation, _))| SocketId {
                 slot: slot as u32,
@@ -256,9 +271,13 @@ impl Socket {
             .filter(|bytes| !bytes.is_empty());
         let mut rest = parts.clone();
         let (first, is_one) = (rest.next().unwrap_or_default(), rest.next().is_none());
-        let (entry, outgoing) = if is_one {
+        let is_resident = self.is_resident();
+        let (mut entry, outgoing) = if is_one {
             let first = first.get(..SEND_MAX_BYTES).unwrap_or(first);
             (self.entry_of_one(first), Outgoing::default())
+        } else if !is_resident {
+            // Nothing is copied here: that would wait for the device.
+            self.entry_of_many(parts, |_| false)
         } else if self.queued_bytes <= SMALL_SEND_BYTES {
             if reserve(self.queued_bytes) {
                 let mut copied = Vec::with_capacity(self.queued_bytes);
@@ -277,6 +296,9 @@ impl Socket {
         } else {
             self.entry_of_many(parts.by_ref(), reserve)
         };
+        if !is_resident {
+            entry = entry.flags(squeue::Flags::ASYNC);
+        }
         let tag = Tag {
             kind: Kind::Send,
             generation: self.generation,
@@ -343,6 +365,19 @@ impl Socket {
             reserved_bytes: if copy { copy_bytes } else { 0 },
         };
         (entry, outgoing)
+    }
+
+    /// Whether the pages of the log that the next send reads are in memory: they were when the answer was made,
+    /// but a client may take its time. If not, a worker of the kernel is to wait for the device.
+    fn is_resident(&self) -> bool {
+        let mut bytes = 0;
+        let parts = self.out.iter().flat_map(|response| response.parts.iter());
+        let next = parts.take_while(|part| {
+            let is_next = bytes < SEND_MAX_BYTES;
+            bytes += part.bytes().len();
+            is_next
+        });
+        HotBytes::are_resident(next.filter_map(SendPart::log_bytes))
     }
 
     /// Memory reserved for the copies of the send in the kernel.
@@ -441,7 +476,14 @@ fn gather<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Piece<'a>>, usize) 
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
+    use bytes::Bytes;
+    use tidelog_segment_log::disk::std_disk::StdDisk;
+    use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, FileHandle, Token};
+
     use super::*;
+    use crate::shard::Parts;
 
     #[test]
     fn small_parts_next_to_each_other_become_one_piece() {
@@ -459,6 +501,104 @@ mod tests {
             .collect();
         assert_eq!(shape, [2, 1, 1, 1, 1, 3], "a lone small part is sent as it is");
         assert_eq!(copy_bytes, 500);
+    }
+
+    /// A log's bytes in a file on the disk that holds the build: a temporary file system keeps its pages.
+    fn log_bytes(dir: &std::path::Path, disk: &mut StdDisk, byte: u8) -> (FileHandle, HotBytes) {
+        let path = dir.join(byte.to_string());
+        let file = match one(disk, DiskOp::Create { path }) {
+            DiskOutput::File(file) => file,
+            other => panic!("{other:?}"),
+        };
+        let bytes = vec![byte; 256 << 10];
+        disk.write_now(&file, 0, &[IoSlice::new(&bytes)]).unwrap();
+        let lease = disk
+            .hot_bytes(&file, 0..bytes.len() as u64)
+            .expect("just written");
+        (file, lease)
+    }
+
+    fn one(disk: &mut StdDisk, op: DiskOp) -> DiskOutput {
+        let mut done = Vec::new();
+        disk.submit(Token(0), op);
+        disk.take_completions(&mut done);
+        done.pop().expect("a plain disk is done at once").result.unwrap()
+    }
+
+    #[test]
+    fn a_send_knows_whether_its_pages_are_still_there() {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let mut disk = StdDisk::new();
+        let (_kept, first) = log_bytes(dir.path(), &mut disk, 1);
+        let (gone, second) = log_bytes(dir.path(), &mut disk, 2);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut sockets = Sockets::default();
+        let id = sockets.insert(near.into(), SocketMemory::unset(), 0);
+        let socket = sockets.get(id).unwrap();
+        assert!(socket.is_resident(), "nothing to send");
+        socket.queue(Response {
+            parts: Parts::Many(VecDeque::from([
+                SendPart::Bytes(Bytes::from_static(b"head")),
+                SendPart::Log(first, 100),
+                SendPart::Log(second, 0),
+            ])),
+            charge: Charge::default(),
+        });
+        assert!(socket.is_resident());
+
+        // The client took its time, and the kernel took the pages.
+        one(&mut disk, DiskOp::Sync { file: gone.clone() });
+        one(&mut disk, DiskOp::DropCache { file: gone });
+        assert!(!socket.is_resident());
+    }
+
+    /// Faults of the calling thread that waited for the device.
+    fn own_major_faults() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split_ascii_whitespace().nth(9).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_send_of_what_is_gone_takes_no_fault_on_this_thread() {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let mut disk = StdDisk::new();
+        let (file, lease) = log_bytes(dir.path(), &mut disk, 7);
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut sockets = Sockets::default();
+        let id = sockets.insert(near.into(), SocketMemory::unset(), 0);
+        let socket = sockets.get(id).unwrap();
+        let small = |from: usize| SendPart::Log(lease.slice(from..from + 100), 0);
+        // Small and far from each other: otherwise they are copied together, which touches them.
+        let parts = VecDeque::from([small(0), small(100 << 10), small(200 << 10)]);
+        socket.queue(Response {
+            parts: Parts::Many(parts),
+            charge: Charge::default(),
+        });
+        one(&mut disk, DiskOp::Sync { file: file.clone() });
+        one(&mut disk, DiskOp::DropCache { file });
+
+        let mut ring = RawRing::new().unwrap();
+        let before = own_major_faults();
+        socket.send(id.slot, &mut ring, |_| true).unwrap();
+        let (mut reaped, mut received) = (Vec::new(), [0; 300]);
+        ring.enter_and_reap(&mut reaped).unwrap();
+        std::io::Read::read_exact(&mut far, &mut received).unwrap();
+        assert_eq!(own_major_faults(), before, "a worker of the kernel waited");
+        assert_eq!(received, [7; 300]);
+        while reaped.is_empty() {
+            ring.sleep_and_reap(std::time::Duration::from_secs(1), &mut reaped)
+                .unwrap();
+        }
+
+        // What the test would see if this thread touched the map.
+        let (file, lease) = log_bytes(dir.path(), &mut disk, 8);
+        one(&mut disk, DiskOp::Sync { file: file.clone() });
+        one(&mut disk, DiskOp::DropCache { file });
+        assert_eq!(lease[0], 8);
+        assert!(own_major_faults() > before, "the counter sees a fault");
     }
 
     #[test]

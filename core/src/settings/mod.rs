@@ -185,6 +185,8 @@ pub struct Settings {
     pub commit_max_delay_us: u64,
     /// `runtime.pin`
     pub runtime_pin: RuntimePin,
+    /// `runtime.spin_us`
+    pub runtime_spin_us: u64,
     /// `node.id`
     pub node_id: i32,
     /// `rack`; `None` when empty.

@@ -402,6 +402,19 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "runtime.spin_us",
+        kind: Kind::Duration {
+            unit_us: 1,
+            min: 0,
+            max: 1_000,
+        },
+        unit: "us",
+        default: "0",
+        perf: Some("50"),
+        doc: "A busy shard looks for work this long before it sleeps; for shards with cores of their own.",
+        ..BASE
+    },
+    SettingSpec {
         name: "shard.silent_ms",
         kind: Kind::Duration {
             unit_us: 1_000,

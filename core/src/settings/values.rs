@@ -162,6 +162,7 @@ impl Values {
             connection_idle_timeout_ms: self.number("connection.idle_timeout_ms")?,
             commit_max_delay_us: self.number("commit.max_delay_us")?,
             runtime_pin,
+            runtime_spin_us: self.number("runtime.spin_us")?,
             node_id: self.number("node.id")?,
             rack,
             drain_timeout_ms: self.number("drain_timeout_ms")?,

@@ -278,7 +278,7 @@ impl Shard {
             control.started = true;
             self.partitions.want_checkpoint();
             self.partitions.list_directories(disk);
-            self.publish_image(now, disk);
+            self.publish_image();
             return;
         }
         if let Some(State::Open(log)) = &mut control.state {
@@ -290,7 +290,7 @@ impl Shard {
                 );
             }
         }
-        self.commit_current(now, disk);
+        self.commit_current();
         self.take_next(now, disk);
     }
 
@@ -310,7 +310,7 @@ impl Shard {
     }
 
     /// Applies the current request's records once they are durable.
-    fn commit_current(&mut self, now: Now, disk: &mut dyn Disk) {
+    fn commit_current(&mut self) {
         let Some(control) = &mut self.control else { return };
         let durable = control.log().map_or(EntryIndex(0), PartitionLog::durable_index);
         let Some(current) = &mut control.current else {
@@ -327,11 +327,11 @@ impl Shard {
                 );
             }
         }
-        self.publish_image(now, disk);
+        self.publish_image();
     }
 
     /// Gives the image to every shard, this one last.
-    fn publish_image(&mut self, now: Now, disk: &mut dyn Disk) {
+    fn publish_image(&mut self) {
         let Some(control) = &mut self.control else { return };
         let image = control.machine.image();
         let shards = self.endpoint.shards();
@@ -345,7 +345,7 @@ impl Shard {
             self.send(shard, ShardRequest::Image(Arc::clone(&image)));
         }
         let version = image.version();
-        self.apply_image(now, disk, image);
+        self.apply_image(image);
         self.own_image_pending = Some(version);
     }
 

@@ -9,7 +9,7 @@ use tidelog_segment_log::disk::{Completion, Disk};
 use super::{Charge, Effect, Now, Shard, ShardAnswer, ShardRequest, SocketId};
 use crate::mesh::Endpoint;
 use crate::metrics::ShardCells;
-use crate::reactor::Machine;
+use crate::reactor::{Machine, Progress, StepBudget};
 
 // A path such as `Shard::on_frame` names the shard's own method, which lies in the room it belongs to.
 impl Machine for Shard {
@@ -146,5 +146,17 @@ impl Machine for Shard {
 
     fn on_stopped(&mut self) {
         Shard::on_stopped(self)
+    }
+
+    fn has_background(&self) -> bool {
+        Shard::has_background(self)
+    }
+
+    fn step(&mut self, now: Now, disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
+        Shard::step(self, now, disk, budget)
+    }
+
+    fn wants_turn(&self) -> bool {
+        Shard::wants_turn(self)
     }
 }

@@ -7,6 +7,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::partition::{PartitionAnswer, PartitionOp};
+use super::partitions::has_partition;
 use super::silence::keep_for_silent;
 use super::{Effect, Now, Pending, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::mesh::RingFull;
@@ -69,7 +70,7 @@ impl Shard {
             ShardRequest::Control(reply, op) => self.on_control(now, disk, reply, op),
             ShardRequest::Image(image) => {
                 self.images_owed.push((from, image.version()));
-                self.apply_image(now, disk, image);
+                self.apply_image(image);
             }
             ShardRequest::Lease(pool, bytes) => self.on_lease_asked(now, from, pool, bytes),
             ShardRequest::LeaseReturned(pool, bytes) => {
@@ -141,11 +142,20 @@ impl Shard {
         match self.partitions.get_mut(&key) {
             Some(partition) => partition.operate(now, disk, reply, op, &mut self.answers, &self.metrics),
             None => {
-                let text = "no such partition on its shard".to_owned();
-                self.answers.push((
-                    reply,
-                    PartitionAnswer::Failed(ErrorCode::UnknownTopicOrPartition, text),
-                ));
+                let is_coming = self.partitions.is_applying() && has_partition(&self.image, &key);
+                let (code, text) = if is_coming {
+                    (
+                        ErrorCode::NotLeaderOrFollower,
+                        "the partition is about to be opened",
+                    )
+                } else {
+                    (
+                        ErrorCode::UnknownTopicOrPartition,
+                        "no such partition on its shard",
+                    )
+                };
+                let failed = PartitionAnswer::Failed(code, text.to_owned());
+                self.answers.push((reply, failed));
             }
         }
     }

@@ -9,7 +9,7 @@
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
 //! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up` and
-//! `partitions` (the owner's side), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without
+//! `partitions` (the owner's side), `background` (what is done in steps), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without
 //! hashing).
 //!
 //! Invariants: answers leave a connection in request order; what a full ring does not take is kept
@@ -17,6 +17,7 @@
 
 mod admin;
 mod append;
+mod background;
 mod budget;
 mod cold;
 mod compacted;
@@ -47,7 +48,7 @@ mod timers;
 mod turn;
 mod types;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -60,6 +61,7 @@ use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::metrics::{ShardCells, ShardMetrics};
 use crate::settings::Settings;
+use background::{Job, JobQueue, Looks};
 pub(crate) use budget::Budget;
 pub use budget::ReceivePool;
 use control::Control;
@@ -135,7 +137,7 @@ pub struct Shard {
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
-    leader_epochs: FastMap<PartitionKey, i32>,
+    leader_epochs: BTreeMap<PartitionKey, i32>,
     silence: crate::mesh::SilenceWatch,
     endpoint: Endpoint<ShardRequest, ShardAnswer>,
     backlog: Vec<VecDeque<ShardRequest>>,
@@ -166,7 +168,8 @@ pub struct Shard {
     /// On shard 0: its own image is not served yet.
     own_image_pending: Option<u64>,
     has_image: bool,
-    idle_look_ms: u64,
+    jobs: JobQueue<Job>,
+    looks: Looks,
     ready: Option<std::sync::mpsc::Sender<ShardReady>>,
     serving: bool,
     stopping: bool,
@@ -198,7 +201,7 @@ impl Shard {
             space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
-            leader_epochs: FastMap::default(),
+            leader_epochs: BTreeMap::new(),
             backlog: (0..shards).map(|_| VecDeque::new()).collect(),
             silence: crate::mesh::SilenceWatch::new(endpoint.beats().clone(), seed.settings.shard_silent_ms),
             endpoint,
@@ -227,7 +230,8 @@ impl Shard {
             images_owed: Vec::new(),
             own_image_pending: None,
             has_image: false,
-            idle_look_ms: 0,
+            jobs: JobQueue::default(),
+            looks: Looks::default(),
             ready: Some(seed.ready),
             serving: false,
             stopping: false,

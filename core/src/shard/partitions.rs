@@ -1,8 +1,10 @@
 //! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
 //!
+//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick) and
+//! `checkpoints`.
+//!
 //! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
-//! its partition by the upper half of its token. A raised term is confirmed only after a checkpoint
-//! that carries it is on the disk; until then the log refuses appends by itself.
+//! its partition by the upper half of its token.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -10,33 +12,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
-use tidelog_net::Uuid;
-use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
-use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence, write_checkpoint};
+use tidelog_segment_log::checkpoint::PartitionCheckpoint;
+use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
 use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
-use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey, TopicId};
-use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, LogStatus, Machine, OpenSpec, PartitionLog,
-    remove_partition_directory,
-};
+use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, remove_partition_directory};
 
 use super::admin::PartitionSize;
-use super::partition::{Answers, Partition, PartitionSpec};
+use super::partition::{Answers, Partition};
 use super::{FastMap, Now, ReplyTo};
-use crate::fatal::{FatalReason, fatal};
-use crate::metadata::{MetadataImage, TopicImage};
+use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
+
+mod checkpoints;
+mod images;
+mod rounds;
+
+use checkpoints::Checkpoints;
+use images::Applying;
+pub(super) use images::{Outbox, has_partition};
+use rounds::Round;
 
 /// Token spaces below this belong to the shard itself.
 const FIRST_SPACE: u32 = 16;
 /// The look for directories of deleted topics.
 pub(super) const SWEEP_SPACE: u32 = 5;
-/// The checkpoint writer's space.
-const CHECKPOINT_SPACE: u32 = 2;
-/// Time between checkpoints while something is appended, milliseconds.
-const CHECKPOINT_INTERVAL_MS: u64 = 30_000;
 
 /// What a shard is told of its data directory.
 #[derive(Clone, Debug)]
@@ -88,17 +90,20 @@ pub(super) struct Partitions {
     by_key: FastMap<PartitionKey, (u32, Partition)>,
     /// Partitions that were touched since the last flush, so that a turn costs nothing for idle ones.
     active: HashSet<PartitionKey, foldhash::fast::RandomState>,
-    /// The image that was applied last.
+    /// The image that was applied last, whole.
     image: Arc<MetadataImage>,
+    applying: Option<Applying>,
+    /// The newest image, which follows the one that is being applied.
+    next_image: Option<Arc<MetadataImage>>,
+    topics_gone: bool,
+    round: Round,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
+    /// How often an opening was begun.
+    openings: u64,
     opened: Vec<(PartitionKey, i32)>,
-    checkpoint: Option<Machine<io::Result<()>>>,
-    checkpoint_due_ms: u64,
-    checkpoint_wanted: bool,
-    /// The terms that the checkpoint under way carries.
-    covered: Vec<(PartitionKey, LeaderEpoch)>,
+    checkpoints: Checkpoints,
     closed: Option<Vec<PartitionCheckpoint>>,
     cut_short: bool,
 }
@@ -115,14 +120,16 @@ impl Partitions {
             by_key: FastMap::default(),
             active: HashSet::default(),
             image: Arc::default(),
+            applying: None,
+            next_image: None,
+            topics_gone: false,
+            round: Round::default(),
             removing: HashMap::new(),
             next_space: FIRST_SPACE,
             opening: 0,
+            openings: 0,
             opened: Vec::new(),
-            checkpoint: None,
-            checkpoint_due_ms: CHECKPOINT_INTERVAL_MS,
-            checkpoint_wanted: true,
-            covered: Vec::new(),
+            checkpoints: Checkpoints::default(),
             closed: None,
             cut_short: false,
         }
@@ -131,14 +138,6 @@ impl Partitions {
     /// Partitions that are being opened.
     pub(super) fn opening(&self) -> usize {
         self.opening
-    }
-
-    /// Segments of all open partitions.
-    pub(super) fn segments(&self) -> usize {
-        self.by_key
-            .values()
-            .filter_map(|(_, partition)| Some(partition.log()?.segment_count()))
-            .sum()
     }
 
     /// What each takes on the disk, in bytes.
@@ -179,78 +178,12 @@ impl Partitions {
 
     /// Whether everything the image asks for is open, with its terms on the disk.
     pub(super) fn all_open(&self) -> bool {
-        self.opening == 0 && !self.checkpoint_wanted && self.checkpoint.is_none()
+        self.opening == 0 && self.applying.is_none() && self.checkpoints.is_at_rest()
     }
 
-    /// A checkpoint is to be written soon.
-    pub(super) fn want_checkpoint(&mut self) {
-        self.checkpoint_wanted = true;
-    }
-
-    /// Opens what the image adds to this shard, deletes what it takes away, refreshes configs. Topics that are
-    /// the same as in the image before cost a comparison of pointers.
-    pub(super) fn apply(
-        &mut self,
-        now: Now,
-        disk: &mut dyn Disk,
-        first: bool,
-        image: &Arc<MetadataImage>,
-        answers: &mut Answers,
-        wakes: &mut Vec<ReplyTo>,
-    ) {
-        let before = std::mem::replace(&mut self.image, Arc::clone(image));
-        let gone: Vec<PartitionKey> = before
-            .topics()
-            .filter(|topic| !is_same(image, topic))
-            .flat_map(|topic| {
-                (0..topic.partitions).map(|partition| PartitionKey {
-                    topic: TopicId(topic.topic_id.into_bytes()),
-                    partition,
-                })
-            })
-            .filter(|key| !has_partition(image, key))
-            .collect();
-        for key in gone {
-            self.remove(disk, key, answers, wakes);
-        }
-        for topic in image.topics().filter(|topic| !is_same(&before, topic)) {
-            let config = TopicConfig::resolve(&topic.configs, &self.defaults);
-            for partition in 0..topic.partitions {
-                let key = PartitionKey {
-                    topic: TopicId(topic.topic_id.into_bytes()),
-                    partition,
-                };
-                if usize::from(topic.shard_of(partition, self.shards as u16)) != self.own {
-                    continue;
-                }
-                let log = log_config(&self.settings, &config);
-                if let Some((_, partition)) = self.by_key.get_mut(&key) {
-                    partition.set_config(config.clone(), log);
-                    continue;
-                }
-                let space = self.take_space();
-                let evidence = self.seed.evidence(&key);
-                let partition = Partition::new(PartitionSpec {
-                    topic: topic.name.to_string(),
-                    config: config.clone(),
-                    open: OpenSpec {
-                        directory: self.seed.partition_path(&key),
-                        key,
-                        config: log,
-                        token_space: space,
-                        checkpoint: evidence.checkpoint,
-                        clean: first && self.seed.directory.was_clean(),
-                        start_counter: self.seed.directory.start_counter(),
-                        created: !first,
-                    },
-                    options: evidence.options,
-                });
-                self.spaces.insert(space, key);
-                self.by_key.insert(key, (space, partition));
-                self.opening += 1;
-                self.drive_opening(now, disk, key, Vec::new());
-            }
-        }
+    /// Whether a turn has something to do for partitions.
+    pub(super) fn wants_turn(&self) -> bool {
+        !self.active.is_empty() || !self.opened.is_empty()
     }
 
     fn take_space(&mut self) -> u32 {
@@ -323,9 +256,15 @@ impl Partitions {
         }
     }
 
+    /// An opening begins.
+    fn count_opening(&mut self) {
+        self.opening += 1;
+        self.openings += 1;
+    }
+
     fn on_opened(&mut self, key: PartitionKey) {
         self.opening -= 1;
-        self.checkpoint_wanted = true;
+        self.want_checkpoint();
         if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
             self.opened.push((key, log.leader_epoch().0));
         }
@@ -343,7 +282,7 @@ impl Partitions {
         space: u32,
         completion: Completion,
     ) {
-        if space == CHECKPOINT_SPACE {
+        if space == checkpoints::SPACE {
             self.step_checkpoint(disk, vec![completion]);
             return;
         }
@@ -368,38 +307,6 @@ impl Partitions {
         }
     }
 
-    pub(super) fn tick(&mut self, now: Now, disk: &mut dyn Disk) {
-        for (key, (_, partition)) in &mut self.by_key {
-            if let Some(log) = partition.log_mut() {
-                log.tick(now.wall_ms, disk);
-                if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
-                    self.active.insert(*key);
-                }
-            }
-        }
-        let failed: Vec<PartitionKey> = self
-            .by_key
-            .iter()
-            .filter(|(_, (_, partition))| partition.wants_opening(now))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in failed {
-            let fresh = self.take_space();
-            if let Some((space, partition)) = self.by_key.get_mut(&key) {
-                self.spaces.remove(space);
-                *space = fresh;
-                partition.open_again(fresh);
-            }
-            self.spaces.insert(fresh, key);
-            self.opening += 1;
-            self.drive_opening(now, disk, key, Vec::new());
-        }
-        if now.monotonic_ms >= self.checkpoint_due_ms {
-            self.checkpoint_due_ms = now.monotonic_ms + CHECKPOINT_INTERVAL_MS;
-            self.checkpoint_wanted = true;
-        }
-    }
-
     /// Ends a turn for the partitions that were touched in it: what is staged is written, what is
     /// durable is answered, what is fenced opens again.
     pub(super) fn end_of_turn(
@@ -421,73 +328,10 @@ impl Partitions {
             partition.settle(answers, wakes, metrics);
             if partition.reopen_if_fenced() {
                 metrics.partition_fences.increment();
-                self.opening += 1;
+                self.count_opening();
                 self.drive_opening(now, disk, key, Vec::new());
             }
         }
-    }
-
-    /// Starts the checkpoint that is due. `group_zero` is shard 0's own log; None on others, and
-    /// while it is not open yet.
-    pub(super) fn maintain(&mut self, disk: &mut dyn Disk, group_zero: Option<PartitionCheckpoint>) {
-        if self.checkpoint.is_some() || !self.checkpoint_wanted || self.opening > 0 {
-            return;
-        }
-        self.checkpoint_wanted = false;
-        let logs = self.by_key.values().filter_map(|(_, partition)| partition.log());
-        let partitions: Vec<_> = logs.map(PartitionLog::checkpoint).chain(group_zero).collect();
-        self.covered = partitions
-            .iter()
-            .map(|partition| (partition.key, partition.term))
-            .collect();
-        self.begin_checkpoint(disk, partitions);
-    }
-
-    fn begin_checkpoint(&mut self, disk: &mut dyn Disk, partitions: Vec<PartitionCheckpoint>) {
-        let start_counter = self.seed.directory.start_counter();
-        let checkpoint = Checkpoint {
-            start_counter,
-            partitions,
-        };
-        let path = self.seed.directory.path().to_path_buf();
-        self.checkpoint = Some(write_checkpoint(
-            CHECKPOINT_SPACE,
-            path,
-            self.own as u32,
-            &checkpoint,
-        ));
-        self.step_checkpoint(disk, Vec::new());
-    }
-
-    fn step_checkpoint(&mut self, disk: &mut dyn Disk, completions: Vec<Completion>) {
-        let Some(machine) = &mut self.checkpoint else {
-            return;
-        };
-        let Poll::Ready(result) = machine.step(disk, completions) else {
-            return;
-        };
-        self.checkpoint = None;
-        if let Err(error) = result {
-            fatal(
-                FatalReason::Checkpoint,
-                &format!("the checkpoint cannot be written: {error}"),
-            );
-        }
-        for (key, term) in &self.covered {
-            // One that was opened again meanwhile has a term that this checkpoint does not carry.
-            if let Some((_, partition)) = self.by_key.get_mut(key)
-                && let Some(log) = partition.log_mut()
-                && log.needs_term_checkpoint()
-                && log.leader_epoch() == *term
-            {
-                log.confirm_term();
-            }
-        }
-    }
-
-    /// Whether a finished checkpoint has carried this partition.
-    pub(super) fn is_covered(&self, key: &PartitionKey) -> bool {
-        self.checkpoint.is_none() && self.covered.iter().any(|(covered, _)| covered == key)
     }
 
     /// The drain's deadline has passed: stop without waiting.
@@ -511,10 +355,13 @@ impl Partitions {
             return true;
         }
         if self.closed.is_some() {
-            return self.checkpoint.is_none();
+            return !self.checkpoints.is_being_written();
         }
         let mut closed = Vec::with_capacity(self.by_key.len() + 1);
-        let mut pending = self.checkpoint.is_some() || self.opening > 0 || !self.removing.is_empty();
+        let mut pending = self.checkpoints.is_being_written()
+            || self.applying.is_some()
+            || self.opening > 0
+            || !self.removing.is_empty();
         for (_, partition) in self.by_key.values_mut() {
             let Some(log) = partition.log_mut() else { continue };
             match log.close(now.wall_ms, disk) {
@@ -527,9 +374,9 @@ impl Partitions {
             return false;
         }
         closed.extend(group_zero);
-        self.begin_checkpoint(disk, closed.clone());
+        self.write_last_checkpoint(disk, closed.clone());
         self.closed = Some(closed);
-        self.checkpoint.is_none()
+        !self.checkpoints.is_being_written()
     }
 }
 
@@ -543,16 +390,4 @@ fn parse_directory_name(name: &str) -> Option<PartitionKey> {
         topic: TopicId(id.to_be_bytes()),
         partition: partition.parse().ok()?,
     })
-}
-
-/// Whether an image has this very topic.
-fn is_same(image: &MetadataImage, topic: &Arc<TopicImage>) -> bool {
-    let known = image.topic_by_id(topic.topic_id);
-    known.is_some_and(|known| Arc::ptr_eq(known, topic))
-}
-
-fn has_partition(image: &MetadataImage, key: &PartitionKey) -> bool {
-    image
-        .topic_by_id(Uuid::from_bytes(key.topic.0))
-        .is_some_and(|topic| topic.has_partition(key.partition))
 }

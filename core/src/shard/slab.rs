@@ -123,15 +123,19 @@ impl Connections {
         Some(connection)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SocketId, &Connection)> {
-        self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            let (generation, connection) = place.as_ref()?;
-            let id = SocketId {
-                slot: slot as u32,
-                generation: *generation,
-            };
-            Some((id, connection))
-        })
+    /// Slots, used or not.
+    pub(super) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The connection in a slot.
+    pub(super) fn at(&self, slot: usize) -> Option<(SocketId, &Connection)> {
+        let (generation, connection) = self.slots.get(slot)?.as_ref()?;
+        let id = SocketId {
+            slot: slot as u32,
+            generation: *generation,
+        };
+        Some((id, connection))
     }
 }
 

@@ -19,8 +19,6 @@ const PARTITION_BYTES: usize = 14 << 10;
 /// What a shard takes that does nothing, and the process without shards, as measured with 2 and 16 of them.
 const SHARD_BYTES: usize = 384 << 10;
 const PROCESS_BYTES: usize = 832 << 10;
-/// How often connections are looked at for idleness, milliseconds.
-const IDLE_LOOK_MS: u64 = 1_000;
 
 impl ReceivePool for Shard {
     fn reserve_receive(&mut self, bytes: usize) -> bool {
@@ -262,20 +260,5 @@ impl Shard {
     /// What the engine is to do since the last call.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
-    }
-
-    /// Closes connections that asked nothing for too long. One that waits for an answer is not idle.
-    pub(super) fn close_idle(&mut self, now: Now) {
-        if now.monotonic_ms < self.idle_look_ms {
-            return;
-        }
-        self.idle_look_ms = now.monotonic_ms + IDLE_LOOK_MS;
-        let timeout_ms = self.settings.connection_idle_timeout_ms;
-        for (socket, connection) in self.connections.iter() {
-            if connection.is_idle() && now.monotonic_ms.saturating_sub(connection.active_ms) >= timeout_ms {
-                self.metrics.connections_idle_closed.increment();
-                self.effects.push(Effect::Close(socket));
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::log::PartitionLog;
 
+use super::background::Job;
 use super::{Now, Pending, Shard, ShardAnswer, ShardReady, ShardRequest, Timer, cold, control, partitions};
 
 /// How often partitions are ticked (age rolls, interval durability), milliseconds.
@@ -32,7 +33,9 @@ impl Shard {
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
                 Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
-                    self.partitions.tick(now, disk);
+                    self.partitions.tick_checkpoint(now.monotonic_ms);
+                    self.jobs.want(Job::TickPartitions);
+                    self.jobs.want(Job::LookAtConnections);
                     if let Some(control) = &mut self.control {
                         control.tick(now, disk);
                     }
@@ -40,7 +43,6 @@ impl Shard {
                     self.look_for_silence(now, disk);
                     self.return_leases(now);
                     self.expire_deletions(now);
-                    self.close_idle(now);
                     self.publish_metrics();
                     if !self.stopped {
                         self.timers.set(now.monotonic_ms + TICK_MS, Timer::Tick);
@@ -81,15 +83,12 @@ impl Shard {
         self.tell_opened();
         self.control_end_of_turn(now, disk);
         // What was created while stopping is answered as well, which takes a checkpoint.
-        if self.has_image && !(self.stopping && self.all_quiet()) {
-            let group_zero = self
-                .control
-                .as_ref()
-                .and_then(|control| Some(control.log()?.checkpoint()));
-            self.partitions.maintain(disk, group_zero);
+        let may_checkpoint = self.has_image && !(self.stopping && self.all_quiet());
+        if may_checkpoint && self.partitions.maintain() {
+            self.jobs.want(Job::Checkpoint);
         }
         if let Some(control) = &mut self.control
-            && self.partitions.is_covered(&control::GROUP_ZERO)
+            && self.partitions.covers_group_zero()
         {
             control.confirm_term();
         }
@@ -151,15 +150,7 @@ impl Shard {
         self.metrics
             .fetch_sessions_used_bytes
             .set(self.fetch_sessions.used_bytes() as i64);
-        let fetches = self
-            .connections
-            .iter()
-            .flat_map(|(_, connection)| &connection.fetches);
-        let parked = fetches.filter(|id| match self.pending.get(id) {
-            Some(Pending::Fetch(fetch)) => fetch.is_waiting(),
-            _ => false,
-        });
-        self.metrics.fetches_parked.set(parked.count() as i64);
+        self.metrics.fetches_parked.set(self.looks.counted_parked as i64);
         // The control thread copies under this lock; a shard never waits for it.
         if let Ok(mut out) = self.metrics_out.try_lock() {
             *out = self.metrics.snapshot();

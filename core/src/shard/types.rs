@@ -59,6 +59,14 @@ impl SendPart {
         }
     }
 
+    /// What is still to be sent of it, if that is a log's.
+    pub fn log_bytes(&self) -> Option<HotBytes> {
+        match self {
+            SendPart::Bytes(_) => None,
+            SendPart::Log(bytes, sent) => Some(bytes.slice((*sent).min(bytes.len())..bytes.len())),
+        }
+    }
+
     /// Drops the first `sent` bytes.
     pub fn advance(&mut self, sent: usize) {
         match self {

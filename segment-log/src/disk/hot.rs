@@ -6,7 +6,8 @@
 //! Invariants:
 //! - a range is hot only if this process wrote all of it through the same handle, neither a failed
 //!   write, a failed sync nor a zeroing touched it since, and no more than the window's bytes were
-//!   written after it: what is older may have left the page cache, and touching it would block;
+//!   written after it: what is older may have left the page cache, and touching it would block.
+//!   What the kernel took away all the same is not hot either: it is asked, before a byte is touched;
 //! - maps are read-only, cover the whole file as it was when mapped, and are at most [`MAPS_MAX`]
 //!   (leases that were handed out keep theirs beyond that);
 //! - what is remembered of files is bounded by [`FILES_MAX`] and [`RANGES_MAX`]. Forgetting is
@@ -153,8 +154,9 @@ impl HotMaps {
         // SAFETY: `end` is inside the map, and the map was made no longer than the file, which no
         // operation of the disk truncates. The range lies in what this process wrote; a written
         // byte that the log asks for is part of an entry, and entries are never written again.
-        let bytes = unsafe { MappedBytes::new(map, start..end) };
-        Some(HotBytes::Mapped(bytes))
+        let bytes = HotBytes::Mapped(unsafe { MappedBytes::new(map, start..end) });
+        // The window only says what is likely: the kernel takes pages away under pressure, or when it was told to.
+        HotBytes::are_resident([&bytes]).then_some(bytes)
     }
 
     /// Maps kept now.
@@ -321,6 +323,74 @@ mod tests {
         hot.note_written(&one, 12_288..24_000);
         assert!(hot.hot_bytes(&one, 12_288..24_000).is_some());
         assert_eq!(hot.window_used_bytes, 8_192 + 11_712);
+    }
+
+    /// On the disk that holds the build: a temporary file system could not take pages away.
+    fn file_on_disk(bytes: usize) -> (tempfile::TempDir, FileHandle) {
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let path = dir.path().join("hot");
+        std::fs::write(&path, vec![7; bytes]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        (dir, FileHandle::from_fd(1, path, file.into()))
+    }
+
+    fn drop_pages(file: &FileHandle, from: u64, len: u64) {
+        let fd = file.fd().unwrap();
+        rustix::fs::fsync(fd).unwrap();
+        let len = std::num::NonZeroU64::new(len);
+        rustix::fs::fadvise(fd, from, len, rustix::fs::Advice::DontNeed).unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_took_away_is_not_hot() {
+        const BYTES: u64 = 8 << 20;
+        let (_dir, file) = file_on_disk(BYTES as usize);
+        let mut hot = HotMaps::new(u64::MAX);
+        hot.note_written(&file, 0..BYTES);
+        let lease = hot.hot_bytes(&file, 0..BYTES).expect("just written");
+        let (front, back) = (lease.slice(0..4096), lease.slice((4 << 20)..(5 << 20)));
+        assert!(HotBytes::are_resident([&front, &back]));
+
+        drop_pages(&file, 4 << 20, 4 << 20);
+        assert!(hot.hot_bytes(&file, 0..BYTES).is_none(), "half of it is gone");
+        assert!(hot.hot_bytes(&file, (4 << 20)..(4 << 20) + 10).is_none());
+        assert!(
+            hot.hot_bytes(&file, 0..1 << 20).is_some(),
+            "the front is still there"
+        );
+        assert!(!HotBytes::are_resident([&front, &back]), "a lease is no promise");
+        assert!(HotBytes::are_resident([&front]));
+
+        // Whoever reads it brings it back.
+        std::fs::read(file.path()).unwrap();
+        assert!(hot.hot_bytes(&file, 0..BYTES).is_some());
+        assert!(HotBytes::are_resident([&front, &back]));
+    }
+
+    #[test]
+    fn pieces_that_follow_each_other_are_asked_about_together_but_none_is_left_out() {
+        let (_dir, file) = file_on_disk(8 << 20);
+        let mut hot = HotMaps::new(u64::MAX);
+        hot.note_written(&file, 0..8 << 20);
+        let lease = hot.hot_bytes(&file, 0..8 << 20).expect("just written");
+        // As batches behind 64-byte headers: up to the last page of the file.
+        let batches: Vec<HotBytes> = (0..8 << 20)
+            .step_by(64 << 10)
+            .map(|at| lease.slice(at + 64..at + (64 << 10)))
+            .collect();
+        assert!(HotBytes::are_resident(&batches));
+        // Whole folios: the kernel takes no part of one away.
+        drop_pages(&file, 4 << 20, 4 << 20);
+        assert!(HotBytes::are_resident(&batches[..64]));
+        assert!(!HotBytes::are_resident(&batches[..65]), "one page that is gone");
+        let last = batches[..3].iter().chain(&batches[127..]);
+        assert!(!HotBytes::are_resident(last), "behind a gap");
+        assert!(
+            !HotBytes::are_resident(batches[..65].iter().rev()),
+            "in any order"
+        );
+        assert!(HotBytes::are_resident(std::iter::empty::<HotBytes>()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod hot;
 pub mod sim;
 pub mod std_disk;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::{Deref, Range};
@@ -245,6 +246,25 @@ impl Deref for HotBytes {
 }
 
 impl HotBytes {
+    /// Whether all pages of all these bytes are in memory now, so that reading them does not wait for the
+    /// device. The kernel may take a page away later: ask shortly before.
+    pub fn are_resident(pieces: impl IntoIterator<Item = impl Borrow<HotBytes>>) -> bool {
+        // Batches that follow each other in one map are asked about at once: only headers lie between them.
+        let mut run: Option<MappedBytes> = None;
+        for piece in pieces {
+            let HotBytes::Mapped(piece) = piece.borrow() else {
+                continue;
+            };
+            if run.as_mut().is_some_and(|run| run.take_neighbour(piece)) {
+                continue;
+            }
+            if run.replace(piece.clone()).is_some_and(|run| !run.is_resident()) {
+                return false;
+            }
+        }
+        run.is_none_or(|run| run.is_resident())
+    }
+
     /// A part of these bytes, relative to their start.
     ///
     /// # Panics
@@ -256,6 +276,11 @@ impl HotBytes {
         }
     }
 }
+
+/// Pages that the kernel is asked about at a time: 2 MiB.
+const RESIDENT_PAGES_PER_CALL: usize = 512;
+/// Bytes between two pieces that are asked about together: an entry's header and its padding, and a little.
+const RESIDENT_GAP_BYTES_MAX: usize = 4096;
 
 /// A range of a shared read-only map. Only ranges wholly below the file's written end may be made.
 #[derive(Clone, Debug)]
@@ -284,6 +309,46 @@ impl MappedBytes {
             start: range.start,
             len: range.end - range.start,
         }
+    }
+
+    /// Grows to the end of `next` if that is the same map and begins in or right behind the last page.
+    fn take_neighbour(&mut self, next: &MappedBytes) -> bool {
+        let end = self.start + self.len;
+        let follows = Arc::ptr_eq(&self.map, &next.map)
+            && next.start >= self.start
+            && next.start <= end.saturating_add(RESIDENT_GAP_BYTES_MAX);
+        if follows {
+            self.len = self.len.max(next.start + next.len - self.start);
+        }
+        follows
+    }
+
+    /// Whether all pages of the range are in memory now.
+    fn is_resident(&self) -> bool {
+        let page = rustix::param::page_size();
+        let (first, end) = (self.start / page * page, self.start + self.len);
+        // One byte for each page, in pieces: what is asked for is bounded only by a map.
+        let mut pages = [0u8; RESIDENT_PAGES_PER_CALL];
+        let mut at = first;
+        while at < end {
+            let len = (end - at).min(pages.len() * page);
+            // SAFETY: `new` asserted that the range lies in the map, which lives as long as the Arc; the map
+            // begins on a page, so `at` does too. The kernel writes one byte for each page of `len`, for which
+            // there is room.
+            let result = unsafe {
+                libc::mincore(
+                    self.map.as_ptr().add(at).cast_mut().cast(),
+                    len,
+                    pages.as_mut_ptr(),
+                )
+            };
+            let asked = pages.get(..len.div_ceil(page)).unwrap_or_default();
+            if result != 0 || asked.iter().any(|page| page & 1 == 0) {
+                return false;
+            }
+            at += len;
+        }
+        true
     }
 
     fn slice(&self, range: Range<usize>) -> Self {

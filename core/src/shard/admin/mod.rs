@@ -27,9 +27,10 @@ use std::sync::Arc;
 
 use tidelog_net::hot::MetadataRequest;
 use tidelog_net::response::ResponseBody;
-use tidelog_net::{RequestBody, StrBytes, Uuid};
+use tidelog_net::{RequestBody, StrBytes};
 use tidelog_segment_log::disk::Disk;
 
+use super::background::Job;
 use super::control::{ControlAnswer, ControlOp};
 use super::{Now, Origin, Pending, ReplyTo, Shard, ShardRequest};
 use crate::guard::{Operation, Resource};
@@ -191,12 +192,11 @@ impl Shard {
 
     // ---- images --------------------------------------------------------------------------------
 
-    pub(super) fn apply_image(&mut self, now: Now, disk: &mut dyn Disk, image: Arc<MetadataImage>) {
+    /// Answers from this image from now on; what it asks of this shard's partitions is background work.
+    pub(super) fn apply_image(&mut self, image: Arc<MetadataImage>) {
         let first = !std::mem::replace(&mut self.has_image, true);
-        self.leader_epochs
-            .retain(|key, _| image.topic_by_id(Uuid::from_bytes(key.topic.0)).is_some());
         self.image = Arc::clone(&image);
-        self.partitions
-            .apply(now, disk, first, &image, &mut self.answers, &mut self.wakes);
+        self.partitions.take_image(image, first);
+        self.jobs.want(Job::ApplyImage);
     }
 }

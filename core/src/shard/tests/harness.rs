@@ -24,11 +24,14 @@ use super::super::{
 };
 use super::device::{Blocking, Device, Hold, Port};
 use crate::mesh::mesh;
+use crate::reactor::{Progress, StepBudget};
 use crate::settings::{HostFacts, Settings, SettingsBuilder};
 
 const ROOT: &str = "/sim/data";
 /// Turns without an end are a live lock.
 const TURNS_MAX: usize = 200_000;
+/// Items of background work a turn.
+const STEP_ITEMS: u32 = 3;
 const DECODE_BYTES: usize = 64 << 20;
 pub(super) const EPOCH_MS: i64 = 1_700_000_000_000;
 
@@ -58,6 +61,8 @@ struct Socket {
 struct Node {
     shard: Shard,
     port: Port,
+    /// It took a step after its last turn: what that brought may want more than one.
+    stepped: bool,
     _ready: mpsc::Receiver<ShardReady>,
 }
 
@@ -71,6 +76,8 @@ pub(super) struct Cluster {
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
+    /// No turn is followed by a step of background work.
+    pub(super) steps_held: bool,
     /// Checked when dropped; off once a test has killed the process.
     pub(super) tidy: bool,
 }
@@ -108,6 +115,7 @@ impl Cluster {
             monotonic_ms: 0,
             shards,
             stalled: None,
+            steps_held: false,
             tidy: true,
         };
         cluster.start();
@@ -156,6 +164,7 @@ impl Cluster {
                     device: Rc::clone(&self.device),
                     shard: own,
                 },
+                stepped: false,
                 _ready: ready_receiver,
             });
         }
@@ -266,10 +275,28 @@ impl Cluster {
             }
         }
         let Node {
-            shard: state, port, ..
+            shard: state,
+            port,
+            stepped,
+            ..
         } = &mut self.nodes[shard];
         state.end_of_turn(now, port);
+        // One step, small enough to be cut in most jobs.
+        progressed |= std::mem::replace(stepped, state.has_background() && !self.steps_held);
+        if *stepped {
+            state.step(now, port, &mut StepBudget::items(STEP_ITEMS));
+            progressed = true;
+        }
         progressed | self.carry_out_effects(shard)
+    }
+
+    /// One step of a shard's background work, at most this many items.
+    pub(super) fn step(&mut self, shard: usize, items: u32) -> Progress {
+        let now = self.now();
+        let Node {
+            shard: state, port, ..
+        } = &mut self.nodes[shard];
+        state.step(now, port, &mut StepBudget::items(items))
     }
 
     /// A turn; whether the shard owns no partition any more.
@@ -598,6 +625,7 @@ impl Drop for Cluster {
             return;
         }
         self.release();
+        self.steps_held = false;
         self.run();
         self.close_all();
         self.assert_nothing_is_held();

@@ -1,6 +1,7 @@
 //! Scenarios of whole shards without I/O: what a client may rely on, with one shard and with three.
 
 mod admin;
+mod background;
 mod chaos;
 mod compacted;
 mod delete_records;

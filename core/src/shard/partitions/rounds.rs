@@ -1,0 +1,82 @@
+//! The tick's round over all partitions, in steps: age rolls, interval durability, openings that failed.
+//!
+//! A round goes by token space, so it can go on where a step ended. One that is still under way when the next
+//! tick comes is not begun again.
+
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::ids::PartitionKey;
+use tidelog_segment_log::log::LogStatus;
+
+use super::Partitions;
+use crate::reactor::{Progress, StepBudget};
+use crate::shard::Now;
+
+/// A round that is under way, and what the last whole one counted.
+#[derive(Default)]
+pub(super) struct Round {
+    /// The first token space that was not looked at.
+    next_space: u32,
+    /// Segments counted so far.
+    so_far: usize,
+    /// As the last whole round counted them.
+    segments: usize,
+}
+
+impl Partitions {
+    /// Segments of all open partitions, as the last round counted them.
+    pub(in crate::shard) fn segments(&self) -> usize {
+        self.round.segments
+    }
+
+    /// Goes on with the tick's round.
+    pub(in crate::shard) fn tick_step(
+        &mut self,
+        now: Now,
+        disk: &mut dyn Disk,
+        budget: &mut StepBudget,
+    ) -> Progress {
+        let mut failed = None;
+        for (space, key) in self.spaces.range(self.round.next_space..) {
+            if !budget.take() {
+                self.round.next_space = *space;
+                return Progress::Pending;
+            }
+            let Some((_, partition)) = self.by_key.get_mut(key) else {
+                continue;
+            };
+            if let Some(log) = partition.log_mut() {
+                log.tick(now.wall_ms, disk);
+                self.round.so_far += log.segment_count();
+                if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
+                    self.active.insert(*key);
+                    budget.look();
+                }
+            } else if partition.wants_opening(now) {
+                failed = Some((*space, *key));
+                break;
+            }
+        }
+        if let Some((space, key)) = failed {
+            self.open_failed(now, disk, space, key);
+            self.round.next_space = space.saturating_add(1);
+            budget.end();
+            return Progress::Pending;
+        }
+        self.round.segments = std::mem::take(&mut self.round.so_far);
+        self.round.next_space = 0;
+        Progress::Done
+    }
+
+    /// Opens a partition anew, under a token space that no completion of the failed opening has.
+    fn open_failed(&mut self, now: Now, disk: &mut dyn Disk, failed: u32, key: PartitionKey) {
+        let fresh = self.take_space();
+        self.spaces.remove(&failed);
+        if let Some((space, partition)) = self.by_key.get_mut(&key) {
+            *space = fresh;
+            partition.open_again(fresh);
+        }
+        self.spaces.insert(fresh, key);
+        self.count_opening();
+        self.drive_opening(now, disk, key, Vec::new());
+    }
+}
