@@ -128,7 +128,7 @@ impl Record<'_> {
             let fields = [bytes_field("name", Some(name)), bytes_field("value", value)];
             Value::Object(fields.into_iter().collect())
         };
-        let headers: Vec<Value> = self.view.headers.clone().map(header).collect();
+        let headers: Vec<Value> = self.view.headers.map(header).collect();
         object.insert("headers".to_owned(), Value::from(headers));
         object
     }
