@@ -92,6 +92,20 @@ pub fn progress(is_wanted: bool) -> ProgressBar {
     bar
 }
 
+/// A bar over `bytes_total` on stderr, shown only on a terminal.
+pub fn progress_bytes(bytes_total: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(bytes_total);
+    let template = "{wide_bar} {binary_bytes} of {binary_total_bytes} ({binary_bytes_per_sec}, {eta} left)";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// Bytes as JSON: `name` when they are text, else `name_base64`.
 pub fn bytes_field(name: &str, bytes: Option<&[u8]>) -> (String, Value) {
     match bytes.map(|b| std::str::from_utf8(b).map_err(|_| b)) {

@@ -37,6 +37,11 @@ impl OffsetSpec {
     }
 }
 
+/// Parses a point in time: `@TIME`, where the `@` may be left out.
+pub fn parse_instant(text: &str) -> Result<i64, String> {
+    parse_time(text.strip_prefix('@').unwrap_or(text), now_ms())
+}
+
 /// Milliseconds since the epoch, now.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

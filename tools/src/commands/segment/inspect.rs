@@ -6,18 +6,22 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidelog_segment_log::entry::EntryHeader;
 
+use super::evidence::Evidence;
+use super::files::plan;
 use super::scan::scan;
-use crate::failure::{DAMAGE, DONE, Failure, USAGE};
+use super::selection::{Record, Selection, batch_facts};
+use crate::failure::{DAMAGE, DONE, Failure, PARTLY, USAGE};
 use crate::limits::ENTRIES_LISTED;
 use crate::output::{OutputFormat, print_document, print_text, table};
 use crate::when::format_time;
 
 const AFTER_HELP: &str = "\
-Exit code 3 when the segment is damaged. The file is only read; the broker may be running.
+Exit code 3 when the segment is damaged, 5 when a batch could not be decoded. The file is only read; the broker may be running.
 
 Examples:
   tidelog segment inspect tidelog-data/<topic id>-0/<file>.log
-  tidelog segment inspect FILE -n 0 --output json | jq '.entries[].index'";
+  tidelog segment inspect FILE -n 0 --output json | jq '.entries[].index'
+  tidelog segment inspect FILE --records --from-offset 100 --to-offset 120 --key user-7";
 
 const COLUMNS: &[&str] = &[
     "position",
@@ -31,15 +35,30 @@ const COLUMNS: &[&str] = &[
     "durable_index",
 ];
 
+const RECORD_COLUMNS: &[&str] = &[
+    "offset",
+    "time",
+    "key",
+    "value",
+    "headers",
+    "position",
+    "compression",
+];
+
 /// Arguments of `tidelog segment inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct InspectArgs {
     /// Segment file
     path: PathBuf,
-    /// Entries to list; 0 lists all
+    /// Entries or records to list; 0 lists all
     #[arg(short, long, value_name = "N", default_value_t = ENTRIES_LISTED)]
     num: u64,
+    /// List records instead of entries
+    #[arg(long)]
+    records: bool,
+    #[command(flatten)]
+    selection: Selection,
     /// How data is printed
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Table)]
     output: OutputFormat,
@@ -54,12 +73,54 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
         )
         .hint("Give one .log file; `tidelog segment verify` takes directories."));
     }
-    let mut rows = Vec::new();
-    let scan = scan(&args.path, |position, entry| {
-        if args.num == 0 || (rows.len() as u64) < args.num {
-            rows.push(entry_row(position, entry));
+    let mut rows: Vec<Vec<Value>> = Vec::new();
+    let (mut wanted, mut not_decoded) = (0u64, Vec::new());
+    let files = plan(std::slice::from_ref(&args.path), &mut Evidence::default());
+    let around = files
+        .into_iter()
+        .next()
+        .map(|file| file.around)
+        .unwrap_or_default();
+    let selection = &args.selection;
+    let scan = scan(&args.path, &around, |position, entry, payload| {
+        let is_listed = |wanted: u64| args.num == 0 || wanted < args.num;
+        if !selection.may_hold(entry) {
+            return Ok(());
         }
+        let needs_records = args.records || selection.key.is_some() || selection.to_time.is_some();
+        if !needs_records || (!entry.is_plain_data() && selection.is_everything()) {
+            if !args.records {
+                if is_listed(wanted) {
+                    rows.push(entry_row(position, entry));
+                }
+                wanted += 1;
+            }
+            return Ok(());
+        }
+        let mut matches = 0u64;
+        let decoded = selection.each_record(payload, |batch, record| {
+            if args.records && is_listed(wanted + matches) {
+                rows.push(record_row(record, &batch_facts(batch, entry, position)));
+            }
+            matches += 1;
+            Ok(())
+        })?;
+        if let Err(why) = decoded {
+            not_decoded.push(format!("batch at {position}: {why}"));
+        }
+        if !args.records && matches > 0 {
+            if is_listed(wanted) {
+                rows.push(entry_row(position, entry));
+            }
+            matches = 1;
+        }
+        wanted += matches;
+        Ok(())
     })?;
+    for why in &not_decoded {
+        eprintln!("tidelog: {why}");
+    }
+    let columns = if args.records { RECORD_COLUMNS } else { COLUMNS };
     let header = scan.header.map(|h| {
         vec![
             ("topic_id", json!(h.topic.to_string())),
@@ -84,26 +145,53 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
                 format!("{:<15} {text}", name.replace('_', " "))
             };
             let facts: Vec<String> = facts.iter().map(line).collect();
-            print_text(&format!("{}\n\n{}", facts.join("\n"), table(COLUMNS, &rows)))?;
-            let hidden = scan.entries.saturating_sub(rows.len() as u64);
+            print_text(&format!("{}\n\n{}", facts.join("\n"), table(columns, &rows)))?;
+            let hidden = wanted.saturating_sub(rows.len() as u64);
             if hidden > 0 {
-                eprintln!("{hidden} more entries; -n 0 lists all");
+                let what = if args.records { "records" } else { "entries" };
+                eprintln!("{hidden} more {what}; -n 0 lists all");
             }
         }
         format => {
             let entries: Vec<Value> = rows
                 .into_iter()
-                .map(|row| COLUMNS.iter().map(|c| (*c).to_owned()).zip(row).collect())
+                .map(|row| columns.iter().map(|c| (*c).to_owned()).zip(row).collect())
                 .collect();
             let mut document: serde_json::Map<String, Value> = facts
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect();
-            document.insert("entries".to_owned(), Value::from(entries));
+            let what = if args.records { "records" } else { "entries" };
+            document.insert(what.to_owned(), Value::from(entries));
             print_document(format, &Value::Object(document))?;
         }
     }
-    Ok(if scan.is_damaged() { DAMAGE } else { DONE })
+    Ok(match (scan.is_damaged(), not_decoded.is_empty()) {
+        (true, _) => DAMAGE,
+        (false, true) => DONE,
+        (false, false) => PARTLY,
+    })
+}
+
+/// Bytes that are not UTF-8 come as `base64:...`.
+fn record_row(record: &Record<'_>, batch: &Value) -> Vec<Value> {
+    let fields = record.to_json();
+    let text = |name: &str| match fields.get(name) {
+        Some(value) => value.clone(),
+        None => match fields.get(&format!("{name}_base64")) {
+            Some(Value::String(encoded)) => Value::from(format!("base64:{encoded}")),
+            _ => Value::Null,
+        },
+    };
+    vec![
+        json!(record.offset),
+        json!(format_time(record.timestamp_ms)),
+        text("key"),
+        text("value"),
+        fields.get("headers").cloned().unwrap_or_default(),
+        batch.get("position").cloned().unwrap_or_default(),
+        batch.get("compression").cloned().unwrap_or_default(),
+    ]
 }
 
 fn entry_row(position: u64, entry: &EntryHeader) -> Vec<Value> {

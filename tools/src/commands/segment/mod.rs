@@ -1,9 +1,15 @@
 //! `tidelog segment`: segment files, read offline and never changed.
 
+mod derived;
+mod dump;
 mod evidence;
+mod files;
 mod inspect;
+mod missing;
 mod scan;
+mod selection;
 mod verify;
+mod window;
 
 use clap::{Args, Subcommand};
 
@@ -20,6 +26,8 @@ pub struct SegmentArgs {
 enum SegmentCommand {
     /// Print a segment's header and its entries
     Inspect(inspect::InspectArgs),
+    /// Print records as JSON lines
+    Dump(dump::DumpArgs),
     /// Check every byte of a segment, or of all segments below a directory
     Verify(verify::VerifyArgs),
 }
@@ -28,6 +36,7 @@ enum SegmentCommand {
 pub fn run(args: SegmentArgs) -> Result<u8, Failure> {
     match args.command {
         SegmentCommand::Inspect(args) => inspect::run(args),
+        SegmentCommand::Dump(args) => dump::run(args),
         SegmentCommand::Verify(args) => verify::run(args),
     }
 }

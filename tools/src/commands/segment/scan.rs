@@ -1,43 +1,89 @@
-//! Walks the entries of one segment file and says how the file ends.
+//! Walks the entries of one segment file and says what of it is damaged and how it ends.
 //!
 //! Reads only; the broker may be running, and then the end is a snapshot. An entry is accepted as
-//! recovery accepts it: header, chain (prev_crc), payload, term not falling, index one higher.
+//! recovery accepts it: header, chain (prev_crc), payload, term not falling, index one higher. Like
+//! recovery it goes around damage and goes on where the log does. Memory: one window, which grows to
+//! the largest entry whose header verifies.
 #![deny(clippy::indexing_slicing)]
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
+use tidelog_segment_log::checkpoint::SegmentCheckpoint;
 use tidelog_segment_log::entry::{
     ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryHeader, PLAIN_PREFIX_LEN, decode_entry,
 };
+use tidelog_segment_log::ids::{EntryIndex, Offset};
 use tidelog_segment_log::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, decode_copies, parse_segment_file_name,
 };
 
+use super::window::Window;
 use crate::failure::{FAILED, Failure};
-use crate::limits::SEARCH_CHUNK_BYTES;
+use crate::limits::{DAMAGE_LISTED_MAX, SEARCH_CHUNK_BYTES};
+
+/// What is known of a segment besides its own bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Where the next segment of the partition begins: entries from there on are dead here.
+    pub limit: Option<EntryIndex>,
+    /// What a checkpoint proves of it.
+    pub claim: Option<SegmentCheckpoint>,
+    /// The partition's later segments, whose entries may prove what was durable in this one.
+    pub later: Vec<PathBuf>,
+}
 
 /// How the entries of a segment end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// At the end of the file, or with nothing but zeros behind.
     Clean,
-    /// With bytes that no later entry proves to have been durable: recovery cuts them.
+    /// With bytes that nothing proves to have been durable: recovery cuts them.
     TornTail {
         /// Where they begin.
         position: u64,
         /// What the first of them fails.
         why: String,
     },
-    /// With bytes that were durable once and do not verify.
+    /// With bytes that were durable once, do not verify, and have nothing readable behind them.
     Damage {
         /// Where they begin.
         position: u64,
         /// What the first of them fails.
         why: String,
     },
+    /// With an entry that verifies and that another version wrote.
+    Unsupported {
+        /// Where it begins.
+        position: u64,
+        /// What is not known.
+        why: String,
+    },
+}
+
+/// Bytes that were durable once and do not verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Where they lie in the file.
+    pub position: Range<u64>,
+    /// The first offset lost.
+    pub first_offset: Offset,
+    /// The offset behind the last one lost; `None` when nothing says it.
+    pub next_offset: Option<Offset>,
+    /// What the first of them fails.
+    pub why: String,
+}
+
+impl Damage {
+    /// The offsets lost, in words.
+    pub fn offsets(&self) -> String {
+        match self.next_offset {
+            Some(next) if next == self.first_offset => "no offsets".to_owned(),
+            Some(next) => format!("offsets {} to {}", self.first_offset, next.0 - 1),
+            None => format!("offsets from {} on", self.first_offset),
+        }
+    }
 }
 
 /// A segment that was walked.
@@ -55,6 +101,8 @@ pub struct Scan {
     pub end_position: u64,
     /// The last entry accepted.
     pub last: Option<EntryHeader>,
+    /// What is damaged, in order.
+    pub damage: Vec<Damage>,
     /// How the entries end.
     pub end: End,
 }
@@ -62,16 +110,26 @@ pub struct Scan {
 impl Scan {
     /// True when something that was durable does not verify.
     pub fn is_damaged(&self) -> bool {
-        self.header.is_none() || !self.header_faults.is_empty() || matches!(self.end, End::Damage { .. })
+        self.header.is_none() || !self.header_faults.is_empty() || !self.damage.is_empty()
     }
 
     /// How it ends, in words.
     pub fn verdict(&self) -> String {
         let mut words: Vec<String> = self.header_faults.clone();
+        for damage in &self.damage {
+            let (at, end) = (damage.position.start, damage.position.end);
+            words.push(format!(
+                "damage at {at} to {end}, {}: {}",
+                damage.offsets(),
+                damage.why
+            ));
+        }
         match &self.end {
-            End::Clean => {}
+            End::Clean | End::Damage { .. } => {}
             End::TornTail { position, why } => words.push(format!("torn tail at {position}: {why}")),
-            End::Damage { position, why } => words.push(format!("damage at {position}: {why}")),
+            End::Unsupported { position, why } => {
+                words.push(format!("written by another version at {position}: {why}"));
+            }
         }
         match words.is_empty() {
             true => "good".to_owned(),
@@ -80,19 +138,32 @@ impl Scan {
     }
 }
 
-/// Walks the segment at `path` and shows each accepted entry with its position to `visit`.
-pub fn scan(path: &Path, mut visit: impl FnMut(u64, &EntryHeader)) -> Result<Scan, Failure> {
-    let failed = |e: io::Error| Failure::new(FAILED, format!("cannot read {}: {e}", path.display()));
-    let file = File::open(path).map_err(failed)?;
-    let file_bytes = file.metadata().map_err(failed)?.len();
-    let head = read_at(&file, 0, SEGMENT_HEADER_LEN as u64, file_bytes).map_err(failed)?;
+/// Sees each entry accepted: position, header, payload. An error of it ends the walk.
+pub trait Visit: FnMut(u64, &EntryHeader, &[u8]) -> Result<(), Failure> {}
+impl<F: FnMut(u64, &EntryHeader, &[u8]) -> Result<(), Failure>> Visit for F {}
+
+/// Walks the segment at `path` and shows each accepted entry to `visit`.
+pub fn scan(path: &Path, around: &Surroundings, visit: impl Visit) -> Result<Scan, Failure> {
+    let mut window = Window::open(path).map_err(|e| cannot_read(path, &e))?;
+    let head = window
+        .at(0, SEGMENT_HEADER_LEN)
+        .map_err(|e| cannot_read(path, &e))?
+        .to_vec();
+    let header = SegmentHeader::decode(&head);
+    if let Err(error) = &header
+        && !error.is_damage()
+    {
+        return Err(Failure::new(FAILED, format!("{}: {error}", path.display()))
+            .hint("Another version of this program wrote it; use that one."));
+    }
     let mut scan = Scan {
-        header: SegmentHeader::decode(&head).ok(),
+        header: header.ok(),
         header_faults: header_faults(&head),
-        file_bytes,
+        file_bytes: window.file_bytes(),
         entries: 0,
         end_position: SEGMENT_HEADER_LEN as u64,
         last: None,
+        damage: Vec::new(),
         end: End::Clean,
     };
     let is_named_as_segment = path
@@ -106,122 +177,314 @@ pub fn scan(path: &Path, mut visit: impl FnMut(u64, &EntryHeader)) -> Result<Sca
         );
     }
     let Some(header) = scan.header else {
-        scan.end = End::Damage {
-            position: 0,
-            why: "no header, so no entry can be checked".to_owned(),
-        };
+        let why = "no header, so no entry can be checked".to_owned();
+        scan.damage.push(Damage {
+            position: 0..scan.file_bytes,
+            first_offset: Offset(0),
+            next_offset: None,
+            why: why.clone(),
+        });
+        scan.end = End::Damage { position: 0, why };
         return Ok(scan);
     };
-    let mut read_again_at = None;
-    loop {
-        match next_entry(&file, &scan, &header).map_err(failed)? {
-            Ok(entry) => {
-                visit(scan.end_position, &entry);
-                scan.entries += 1;
-                scan.end_position += entry.entry_len() as u64;
-                scan.last = Some(entry);
-            }
-            Err(why) => {
-                scan.end = how_it_ends(&file, &scan, &header, why).map_err(failed)?;
-                // A running broker may have written this entry, and the later one that proves it
-                // durable, between the two reads: then it verifies now.
-                let is_damage = matches!(scan.end, End::Damage { .. });
-                if !is_damage || read_again_at == Some(scan.end_position) {
-                    return Ok(scan);
-                }
-                read_again_at = Some(scan.end_position);
-            }
-        }
-    }
+    let walk = Walk {
+        path,
+        around,
+        segment: header,
+        index: EntryIndex(header.base_index.0.saturating_sub(1)),
+        next_offset: header.base_offset,
+        chain: Some(0),
+        scan,
+        window,
+    };
+    walk.run(visit)
 }
 
-/// The entry after the accepted ones, or why there is none.
-fn next_entry(file: &File, scan: &Scan, segment: &SegmentHeader) -> io::Result<Result<EntryHeader, String>> {
-    let position = scan.end_position;
-    let prefix = read_at(file, position, HEAD_BYTES, scan.file_bytes)?;
-    if prefix.is_empty() {
-        return Ok(Err("end of file".to_owned()));
-    }
-    let header = match EntryHeader::decode(&prefix, &segment.incarnation) {
-        Ok(header) => header,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    let whole = read_at(file, position, header.entry_len() as u64, scan.file_bytes)?;
-    if let Err(error) = decode_entry(&whole, &segment.incarnation) {
-        return Ok(Err(error.to_string()));
-    }
-    Ok(fits(scan.last.as_ref(), &header, segment).map(|()| header))
+/// The header of the segment at `path`, if one copy verifies.
+pub fn read_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
+    let mut window = Window::open(path)?;
+    Ok(SegmentHeader::decode(window.at(0, SEGMENT_HEADER_LEN)?).ok())
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(FAILED, format!("cannot read {}: {error}", path.display()))
 }
 
 /// Header and what of the payload its checksum covers.
-const HEAD_BYTES: u64 = (ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN) as u64;
+const HEAD_BYTES: usize = ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN;
 
-/// Whether `entry` may follow `last` in this segment.
-fn fits(last: Option<&EntryHeader>, entry: &EntryHeader, segment: &SegmentHeader) -> Result<(), String> {
-    let prev_crc = last.map_or(0, |l| l.header_crc);
-    if entry.prev_crc != prev_crc {
-        return Err(format!(
-            "chain is {:#010x}, expected {prev_crc:#010x}",
-            entry.prev_crc
-        ));
-    }
-    if last.is_some_and(|l| entry.term < l.term) {
-        return Err(format!("term {} falls", entry.term));
-    }
-    let is_compacted = segment.replaced.is_some();
-    let expected = match last {
-        Some(last) if entry.kind.has_index() => last.index.0 + 1,
-        Some(last) => last.index.0,
-        None => segment.base_index.0,
-    };
-    let is_next = entry.index.0 == expected || (is_compacted && entry.index.0 > expected);
-    match is_next || (last.is_none() && !entry.kind.has_index()) {
-        true => Ok(()),
-        false => Err(format!("index {}, expected {expected}", entry.index)),
+/// Why there is no entry where one should be.
+struct Refused {
+    why: String,
+    /// The header verifies and fits: only the payload or the padding is bad.
+    header: Option<EntryHeader>,
+    is_unsupported: bool,
+}
+
+impl Refused {
+    fn because(why: impl ToString) -> Self {
+        Refused {
+            why: why.to_string(),
+            header: None,
+            is_unsupported: false,
+        }
     }
 }
 
-/// Tells zeros, a torn tail and damage apart behind the accepted entries.
-fn how_it_ends(file: &File, scan: &Scan, segment: &SegmentHeader, why: String) -> io::Result<End> {
-    let position = scan.end_position;
-    let failed_index = scan.last.map_or(segment.base_index.0, |l| l.index.0 + 1);
-    let mut is_zero = true;
-    let mut at = position;
-    while at < scan.file_bytes {
-        let window = read_at(file, at, SEARCH_CHUNK_BYTES as u64 + HEAD_BYTES, scan.file_bytes)?;
-        is_zero = is_zero && window.iter().all(|b| *b == 0);
-        let starts = window.len().min(SEARCH_CHUNK_BYTES);
-        for offset in (0..starts).step_by(ENTRY_ALIGN) {
-            let Some(candidate) = window.get(offset..).filter(|c| c.starts_with(&ENTRY_MAGIC)) else {
-                continue;
+/// What lies behind an entry that fails.
+#[derive(Default)]
+struct Behind {
+    proven: EntryIndex,
+    resume: Option<(u64, EntryHeader)>,
+    is_zero: bool,
+}
+
+struct Walk<'a> {
+    path: &'a Path,
+    around: &'a Surroundings,
+    segment: SegmentHeader,
+    /// The last index accepted or gone around.
+    index: EntryIndex,
+    next_offset: Offset,
+    /// What the next entry's prev_crc must be; `None` right behind damage.
+    chain: Option<u32>,
+    scan: Scan,
+    window: Window,
+}
+
+impl Walk<'_> {
+    fn run(mut self, mut visit: impl Visit) -> Result<Scan, Failure> {
+        let path = self.path;
+        let failed = |e: io::Error| cannot_read(path, &e);
+        let mut read_again_at = None;
+        loop {
+            let is_over = self.around.limit.is_some_and(|limit| self.index.0 + 1 >= limit.0);
+            if is_over {
+                return Ok(self.scan);
+            }
+            let position = self.scan.end_position;
+            let refused = match self.next_entry(&mut visit)? {
+                None => continue,
+                Some(refused) => refused,
             };
-            if at + offset as u64 == position && !is_payload_fault(candidate, segment) {
+            // A running broker may have written this entry, and the later one that proves it
+            // durable, between the two reads: then it verifies now.
+            if read_again_at != Some(position) {
+                read_again_at = Some(position);
+                self.window.forget().map_err(failed)?;
+                self.scan.file_bytes = self.window.file_bytes();
                 continue;
             }
-            let Ok(later) = EntryHeader::decode(candidate, &segment.incarnation) else {
-                continue;
-            };
-            let is_newer = scan.last.is_none_or(|l| later.term >= l.term);
-            if is_newer
-                && later
-                    .durable_index()
-                    .is_some_and(|durable| durable.0 >= failed_index)
-            {
-                return Ok(End::Damage { position, why });
+            if !self.go_around(refused)? {
+                return Ok(self.scan);
             }
         }
-        at += SEARCH_CHUNK_BYTES as u64;
     }
-    Ok(if is_zero {
-        End::Clean
-    } else {
-        End::TornTail { position, why }
-    })
-}
 
-/// True when the header verifies, so that only what follows it can be wrong.
-fn is_payload_fault(candidate: &[u8], segment: &SegmentHeader) -> bool {
-    EntryHeader::decode(candidate, &segment.incarnation).is_ok()
+    /// Takes in the next entry, or says why there is none.
+    fn next_entry(&mut self, visit: &mut impl Visit) -> Result<Option<Refused>, Failure> {
+        let position = self.scan.end_position;
+        let failed = |e: io::Error| cannot_read(self.path, &e);
+        let head = self.window.at(position, HEAD_BYTES).map_err(failed)?;
+        if head.is_empty() {
+            return Ok(Some(Refused::because("end of file")));
+        }
+        let header = match EntryHeader::decode(head, &self.segment.incarnation) {
+            Ok(header) => header,
+            Err(error) => {
+                return Ok(Some(Refused {
+                    is_unsupported: error.is_unsupported(),
+                    ..Refused::because(error)
+                }));
+            }
+        };
+        if let Err(why) = self.fits(&header) {
+            return Ok(Some(Refused::because(why)));
+        }
+        let whole = self.window.at(position, header.entry_len()).map_err(failed)?;
+        match decode_entry(whole, &self.segment.incarnation) {
+            Ok((_, payload)) => visit(position, &header, payload)?,
+            Err(error) => {
+                return Ok(Some(Refused {
+                    header: Some(header),
+                    ..Refused::because(error)
+                }));
+            }
+        }
+        self.scan.entries += 1;
+        self.scan.last = Some(header);
+        self.step_over(&header);
+        Ok(None)
+    }
+
+    fn step_over(&mut self, header: &EntryHeader) {
+        self.scan.end_position += header.entry_len() as u64;
+        self.index = self.index.max(header.index);
+        self.next_offset = self.next_offset.max(header.next_offset());
+        self.chain = Some(header.header_crc);
+    }
+
+    /// Whether `entry` may come next in this segment.
+    fn fits(&self, entry: &EntryHeader) -> Result<(), String> {
+        if let Some(chain) = self.chain.filter(|chain| *chain != entry.prev_crc) {
+            return Err(format!(
+                "chain is {:#010x}, expected {chain:#010x}",
+                entry.prev_crc
+            ));
+        }
+        if self.scan.last.is_some_and(|l| entry.term < l.term) {
+            return Err(format!("term {} falls", entry.term));
+        }
+        if entry.base_offset < self.next_offset {
+            return Err(format!(
+                "base offset {} falls below {}",
+                entry.base_offset, self.next_offset
+            ));
+        }
+        let is_first = self.scan.last.is_none() && self.scan.damage.is_empty();
+        let expected = match entry.kind.has_index() {
+            true => self.index.0 + 1,
+            false if is_first => return Ok(()),
+            false => self.index.0,
+        };
+        let is_compacted = self.segment.replaced.is_some();
+        match entry.index.0 == expected || (is_compacted && entry.index.0 > expected) {
+            true => Ok(()),
+            false => Err(format!("index {}, expected {expected}", entry.index)),
+        }
+    }
+
+    /// Decides between an end and damage, and goes on behind damage; false where the entries end.
+    fn go_around(&mut self, refused: Refused) -> Result<bool, Failure> {
+        let position = self.scan.end_position;
+        let why = refused.why;
+        if refused.is_unsupported {
+            self.scan.end = End::Unsupported { position, why };
+            return Ok(false);
+        }
+        let expected = EntryIndex(self.index.0 + 1);
+        let mut behind = self
+            .look_behind(position, expected)
+            .map_err(|e| cannot_read(self.path, &e))?;
+        if behind.proven < expected {
+            behind.proven = behind.proven.max(self.proven_elsewhere(expected)?);
+        }
+        let mut why = why;
+        if let Some(claim) = self.around.claim.filter(|claim| position < claim.length.0) {
+            if behind.proven < expected {
+                why = format!("{why}; the checkpoint proves {} bytes", claim.length);
+            }
+            behind.proven = behind.proven.max(claim.durable_index).max(expected);
+        }
+        if behind.proven < expected {
+            self.scan.end = match behind.is_zero {
+                true => End::Clean,
+                false => End::TornTail { position, why },
+            };
+            return Ok(false);
+        }
+        if let Some(header) = refused.header {
+            let end = (position + header.entry_len() as u64).min(self.scan.file_bytes);
+            self.note(position..end, Some(header.next_offset()), &why);
+            self.step_over(&header);
+        } else if let Some((at, header)) = behind
+            .resume
+            .filter(|(_, header)| header.index.0 <= behind.proven.0 + 1)
+        {
+            self.note(position..at, Some(header.base_offset), &why);
+            self.scan.end_position = at;
+            self.index = EntryIndex(header.index.0 - 1);
+            self.next_offset = header.base_offset;
+            self.chain = None;
+        } else {
+            self.note(position..self.scan.file_bytes.max(position), None, &why);
+            self.scan.end = End::Damage { position, why };
+            return Ok(false);
+        }
+        if self.scan.damage.len() >= DAMAGE_LISTED_MAX {
+            let position = self.scan.end_position;
+            let why = format!("{DAMAGE_LISTED_MAX} damaged places; the rest was not looked at");
+            self.note(position..self.scan.file_bytes.max(position), None, &why);
+            self.scan.end = End::Damage { position, why };
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, position: Range<u64>, next_offset: Option<Offset>, why: &str) {
+        self.scan.damage.push(Damage {
+            position,
+            first_offset: self.next_offset,
+            next_offset,
+            why: why.to_owned(),
+        });
+    }
+
+    /// What the later headers of this file prove, and where the entries go on.
+    fn look_behind(&mut self, position: u64, expected: EntryIndex) -> io::Result<Behind> {
+        let (last_term, next_offset) = (self.scan.last.map(|l| l.term), self.next_offset);
+        let mut behind = Behind {
+            is_zero: true,
+            ..Behind::default()
+        };
+        let mut at = position;
+        while at < self.scan.file_bytes {
+            let window = self.window.at(at, SEARCH_CHUNK_BYTES + HEAD_BYTES)?;
+            if window.is_empty() {
+                break;
+            }
+            behind.is_zero = behind.is_zero && window.iter().all(|b| *b == 0);
+            let starts = window.len().min(SEARCH_CHUNK_BYTES);
+            for offset in (0..starts).step_by(ENTRY_ALIGN) {
+                let Some(candidate) = window.get(offset..).filter(|c| c.starts_with(&ENTRY_MAGIC)) else {
+                    continue;
+                };
+                let Ok(later) = EntryHeader::decode(candidate, &self.segment.incarnation) else {
+                    continue;
+                };
+                let found_at = at + offset as u64;
+                if last_term.is_some_and(|term| later.term < term) || later.index < expected {
+                    continue;
+                }
+                if let Some(durable) = later.durable_index() {
+                    behind.proven = behind.proven.max(durable);
+                }
+                let goes_on =
+                    found_at > position && later.kind.has_index() && later.base_offset >= next_offset;
+                if behind.resume.is_none() && goes_on {
+                    behind.resume = Some((found_at, later));
+                }
+                let is_decided = behind.resume.is_some_and(|(_, resume)| {
+                    behind.proven >= expected && resume.index.0 <= behind.proven.0 + 1
+                });
+                if is_decided {
+                    return Ok(behind);
+                }
+            }
+            at += SEARCH_CHUNK_BYTES as u64;
+        }
+        Ok(behind)
+    }
+
+    /// The highest index that entries of later segments prove durable, once one is at or above `expected`.
+    fn proven_elsewhere(&self, expected: EntryIndex) -> Result<EntryIndex, Failure> {
+        let last_term = self.scan.last.map(|l| l.term);
+        let mut proven = EntryIndex(0);
+        for path in &self.around.later {
+            scan(path, &Surroundings::default(), |_, header, _| {
+                if last_term.is_none_or(|term| header.term >= term)
+                    && let Some(durable) = header.durable_index()
+                {
+                    proven = proven.max(durable);
+                }
+                Ok(())
+            })?;
+            if proven >= expected {
+                break;
+            }
+        }
+        Ok(proven)
+    }
 }
 
 fn header_faults(head: &[u8]) -> Vec<String> {
@@ -233,14 +496,6 @@ fn header_faults(head: &[u8]) -> Vec<String> {
         .into_iter()
         .flatten()
         .collect()
-}
-
-/// Up to `length` bytes at `position`, fewer at the end of the file.
-fn read_at(file: &File, position: u64, length: u64, file_bytes: u64) -> io::Result<Vec<u8>> {
-    let length = length.min(file_bytes.saturating_sub(position));
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, position)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -301,7 +556,11 @@ pub mod tests {
         let path = directory.path().join(segment_file_name(EntryIndex(1), 0));
         std::fs::write(&path, bytes).expect("write");
         let mut seen = Vec::new();
-        let scan = scan(&path, |_, entry| seen.push(entry.index.0)).expect("readable");
+        let visit = |_: u64, entry: &EntryHeader, _: &[u8]| {
+            seen.push(entry.index.0);
+            Ok(())
+        };
+        let scan = scan(&path, &Surroundings::default(), visit).expect("readable");
         (scan, seen)
     }
 
@@ -321,12 +580,14 @@ pub mod tests {
             let mut bytes = good.clone();
             bytes[SEGMENT_HEADER_LEN + ENTRY_BYTES + at] ^= 1;
             let (scan, seen) = scan_bytes(&bytes);
-            assert_eq!(seen, [1], "byte {at}");
-            assert!(
-                matches!(scan.end, End::Damage { position, .. } if position == (SEGMENT_HEADER_LEN + ENTRY_BYTES) as u64),
-                "byte {at}: {:?}",
-                scan.end
-            );
+            assert_eq!(seen, [1, 3, 4, 5], "byte {at}: what lies behind is read");
+            let start = (SEGMENT_HEADER_LEN + ENTRY_BYTES) as u64;
+            let [damage] = &scan.damage[..] else {
+                panic!("byte {at}: {scan:?}");
+            };
+            assert_eq!(damage.position, start..start + ENTRY_BYTES as u64, "byte {at}");
+            assert_eq!(damage.next_offset, Some(damage.first_offset), "byte {at}");
+            assert_eq!(scan.end, End::Clean, "byte {at}");
         }
     }
 
@@ -335,7 +596,7 @@ pub mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("notes.txt");
         std::fs::write(&path, "hello").expect("write");
-        let error = scan(&path, |_, _| {}).expect_err("no segment");
+        let error = scan(&path, &Surroundings::default(), |_, _, _| Ok(())).expect_err("no segment");
         assert_eq!(error.code(), FAILED);
         assert!(error.message().contains("not a segment file"), "{error:?}");
     }
@@ -360,5 +621,43 @@ pub mod tests {
         assert!(scan.verdict().contains("first header copy"), "{}", scan.verdict());
         let (scan, seen) = scan_bytes(b"hello");
         assert!(seen.is_empty() && scan.is_damaged());
+    }
+
+    #[test]
+    fn two_damaged_places_are_two_and_the_limit_ends_the_walk() {
+        let mut bytes = make_segment(8);
+        for entry in [1, 4] {
+            bytes[SEGMENT_HEADER_LEN + entry * ENTRY_BYTES + 70] ^= 1;
+        }
+        let (scan, seen) = scan_bytes(&bytes);
+        assert_eq!((scan.damage.len(), seen), (2, vec![1, 3, 4, 6, 7, 8]));
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(segment_file_name(EntryIndex(1), 0));
+        std::fs::write(&path, &bytes).expect("write");
+        let around = Surroundings {
+            limit: Some(EntryIndex(4)),
+            ..Surroundings::default()
+        };
+        let scan = super::scan(&path, &around, |_, _, _| Ok(())).expect("readable");
+        assert_eq!(
+            (scan.damage.len(), scan.entries),
+            (1, 2),
+            "what the next segment holds is dead here"
+        );
+    }
+
+    #[test]
+    fn a_header_of_another_version_is_not_damage() {
+        let mut bytes = make_segment(1);
+        for at in [0, 4096] {
+            bytes[at + 12] = 9;
+            let crc = crc32fast::hash(&bytes[at + 12..at + 512]);
+            bytes[at + 8..at + 12].copy_from_slice(&crc.to_le_bytes());
+        }
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join(segment_file_name(EntryIndex(1), 0));
+        std::fs::write(&path, &bytes).expect("write");
+        let error = scan(&path, &Surroundings::default(), |_, _, _| Ok(())).expect_err("version 9");
+        assert!(error.message().contains("version 9"), "{error:?}");
     }
 }
