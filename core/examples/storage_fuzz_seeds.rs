@@ -7,7 +7,11 @@ mod counting;
 #[allow(dead_code, reason = "the seeds are only written here, not checked")]
 mod storage_checks;
 #[path = "../../fuzz/src/storage_seeds.rs"]
-#[allow(dead_code, clippy::unwrap_used, reason = "a seed that cannot be made ends the program")]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a seed that cannot be made ends the program"
+)]
 mod storage_seeds;
 
 use std::path::PathBuf;
@@ -20,7 +24,8 @@ fn main() {
     };
     for (target, name, input) in storage_seeds::all() {
         let folder = directory.join(target);
-        let written: io::Result<()> = fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(name), input));
+        let written: io::Result<()> =
+            fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(name), input));
         if let Err(error) = written {
             eprintln!("cannot write the seeds into {}: {error}", directory.display());
             process::exit(1);

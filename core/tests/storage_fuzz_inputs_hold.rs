@@ -48,7 +48,10 @@ fn committed_inputs_hold() {
         let target = folder.file_name().into_string().unwrap();
         for file in fs::read_dir(folder.path()).unwrap().flatten() {
             let input = fs::read(file.path()).unwrap();
-            assert!(check(&target, &input), "fuzz/regressions-storage/{target} is no target");
+            assert!(
+                check(&target, &input),
+                "fuzz/regressions-storage/{target} is no target"
+            );
         }
     }
 }

@@ -132,7 +132,10 @@ pub fn check(target: &str, input: &[u8]) -> bool {
 fn bounded(bytes: &[u8], work: impl FnOnce(&[u8])) {
     let ((), peak) = peak_of(|| work(bytes));
     let most = CONSTANT_BYTES + PER_ARCHIVED_BYTE * bytes.len();
-    assert!(peak <= most, "{peak} bytes held instead of {most} for {bytes:02x?}");
+    assert!(
+        peak <= most,
+        "{peak} bytes held instead of {most} for {bytes:02x?}"
+    );
 }
 
 fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
@@ -196,7 +199,11 @@ pub fn reseal_entry(bytes: &mut [u8], incarnation: &Incarnation) {
     crc.update(bytes.get(8..ENTRY_HEADER_LEN).unwrap_or_default());
     crc.update(&incarnation.0);
     if is_plain {
-        crc.update(bytes.get(ENTRY_HEADER_LEN..ENTRY_HEADER_LEN + 21).unwrap_or_default());
+        crc.update(
+            bytes
+                .get(ENTRY_HEADER_LEN..ENTRY_HEADER_LEN + 21)
+                .unwrap_or_default(),
+        );
     }
     let crc = crc.finalize();
     put(bytes, 4, &crc.to_le_bytes());
@@ -297,7 +304,11 @@ fn check_segment(mode: u8, bytes: &mut [u8]) {
                 report.quarantined,
                 second.quarantined
             );
-            assert!(second.set_aside.is_empty(), "{:?} after {report:?}", second.set_aside);
+            assert!(
+                second.set_aside.is_empty(),
+                "{:?} after {report:?}",
+                second.set_aside
+            );
         }
         drop(again);
     });
@@ -309,7 +320,11 @@ fn check_segment(mode: u8, bytes: &mut [u8]) {
 }
 
 fn lost(report: &RecoveryReport) -> Vec<std::ops::Range<Offset>> {
-    report.quarantined.iter().map(|damage| damage.offsets.clone()).collect()
+    report
+        .quarantined
+        .iter()
+        .map(|damage| damage.offsets.clone())
+        .collect()
 }
 
 /// Reads from start to end: each plan verifies or is refused, and moves on.

@@ -99,18 +99,31 @@ fn records() -> Vec<MetadataRecord> {
             topic_id,
             partitions: 3,
             replication_factor: 1,
-            configs: vec![(text("cleanup.policy"), text("compact")), (text("retention.ms"), text("1"))],
+            configs: vec![
+                (text("cleanup.policy"), text("compact")),
+                (text("retention.ms"), text("1")),
+            ],
         },
-        MetadataRecord::PartitionsAdded { topic_id, partitions: 6 },
+        MetadataRecord::PartitionsAdded {
+            topic_id,
+            partitions: 6,
+        },
         MetadataRecord::TopicDeleted { topic_id },
         MetadataRecord::TopicConfigSet {
             topic_id,
             key: text("retention.bytes"),
             value: text("1073741824"),
         },
-        MetadataRecord::TopicConfigUnset { topic_id, key: text("retention.bytes") },
+        MetadataRecord::TopicConfigUnset {
+            topic_id,
+            key: text("retention.bytes"),
+        },
         MetadataRecord::ProducerIdsAllocated { next: 1_000 },
-        MetadataRecord::PlacementOverride { topic_id, partition: 1, shard: Some(2) },
+        MetadataRecord::PlacementOverride {
+            topic_id,
+            partition: 1,
+            shard: Some(2),
+        },
     ]
 }
 
@@ -139,7 +152,9 @@ fn entry(kind: EntryKind, payload: &[u8]) -> Vec<u8> {
 /// The entries of the first segment under the incarnation of the targets.
 fn entries_of_a_segment(stopped: &Stopped) -> Vec<u8> {
     let files = stopped.disk.all_files();
-    let first = files.keys().find(|path| path.extension().is_some_and(|ending| ending == "log"));
+    let first = files
+        .keys()
+        .find(|path| path.extension().is_some_and(|ending| ending == "log"));
     let file = first.and_then(|path| stopped.disk.file(path)).expect("a segment");
     let end = stopped.checkpoint.partitions[0].segments[0].length.0 as usize;
     let mut bytes = file[SEGMENT_HEADER_LEN..end].to_vec();
@@ -148,7 +163,8 @@ fn entries_of_a_segment(stopped: &Stopped) -> Vec<u8> {
         bytes[at + 44..at + 48].copy_from_slice(&before);
         crate::storage_checks::reseal_entry(&mut bytes[at..], &INCARNATION);
         before.copy_from_slice(&bytes[at + 4..at + 8]);
-        let (header, _) = tidelog_segment_log::entry::decode_entry(&bytes[at..], &INCARNATION).expect("an entry");
+        let (header, _) =
+            tidelog_segment_log::entry::decode_entry(&bytes[at..], &INCARNATION).expect("an entry");
         at += header.entry_len();
     }
     bytes
@@ -160,7 +176,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let named = |ending: &str| -> Vec<Vec<u8>> {
         let files = stopped.disk.all_files();
         let has_it = |path: &Path| path.extension().is_some_and(|own| own == ending);
-        files.iter().filter(|(path, _)| has_it(path)).map(|(_, bytes)| bytes.to_vec()).collect()
+        files
+            .iter()
+            .filter(|(path, _)| has_it(path))
+            .map(|(_, bytes)| bytes.to_vec())
+            .collect()
     };
     let identity = |rack: Option<&str>| Identity {
         start_counter: 3,
@@ -179,16 +199,26 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
                 entry(EntryKind::Metadata, b"anything"),
             ]
         }
-        "index-file" => named("index").iter().map(|file| rename_incarnation(file)).collect(),
+        "index-file" => named("index")
+            .iter()
+            .map(|file| rename_incarnation(file))
+            .collect(),
         "checkpoint" => vec![
             stopped.checkpoint.encode(),
-            Checkpoint { start_counter: 9, partitions: Vec::new() }.encode(),
+            Checkpoint {
+                start_counter: 9,
+                partitions: Vec::new(),
+            }
+            .encode(),
         ],
         "identity" => vec![identity(None).encode(), identity(Some("rack")).encode()],
         "clean-flag" => vec![CleanFlag { start_counter: 3 }.encode()],
         "producer-state" => vec![stopped.checkpoint.partitions[0].producer_state.clone()],
         "log-start" => vec![encode_log_start(Offset(17))],
-        "metadata-record" => records().iter().map(|record| record.encode().expect("a small record")).collect(),
+        "metadata-record" => records()
+            .iter()
+            .map(|record| record.encode().expect("a small record"))
+            .collect(),
         "segment" => {
             let entries = entries_of_a_segment(&stopped);
             vec![entries.clone(), entries[..entries.len() - 9].to_vec(), Vec::new()]
@@ -199,7 +229,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let plain = [&[7u8; 3_000][..], b"some records and more records", &[0; 100]].concat();
             vec![
                 compress(codec, &plain).expect("records compress").to_vec(),
-                compress(codec, &vec![0; 1 << 20]).expect("records compress").to_vec(),
+                compress(codec, &vec![0; 1 << 20])
+                    .expect("records compress")
+                    .to_vec(),
             ]
         }
     }
@@ -220,7 +252,11 @@ pub fn all() -> Vec<(&'static str, String, Vec<u8>)> {
     for target in TARGETS {
         for (number, seed) in seeds(target).into_iter().enumerate() {
             // Of a segment the mode also says what a checkpoint claims.
-            let modes: &[u8] = if target == "segment" { &[0, 1, 27, 31, 43] } else { &[0, 1] };
+            let modes: &[u8] = if target == "segment" {
+                &[0, 1, 27, 31, 43]
+            } else {
+                &[0, 1]
+            };
             for mode in modes {
                 let input = [&[*mode], &seed[..]].concat();
                 inputs.push((target, format!("{number}-{mode}"), input));

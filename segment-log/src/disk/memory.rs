@@ -73,7 +73,8 @@ impl MemoryDisk {
         let file = self.new_id();
         self.files.insert(file, Arc::new(bytes));
         self.names.insert(path.to_path_buf(), file);
-        self.directories.extend(path.ancestors().skip(1).map(Path::to_path_buf));
+        self.directories
+            .extend(path.ancestors().skip(1).map(Path::to_path_buf));
     }
 
     /// Takes a file away; false if there is none.
@@ -109,7 +110,10 @@ impl MemoryDisk {
         if len > MEMORY_FILE_BYTES_MAX {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let file = self.handles.get(&handle.id()).and_then(|id| self.files.get_mut(id));
+        let file = self
+            .handles
+            .get(&handle.id())
+            .and_then(|id| self.files.get_mut(id));
         let bytes = Arc::make_mut(file.ok_or(io::ErrorKind::InvalidInput)?);
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         if bytes.len() < len {
@@ -196,7 +200,9 @@ impl MemoryDisk {
             DiskOp::Fallocate { file, range } => self.grown(&file, range.end).map(|_| DiskOutput::Done),
             DiskOp::ZeroRange { file, range } => {
                 let bytes = self.grown(&file, range.end)?;
-                let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+                let place = usize::try_from(range.start)
+                    .ok()
+                    .zip(usize::try_from(range.end).ok());
                 let place = place.and_then(|(start, end)| bytes.get_mut(start..end));
                 place.ok_or(io::ErrorKind::InvalidInput)?.fill(0);
                 Ok(DiskOutput::Done)
@@ -206,10 +212,14 @@ impl MemoryDisk {
                 self.write(&file, position, &data)?;
                 Ok(DiskOutput::Written(data.len()))
             }
-            DiskOp::Read { file, position, len, .. } => {
+            DiskOp::Read {
+                file, position, len, ..
+            } => {
                 let bytes = self.bytes(&file)?;
                 let at = usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len());
-                let found = bytes.get(at..at.saturating_add(len).min(bytes.len())).unwrap_or_default();
+                let found = bytes
+                    .get(at..at.saturating_add(len).min(bytes.len()))
+                    .unwrap_or_default();
                 let mut read = AlignedBytes::zeroed(found.len());
                 read.copy_from_slice(found);
                 Ok(DiskOutput::Read(read))
@@ -232,7 +242,12 @@ impl Disk for MemoryDisk {
         out.append(&mut self.completions);
     }
 
-    fn write_now(&mut self, file: &FileHandle, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<WriteNow> {
+    fn write_now(
+        &mut self,
+        file: &FileHandle,
+        position: u64,
+        pieces: &[IoSlice<'_>],
+    ) -> io::Result<WriteNow> {
         let mut at = position;
         for piece in pieces {
             self.write(file, at, piece)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tidelog_segment_log::entry::EntryHeader;
+use tidelog_segment_log::entry::{ENTRY_HEADER_LEN, EntryHeader};
 use tidelog_segment_log::recovery::RecoveryBug;
 use tidelog_segment_log::segment_header::SegmentHeader;
 
@@ -50,14 +50,23 @@ fn batch_at(fixture: &Fixture, bytes: &[u8], at: usize) -> Option<i64> {
     let borders = borders(bytes);
     let begin = borders.windows(2).find(|pair| (pair[0]..pair[1]).contains(&at))?[0];
     let entry = EntryHeader::decode(&bytes[begin..], &header.incarnation).ok()?;
+    // Padding is not served; only a walk looks at it.
+    if at >= begin + ENTRY_HEADER_LEN + entry.payload_len as usize {
+        return None;
+    }
     let base = entry.base_offset.0;
     let is_served = entry.is_plain_data() && entry.next_offset().0 > LOG_START;
     (is_served && fixture.acked.iter().any(|sent| sent.base == base)).then_some(base)
 }
 
-/// Every batch that is not served, whatever is said of it.
-fn lost(outcome: &Outcome) -> Vec<i64> {
-    [&outcome.reported[..], &outcome.unreadable, &outcome.unproven].concat()
+/// A bad header also hides what a read would only find by going through it: those behind it, up to the
+/// next point of the index. Such a read is refused, until an open that was not clean goes around it.
+fn only_this_is_lost(outcome: &Outcome, base: i64) -> bool {
+    let lost = [&outcome.reported[..], &outcome.unproven].concat();
+    match outcome.unreadable.first() {
+        Some(first) => lost.is_empty() && *first == base,
+        None => lost == [base],
+    }
 }
 
 pub fn flipped(fixture: &Fixture, path: &Path, bit: usize) -> tidelog_segment_log::disk::memory::MemoryDisk {
@@ -80,15 +89,24 @@ fn flip_all(in_order: bool) {
         for bit in bits_of(&path, &bytes) {
             cases += 1;
             match judge(&fixture, flipped(&fixture, &path, bit), RecoveryBug::None) {
-                Err(error) => broken.push(format!("{} byte {} bit {}: {error}", path.display(), bit / 8, bit % 8)),
+                Err(error) => broken.push(format!(
+                    "{} byte {} bit {}: {error}",
+                    path.display(),
+                    bit / 8,
+                    bit % 8
+                )),
                 Ok(outcome) => {
                     let kind = kind(&outcome, &intact);
                     *counts.entry(kind).or_default() += 1;
                     if is_unused(&path, &bytes, bit / 8) && outcome != intact {
-                        broken.push(format!("{} byte {}: unused, yet {outcome:?}", path.display(), bit / 8));
+                        broken.push(format!(
+                            "{} byte {}: unused, yet {outcome:?}",
+                            path.display(),
+                            bit / 8
+                        ));
                     }
                     if let Some(base) = batch_at(&fixture, &bytes, bit / 8)
-                        && lost(&outcome) != [base]
+                        && !only_this_is_lost(&outcome, base)
                     {
                         broken.push(format!("offset {base}, byte {}: {outcome:?}", bit / 8));
                     }
@@ -96,7 +114,12 @@ fn flip_all(in_order: bool) {
             }
         }
     }
-    assert!(broken.is_empty(), "{} of {cases}, first: {:#?}", broken.len(), &broken[..broken.len().min(10)]);
+    assert!(
+        broken.is_empty(),
+        "{} of {cases}, first: {:#?}",
+        broken.len(),
+        &broken[..broken.len().min(10)]
+    );
     println!("in order {in_order}: {cases} bits, {counts:?}");
 }
 

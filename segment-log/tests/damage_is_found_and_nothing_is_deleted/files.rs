@@ -62,7 +62,11 @@ fn coarse(fixture: &Fixture) -> Vec<Damage> {
     for path in fixture.all() {
         let bytes = fixture.disk.file(&path).unwrap();
         let mut add = |what: String, content: Option<Vec<u8>>| {
-            damages.push(Damage { path: path.clone(), what, content });
+            damages.push(Damage {
+                path: path.clone(),
+                what,
+                content,
+            });
         };
         add("gone".into(), None);
         add("zeroed".into(), Some(vec![0; bytes.len()]));
@@ -88,7 +92,9 @@ fn truncations(fixture: &Fixture) -> Vec<Damage> {
         let mut marks = borders(bytes);
         marks.extend((0..bytes.len()).step_by(if bytes.len() > 8_192 { 512 } else { 7 }));
         marks.extend([8, 12, 32, 512, 4_096, 4_608]);
-        let around = marks.iter().flat_map(|mark| [mark.saturating_sub(1), *mark, mark + 1]);
+        let around = marks
+            .iter()
+            .flat_map(|mark| [mark.saturating_sub(1), *mark, mark + 1]);
         let mut lengths: Vec<usize> = around.filter(|len| *len < bytes.len()).collect();
         lengths.sort_unstable();
         lengths.dedup();
@@ -155,7 +161,10 @@ fn any_file_may_be_lost_zeroed_exchanged_or_rolled_back() {
 fn any_file_may_be_cut_short() {
     for in_order in [true, false] {
         let fixture = write(in_order);
-        let counts = hold(&fixture, truncations(&fixture).into_iter().map(|damage| vec![damage]));
+        let counts = hold(
+            &fixture,
+            truncations(&fixture).into_iter().map(|damage| vec![damage]),
+        );
         assert!(counts["whole"] > 10 && counts["quarantined"] > 3, "{counts:?}");
         println!("cut short, in order {in_order}: {counts:?}");
     }

@@ -75,7 +75,7 @@ pub fn spec(data: &DataDirectory, created: bool) -> (OpenSpec, RecoveryOptions) 
         directory: partition(),
         key: key(),
         config: LogConfig {
-            segment_bytes: 8_192 + 1_000,
+            segment_bytes: 8_192 + 1_400,
             segment_ms: i64::MAX,
             durability: Durability::Fsync,
         },
@@ -154,6 +154,12 @@ impl Writer {
         }
     }
 
+    /// Behind the state of producers that it begins with.
+    fn last_segment_holds_three_batches(&self) -> bool {
+        let segment = self.log.checkpoint().segments.last().copied().unwrap();
+        segment.durable_index.0 >= segment.base_index.0 + 3
+    }
+
     fn checkpoint(&mut self) {
         let checkpoint = Checkpoint {
             start_counter: self.data.start_counter(),
@@ -210,11 +216,17 @@ pub fn write(in_order: bool) -> Fixture {
     writer.remember();
     writer = writer.restart(false);
     writer.append(2);
-    writer.log.append_log_start(1, &mut writer.disk, Offset(LOG_START)).unwrap();
+    writer
+        .log
+        .append_log_start(1, &mut writer.disk, Offset(LOG_START))
+        .unwrap();
     writer.settle();
     writer.checkpoint();
     writer.remember();
     writer.append(3);
+    while !in_order && !writer.last_segment_holds_three_batches() {
+        writer.append(1);
+    }
     if in_order {
         writer.stop_in_order();
     }

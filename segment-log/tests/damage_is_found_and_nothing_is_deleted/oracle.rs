@@ -43,7 +43,10 @@ pub struct Outcome {
 fn proven(disk: &MemoryDisk) -> EntryIndex {
     let mut proven = EntryIndex(0);
     for (path, bytes) in disk.all_files() {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if name.starts_with("checkpoint-")
             && let Ok(checkpoint) = Checkpoint::decode(&bytes)
             && let Some(partition) = checkpoint.partition(&key())
@@ -67,7 +70,10 @@ fn proven(disk: &MemoryDisk) -> EntryIndex {
 }
 
 /// Everything that reads give, by base offset; those that are refused as damaged beside it.
-pub fn read_all(disk: &mut MemoryDisk, log: &mut PartitionLog) -> Result<(BTreeMap<i64, Bytes>, Vec<i64>), String> {
+pub fn read_all(
+    disk: &mut MemoryDisk,
+    log: &mut PartitionLog,
+) -> Result<(BTreeMap<i64, Bytes>, Vec<i64>), String> {
     let (mut at, end) = (log.log_start_offset(), log.high_watermark());
     let (mut served, mut unreadable) = (BTreeMap::new(), Vec::new());
     while at < end {
@@ -118,7 +124,10 @@ fn check_nothing_is_deleted(
     report: Option<&RecoveryReport>,
 ) -> Result<(), String> {
     for (path, bytes) in before {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if !path.starts_with(partition()) || name.ends_with(".index") {
             continue;
         }
@@ -148,7 +157,10 @@ fn check_nothing_is_deleted(
         }
     }
     for (path, _) in disk.gone() {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         let is_replaced = name.ends_with(".index")
             || name.ends_with(".unfinished")
             || name == "clean"
@@ -222,7 +234,10 @@ fn compare(
         ..Outcome::default()
     };
     for (base, stored) in served {
-        if !acked.iter().any(|sent| sent.base == *base && sent.stored == *stored) {
+        if !acked
+            .iter()
+            .any(|sent| sent.base == *base && sent.stored == *stored)
+        {
             return Err(format!("offset {base} serves what was never written there"));
         }
     }
