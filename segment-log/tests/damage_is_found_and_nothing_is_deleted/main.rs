@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod bits;
+mod controls;
 mod crashes;
 mod files;
 mod fixture;
