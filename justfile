@@ -110,3 +110,7 @@ flamegraph LOAD *ARGS: build-perf
 # Criterion benches of the log, the protocol and the rings between shards
 bench *ARGS:
     cargo bench -p tidelog-segment-log -p tidelog-net -p tidelog-core -- {{ARGS}}
+
+# Every bit of a small data directory, and every pair of damaged files (minutes)
+damage:
+    TIDELOG_DAMAGE=all cargo test -p tidelog-segment-log --release --test damage_is_found_and_nothing_is_deleted -- --nocapture

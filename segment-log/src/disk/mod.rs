@@ -13,6 +13,7 @@
 //! - an error is never swallowed: a failed sync is reported once and is not retried here.
 
 pub mod hot;
+pub mod memory;
 pub mod sim;
 pub mod std_disk;
 

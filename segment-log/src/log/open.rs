@@ -23,11 +23,12 @@ use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
 use super::roll::{Incarnations, new_header};
-use super::segment::Segment;
+use super::segment::{PAGE_BYTES, Segment};
 use super::state::LogState;
 use super::{LogConfig, LogStatus, PartitionLog};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
+use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::TERMS_PER_START;
 use crate::recovery::known::look_up;
@@ -292,10 +293,17 @@ impl Opener {
         self.quarantine_front(&mut walked);
 
         aside.extend(walked.set_aside.iter().map(Segment::name));
-        set_aside(&self.io, &directory, &aside).await?;
+        let term = self.raised_term(term_max.max(walked.term_max))?;
+        // Entries behind the end may be all that says the damage was durable. They stay until an entry
+        // at the head of the next segment says it too; else a crash now would turn it into a torn tail.
+        let proof_is_behind =
+            !walked.quarantined.is_empty() && (walked.found_behind || !walked.set_aside.is_empty());
+        if !proof_is_behind {
+            set_aside(&self.io, &directory, &aside).await?;
+        }
         if let Some(last) = walked.segments.last() {
             // Damage is left as it is, and so is what may be readable again: only a torn tail is cut.
-            if walked.ending == Ending::Here && !self.unreadable_behind(last) {
+            if walked.ending == Ending::Here && !proof_is_behind && !self.unreadable_behind(last) {
                 zero_behind(&self.io, last).await?;
             }
             self.report.end = Some((last.name(), last.tail.position));
@@ -305,10 +313,17 @@ impl Opener {
                 self.io.sync(file).await?;
             }
         }
-        self.continue_log(&mut walked, &mut generations).await?;
+        walked.successor_stays |= proof_is_behind;
+        let replaced = self.continue_log(&mut walked, &mut generations, term).await?;
+        if proof_is_behind {
+            aside.extend(replaced);
+            set_aside(&self.io, &directory, &aside).await?;
+        } else {
+            let replaced: Vec<String> = replaced.into_iter().collect();
+            set_aside(&self.io, &directory, &replaced).await?;
+        }
         self.io.sync_dir(&directory).await?;
 
-        let term = self.raised_term(term_max.max(walked.term_max))?;
         self.report.torn_entries_seen = walked.successor_seen;
         self.report.set_aside = aside;
         self.report.quarantined = walked.quarantined.clone();
@@ -348,12 +363,14 @@ impl Opener {
         }
     }
 
-    /// Makes the segment that the log goes on in, where that is not the last one found.
+    /// Makes the segment that the log goes on in, where that is not the last one found; answers the name
+    /// of one that gave way to it and is to be set aside.
     async fn continue_log(
         &mut self,
         walked: &mut Walked,
         generations: &mut BTreeMap<EntryIndex, u32>,
-    ) -> Result<(), Failure> {
+        term: LeaderEpoch,
+    ) -> Result<Option<String>, Failure> {
         let all_lost = self
             .spec
             .checkpoint
@@ -386,15 +403,14 @@ impl Opener {
                 {
                     (walked.state.next_index(), walked.state.next_offset())
                 }
-                Ending::Here => return Ok(()),
+                Ending::Here => return Ok(None),
             }
         };
         // An empty last segment at this very index gives way to the next generation of itself.
-        if let Some(last) = walked.segments.last()
-            && last.base_index() == index
-            && let Some(replaced) = walked.segments.pop()
-        {
-            set_aside(&self.io, &self.spec.directory, &[replaced.name()]).await?;
+        let gives_way = |last: &&Segment| last.base_index() == index;
+        let replaced = walked.segments.last().filter(gives_way).map(Segment::name);
+        if replaced.is_some() {
+            walked.segments.pop();
         }
         let generation = generations.get(&index).map_or(0, |used| used + 1);
         let id = walked
@@ -403,9 +419,55 @@ impl Opener {
             .map(|segment| segment.id + 1)
             .max()
             .unwrap_or(0);
-        let segment = self.create_segment(id, index, offset, generation).await?;
+        let mut segment = self.create_segment(id, index, offset, generation).await?;
         generations.insert(index, generation);
+        if !walked.quarantined.is_empty() {
+            self.open_with_state(&mut segment, &mut walked.state, term)
+                .await?;
+        }
         walked.segments.push(segment);
+        Ok(replaced)
+    }
+
+    /// Begins a segment behind damage as a roll does, with the producers' states. By its index and its
+    /// claim of durability this entry proves from now on that what is damaged was durable.
+    async fn open_with_state(
+        &mut self,
+        segment: &mut Segment,
+        state: &mut LogState,
+        term: LeaderEpoch,
+    ) -> Result<(), Failure> {
+        let payload = state.producers.encode(state.log_start().min(state.next_offset()));
+        let kind = EntryKind::ProducerState;
+        let mut header = EntryHeader {
+            version: ENTRY_VERSION,
+            kind,
+            flags: 0,
+            payload_len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            payload_crc: payload_crc(kind, 0, &payload),
+            term,
+            index: state.next_index(),
+            base_offset: state.next_offset(),
+            last_offset_delta: -1,
+            prev_crc: 0,
+            header_crc: 0,
+            max_timestamp: -1,
+            durable_gap: 1,
+        };
+        let mut bytes = header.encode(&segment.incarnation(), &payload).to_vec();
+        bytes.extend_from_slice(&payload);
+        bytes.resize(header.entry_len().next_multiple_of(PAGE_BYTES as usize), 0);
+        if let Some(file) = &segment.file {
+            self.io
+                .write_all(file, Segment::FIRST_ENTRY, Bytes::from(bytes))
+                .await?;
+            self.io.sync(file).await?;
+        }
+        assert!(
+            state.accept(&header, None, &payload).is_ok(),
+            "our own payload can be read"
+        );
+        segment.accept_recovered(&header, Segment::FIRST_ENTRY);
         Ok(())
     }
 

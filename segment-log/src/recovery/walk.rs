@@ -76,6 +76,8 @@ pub(crate) struct Walked {
     pub(crate) successor_seen: bool,
     /// Whether one does in the segment that the log ends in, behind what is zeroed there.
     pub(crate) successor_stays: bool,
+    /// Whether any header verifies at or behind the end in the segment that the log ends in.
+    pub(crate) found_behind: bool,
 }
 
 /// What lies behind the first index that fails.
@@ -88,6 +90,8 @@ struct Later {
     /// Offset of the first later entry above every proof.
     offset_beyond: Option<Offset>,
     seen: bool,
+    /// Any header in the same segment verifies, even if it is dead.
+    found_here: bool,
     /// Where the last one in the same segment lies.
     last_seen_at: u64,
 }
@@ -109,6 +113,7 @@ struct Walk<'a> {
     term_max: LeaderEpoch,
     successor_seen: bool,
     successor_stays: bool,
+    found_behind: bool,
 }
 
 /// Walks `segments` (sorted, their headers verified, one for each base index).
@@ -129,6 +134,7 @@ pub(crate) async fn walk(
         term_max: LeaderEpoch(0),
         successor_seen: false,
         successor_stays: false,
+        found_behind: false,
     };
     let mut ending = Ending::Here;
     let mut kept = walk.segments.len();
@@ -149,6 +155,7 @@ pub(crate) async fn walk(
         term_max: walk.term_max,
         successor_seen: walk.successor_seen,
         successor_stays: walk.successor_stays,
+        found_behind: walk.found_behind,
     })
 }
 
@@ -346,6 +353,7 @@ impl Walk<'_> {
                 Found::Header(header) => header,
                 Found::Unsupported(cause) => return Err(self.unsupported(at, found_at, cause)),
             };
+            later.found_here = true;
             self.note_later(&mut later, expected, last_term, &header);
             if later.seen {
                 later.last_seen_at = found_at;
@@ -418,6 +426,7 @@ impl Walk<'_> {
         let expected = self.state.next_index();
         let later = self.later(at, window, position).await?;
         self.successor_seen |= later.seen;
+        self.found_behind = later.found_here;
         self.successor_stays = later.last_seen_at >= zeroed_end(position);
         let proven = later.proven.max(self.checkpoint_claim(at));
         if proven < expected {
