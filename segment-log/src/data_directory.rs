@@ -14,12 +14,14 @@
 //! | `clean` | [`CleanFlag`], only between an orderly stop and the next start |
 //! | `checkpoint-<shard>` | the newest [`Checkpoint`] of that shard |
 //! | `checkpoint-<shard>.previous` | the one before it |
+//! | `journal/` | the commit journals, see [`crate::journal`] |
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -29,6 +31,7 @@ use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
 use crate::identity::{CleanFlag, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
+use crate::journal::{FoundJournals, JournalError};
 use crate::limits::{CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, READ_ATTEMPTS_MAX};
 use crate::log::machine::{Io, Machine, TokenCounter};
 use crate::recovery::RecoveryOptions;
@@ -77,6 +80,9 @@ pub enum DataDirectoryError {
         /// What is wrong with it.
         cause: IdentityError,
     },
+    /// Its journals cannot be read; the text says what to do.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Use a newer version of this program; nothing was changed.
     #[error("the data directory has feature level {found}, this version knows {known}")]
     FeatureLevel {
@@ -117,6 +123,8 @@ pub struct DataDirectory {
     last_start: u64,
     found: Vec<FoundCheckpoint>,
     unreadable: Vec<String>,
+    /// Until they are removed.
+    journals: Mutex<FoundJournals>,
     _lock: DirectoryLock,
 }
 
@@ -154,6 +162,7 @@ impl DataDirectory {
         })?;
         let directory = path.to_path_buf();
         let start = Machine::new(TokenCounter::new(0), |io| start(io, directory, new)).drive(disk)?;
+        let journals = FoundJournals::find(0, path).drive(disk)?;
         Ok(Self {
             path: path.to_path_buf(),
             identity: start.identity,
@@ -162,6 +171,7 @@ impl DataDirectory {
             last_start: start.last_start,
             found: start.found,
             unreadable: start.unreadable,
+            journals: Mutex::new(journals),
             _lock: lock,
         })
     }
@@ -225,9 +235,24 @@ impl DataDirectory {
             options: RecoveryOptions {
                 term_floor,
                 checkpoint_is_old: is_old,
+                journal: self.journals().evidence(key),
                 ..RecoveryOptions::default()
             },
         }
+    }
+
+    /// The journals found, as far as they are still needed.
+    pub fn journals(&self) -> MutexGuard<'_, FoundJournals> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The work of removing the journals found: those whose partitions were all opened since, or are dead.
+    pub fn remove_replayed_journals(
+        &self,
+        token_space: u32,
+        is_dead: impl Fn(&PartitionKey) -> bool,
+    ) -> Machine<io::Result<()>> {
+        self.journals().remove_replayed(token_space, is_dead)
     }
 
     /// Marks the directory as shut down in order. Only after every shard's last checkpoint is

@@ -14,6 +14,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub(crate) mod known;
+pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -26,6 +27,7 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::journal::{JournalBug, JournalEvidence};
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{
@@ -67,6 +69,8 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// Damage that was gone around.
     pub quarantined: Vec<Quarantined>,
+    /// Entries that only a journal held.
+    pub from_journal: u64,
     /// Bytes that the device does not give back; they were treated like bytes that do not verify.
     pub unreadable: Vec<Unreadable>,
     /// The leader epoch from now on, if it was raised.
@@ -98,12 +102,17 @@ pub struct RecoveryOptions {
     pub checkpoint_is_old: bool,
     /// The tail goes on in a new file (after a fence).
     pub continue_in_new_file: bool,
+    /// What journals hold of the partition.
+    pub journal: JournalEvidence,
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,
+    /// See [`JournalBug`].
+    #[doc(hidden)]
+    pub journal_bug: JournalBug,
 }
 
 /// Segment files of a directory whose headers were read.

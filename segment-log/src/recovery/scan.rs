@@ -93,6 +93,12 @@ impl<'a> Window<'a> {
         self.file_len
     }
 
+    /// Bytes up to `end` were written by the way: what is held may be old.
+    pub(crate) fn was_written(&mut self, end: u64) {
+        self.bytes = AlignedBytes::zeroed(0);
+        self.file_len = self.file_len.max(end);
+    }
+
     /// Up to `len` bytes at `position`; fewer where the file ends.
     async fn at(&mut self, position: u64, len: usize) -> io::Result<&[u8]> {
         let end = position.saturating_add(len as u64).min(self.file_len);
