@@ -181,9 +181,8 @@ impl GroupCommit {
     }
 
     /// Takes the end of one of the journal's operations.
-    pub fn on_completion(&mut self, disk: &mut dyn Disk, completion: Completion, logs: &mut dyn Logs) {
+    pub fn on_completion(&mut self, disk: &mut dyn Disk, completion: Completion) {
         self.journal.on_completion(disk, completion);
-        let _ = logs;
     }
 
     /// What has happened since the last call; logs are told of their commits by it.

@@ -210,6 +210,7 @@ pub struct Journal {
     commit: Option<Commit>,
     job: Option<(Job, Machine<io::Result<Option<FileHandle>>>)>,
     events: Vec<JournalEvent>,
+    failed_files: u64,
     /// A file could not be made: not tried again before the next tick.
     made_in_vain: bool,
     is_closed: bool,
@@ -235,6 +236,7 @@ impl Journal {
             commit: None,
             job: None,
             events: Vec::new(),
+            failed_files: 0,
             made_in_vain: false,
             is_closed: false,
             pin: Arc::new(()),
@@ -439,6 +441,7 @@ impl Journal {
     fn commit_failed(&mut self, disk: &mut dyn Disk, error: io::Error) {
         if let Some(file) = self.files.back_mut() {
             file.failed = true;
+            self.failed_files += 1;
         }
         let Some(commit) = self.commit.as_mut() else {
             return;
@@ -596,10 +599,6 @@ impl Journal {
                     marks: BTreeMap::new(),
                     failed: false,
                 });
-                let waits = |commit: &Commit| matches!(commit.stage, Stage::WaitingForFile);
-                if self.commit.as_ref().is_some_and(waits) {
-                    self.write_commit(disk);
-                }
             }
             (Job::Make { name, .. }, result) => {
                 self.made_in_vain = true;
@@ -618,6 +617,11 @@ impl Journal {
             (Job::Remove { .. }, Ok(_)) => {}
             (Job::Close, Ok(_)) => self.is_closed = true,
             (Job::Close, Err(error)) => self.events.push(JournalEvent::Failed(error)),
+        }
+        // A file may be there now, or may be made now.
+        let waits = |commit: &Commit| matches!(commit.stage, Stage::WaitingForFile);
+        if self.commit.as_ref().is_some_and(waits) {
+            self.write_commit(disk);
         }
     }
 
@@ -695,6 +699,11 @@ impl Journal {
         for file in &mut self.files {
             file.marks.remove(key);
         }
+    }
+
+    /// Files that failed since it began.
+    pub fn failed_files(&self) -> u64 {
+        self.failed_files
     }
 
     /// Files that hold entries.

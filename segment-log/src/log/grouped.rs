@@ -62,6 +62,10 @@ impl PartitionLog {
                 wanted.bytes += bytes;
                 wanted.may_go_by_journal &= !segment.pending.overflowed();
             }
+            // What lies behind a hole is not committed before it.
+            if segment.written.position < segment.tail.position {
+                break;
+            }
         }
         (wanted.files > 0).then_some(wanted)
     }
@@ -148,6 +152,7 @@ impl PartitionLog {
                 break;
             }
         }
+        assert!(!runs.is_empty(), "a commit that was wanted has something in it");
         self.last_commit_ms = now_ms;
         self.commit = Some(Commit::Journal {
             end: self.committed_end(),
