@@ -247,12 +247,8 @@ impl DataDirectory {
     }
 
     /// The work of removing the journals found: those whose partitions were all opened since, or are dead.
-    pub fn remove_replayed_journals(
-        &self,
-        token_space: u32,
-        is_dead: impl Fn(&PartitionKey) -> bool,
-    ) -> Machine<io::Result<()>> {
-        self.journals().remove_replayed(token_space, is_dead)
+    pub fn remove_replayed_journals(&self, token_space: u32) -> Machine<io::Result<()>> {
+        self.journals().remove_replayed(token_space)
     }
 
     /// Marks the directory as shut down in order. Only after every shard's last checkpoint is

@@ -4,6 +4,7 @@
 //! Order of a start: settings, ring probe, directory, listeners, shards, ready line. Each failure is
 //! one sentence and an exit code; nothing is served before every shard has opened what it owns.
 
+mod journals;
 mod listen;
 mod pin;
 mod space;
@@ -257,6 +258,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     for name in directory.unreadable_checkpoints() {
         tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
     }
+    journals::report(&directory);
     install_panic_hook(Some(facts.path.clone()));
 
     let killed = !directory.was_clean() && !directory.is_first_start();
@@ -300,6 +302,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
             Err(_) => fatal(FatalReason::Thread, "a shard ended while it started"),
         }
     }
+    journals::remove_replayed(&directory);
     set_health(&health, Health::Ok, "");
     print_ready(
         &settings,

@@ -71,6 +71,8 @@ pub(super) enum Job {
     ForgetEpochs,
     /// The checkpoint.
     Checkpoint,
+    /// Files of a journal that are let go.
+    TrimJournal,
 }
 
 /// Where the look at connections and the one at leader epochs go on.
@@ -114,6 +116,7 @@ impl Shard {
     fn step_job(&mut self, job: Job, now: Now, disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
         match job {
             Job::TickPartitions => self.partitions.tick_step(now, disk, budget),
+            Job::TrimJournal => self.partitions.trim_step(disk, budget),
             Job::LookAtConnections => self.look_at_connections(now, budget),
             Job::ForgetEpochs => self.forget_epochs(budget),
             Job::ApplyImage => {

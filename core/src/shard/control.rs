@@ -278,6 +278,8 @@ impl Shard {
             control.started = true;
             self.partitions.want_checkpoint();
             self.partitions.list_directories(disk);
+            self.partitions
+                .forget_dead(|topic| control.machine.is_deleted(Uuid::from_bytes(topic.0)));
             self.publish_image();
             return;
         }

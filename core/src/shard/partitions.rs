@@ -27,10 +27,12 @@ use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
+mod commits;
 mod images;
 mod rounds;
 
 use checkpoints::Checkpoints;
+use commits::Commits;
 use images::Applying;
 pub(super) use images::{Outbox, has_partition};
 use rounds::Round;
@@ -69,13 +71,23 @@ pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig 
     LogConfig {
         segment_bytes: topic.segment_bytes,
         segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
-        durability: match settings.log_durability {
-            LogDurability::Fsync => Durability::Fsync,
-            LogDurability::Interval => Durability::Interval {
-                interval_ms: settings.log_durability_interval_ms,
-            },
-            LogDurability::Os => Durability::Os,
-        },
+        durability: durability(settings, topic),
+    }
+}
+
+/// The broker's durability, or the topic's where `flush.messages` or `flush.ms` ask for a stronger one.
+fn durability(settings: &Settings, topic: &TopicConfig) -> Durability {
+    let flush = topic.flush;
+    if settings.log_durability == LogDurability::Fsync || flush.each_batch || flush.interval_ms == Some(0) {
+        return Durability::Fsync;
+    }
+    let of_broker = match settings.log_durability {
+        LogDurability::Interval => Some(settings.log_durability_interval_ms),
+        _ => None,
+    };
+    match [of_broker, flush.interval_ms].into_iter().flatten().min() {
+        Some(interval_ms) => Durability::Interval { interval_ms },
+        None => Durability::Os,
     }
 }
 
@@ -104,13 +116,16 @@ pub(super) struct Partitions {
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
     checkpoints: Checkpoints,
+    commits: Commits,
+    /// The last checkpoint is near: a journal that fails is left to the next start.
+    is_closing: bool,
     closed: Option<Vec<PartitionCheckpoint>>,
     cut_short: bool,
 }
 
 impl Partitions {
     pub(super) fn new(seed: DirectorySeed, settings: Arc<Settings>, own: u16, shards: usize) -> Self {
-        Self {
+        let mut partitions = Self {
             seed,
             defaults: TopicDefaults::from_settings(&settings),
             settings,
@@ -130,9 +145,13 @@ impl Partitions {
             openings: 0,
             opened: Vec::new(),
             checkpoints: Checkpoints::default(),
+            commits: Commits::default(),
+            is_closing: false,
             closed: None,
             cut_short: false,
-        }
+        };
+        partitions.make_groups();
+        partitions
     }
 
     /// Partitions that are being opened.
@@ -204,6 +223,7 @@ impl Partitions {
             return;
         };
         partition.abandon(answers, wakes);
+        self.leave_group(&key);
         self.opening -= usize::from(partition.is_opening());
         self.spaces.remove(&space);
         self.active.remove(&key);
@@ -217,6 +237,14 @@ impl Partitions {
     pub(super) fn list_directories(&mut self, disk: &mut dyn Disk) {
         let path = self.seed.partitions_path();
         disk.submit(Token(u64::from(SWEEP_SPACE) << 32), DiskOp::List { path });
+    }
+
+    /// What journals hold of dead topics is not needed.
+    pub(super) fn forget_dead(&self, is_dead: impl Fn(&TopicId) -> bool) {
+        self.seed
+            .directory
+            .journals()
+            .forget_dead(|key| is_dead(&key.topic));
     }
 
     /// Removes the directories among `names` whose topic is dead. One that is not known is kept.
@@ -265,6 +293,7 @@ impl Partitions {
     fn on_opened(&mut self, key: PartitionKey) {
         self.opening -= 1;
         self.want_checkpoint();
+        self.join_group(&key);
         if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
             self.opened.push((key, log.leader_epoch().0));
         }
@@ -286,6 +315,9 @@ impl Partitions {
             self.step_checkpoint(disk, vec![completion]);
             return;
         }
+        let Some(completion) = self.journal_completed(disk, space, completion) else {
+            return;
+        };
         if let Some(machine) = self.removing.get_mut(&space) {
             if let Poll::Ready(result) = machine.step(disk, vec![completion]) {
                 self.removing.remove(&space);
@@ -326,12 +358,26 @@ impl Partitions {
                 log.flush(now.wall_ms, disk);
             }
             partition.settle(answers, wakes, metrics);
-            if partition.reopen_if_fenced() {
+            self.note_flushed(&key);
+            if self.reopen_if_fenced(&key) {
                 metrics.partition_fences.increment();
                 self.count_opening();
                 self.drive_opening(now, disk, key, Vec::new());
             }
         }
+        self.commit_groups(now.wall_ms, disk);
+        self.hear_groups();
+    }
+
+    /// Opens a fenced partition again, unless a journal has something of it in flight: that ends first.
+    fn reopen_if_fenced(&mut self, key: &PartitionKey) -> bool {
+        let is_fenced = |(_, partition): &(u32, Partition)| partition.is_fenced();
+        if !self.by_key.get(key).is_some_and(is_fenced) || self.is_in_flight(key) {
+            return false;
+        }
+        let journal = self.live_journal(key);
+        let partition = self.by_key.get_mut(key);
+        partition.is_some_and(|(_, partition)| partition.reopen_if_fenced(journal))
     }
 
     /// The drain's deadline has passed: stop without waiting.
@@ -372,6 +418,10 @@ impl Partitions {
         }
         if pending {
             return false;
+        }
+        self.is_closing = true;
+        if !self.close_groups(disk) {
+            return self.cut_short;
         }
         closed.extend(group_zero);
         self.write_last_checkpoint(disk, closed.clone());

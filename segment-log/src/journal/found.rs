@@ -466,20 +466,22 @@ impl FoundJournals {
         files.map(|file| file.page.start_counter).max().unwrap_or(0)
     }
 
-    /// Partitions that were not opened since, and so keep files; those for which `is_dead` holds do not.
-    pub fn waiting(&self, is_dead: impl Fn(&PartitionKey) -> bool) -> Vec<PartitionKey> {
+    /// Partitions that were not opened since, and so keep files.
+    pub fn waiting(&self) -> Vec<PartitionKey> {
         let waiting = self.partitions.iter().filter(|(_, frames)| !frames.is_replayed());
-        waiting.map(|(key, _)| *key).filter(|key| !is_dead(key)).collect()
+        waiting.map(|(key, _)| *key).collect()
+    }
+
+    /// Partitions whose deletion is recorded keep nothing.
+    pub fn forget_dead(&self, is_dead: impl Fn(&PartitionKey) -> bool) {
+        let dead = self.partitions.iter().filter(|(key, _)| is_dead(key));
+        dead.for_each(|(_, frames)| frames.mark_replayed());
     }
 
     /// The work of removing what is of no more use: oldest first, each removal durable before the next. Forgets
     /// what the files held.
-    pub fn remove_replayed(
-        &mut self,
-        token_space: u32,
-        is_dead: impl Fn(&PartitionKey) -> bool,
-    ) -> Machine<io::Result<()>> {
-        let waiting: BTreeSet<PartitionKey> = self.waiting(is_dead).into_iter().collect();
+    pub fn remove_replayed(&mut self, token_space: u32) -> Machine<io::Result<()>> {
+        let waiting: BTreeSet<PartitionKey> = self.waiting().into_iter().collect();
         let files = std::mem::take(&mut self.files);
         let (kept, done): (Vec<FoundFile>, Vec<FoundFile>) = files
             .into_iter()

@@ -86,6 +86,8 @@ pub struct GroupCommit {
     settling: BTreeSet<PartitionKey>,
     /// Where the look at the oldest file's marks goes on.
     looked_to: Option<PartitionKey>,
+    /// The last step found nothing that could be done then.
+    trim_waits: bool,
     way: Way,
 }
 
@@ -99,6 +101,7 @@ impl GroupCommit {
             direct: BTreeSet::new(),
             settling: BTreeSet::new(),
             looked_to: None,
+            trim_waits: false,
             way: Way::default(),
         }
     }
@@ -106,6 +109,7 @@ impl GroupCommit {
     /// A log was flushed: it may have something to commit.
     pub fn note(&mut self, key: PartitionKey) {
         self.waiting.insert(key);
+        self.trim_waits &= !self.settling.contains(&key);
     }
 
     /// Which way commits went so far.
@@ -183,6 +187,7 @@ impl GroupCommit {
     /// Takes the end of one of the journal's operations.
     pub fn on_completion(&mut self, disk: &mut dyn Disk, completion: Completion) {
         self.journal.on_completion(disk, completion);
+        self.trim_waits = false;
     }
 
     /// What has happened since the last call; logs are told of their commits by it.
@@ -225,11 +230,12 @@ impl GroupCommit {
     /// Now and then.
     pub fn tick(&mut self) {
         self.journal.tick();
+        self.trim_waits = false;
     }
 
-    /// Whether the oldest file is to be let go.
+    /// Whether a step can be taken towards letting the oldest file go.
     pub fn wants_trim(&self) -> bool {
-        self.journal.bytes() > self.config.trim_above_bytes && self.journal.file_count() > 0
+        !self.trim_waits && self.journal.bytes() > self.config.trim_above_bytes && self.journal.may_trim()
     }
 
     /// Goes on letting the oldest file go: its laggards are synced, then it is trimmed. `take` says whether another
@@ -246,7 +252,8 @@ impl GroupCommit {
         let mut cleared = Vec::new();
         let mut is_whole = true;
         {
-            let Some(marks) = self.journal.oldest_marks(self.looked_to, false) else {
+            let Some(marks) = self.journal.oldest_marks(self.looked_to) else {
+                self.trim_waits = true;
                 return false;
             };
             for (key, mark) in marks {
@@ -274,12 +281,14 @@ impl GroupCommit {
         if is_whole {
             self.looked_to = None;
         }
-        let trimmed = self.journal.trim(disk, false);
+        let trimmed = self.journal.trim(disk);
         self.way.trimmed += u64::from(trimmed);
         if trimmed {
             self.looked_to = None;
         }
-        trimmed || (!is_whole && self.settling.len() < JOURNAL_SETTLING_MAX)
+        let goes_on = trimmed || (!is_whole && self.settling.len() < JOURNAL_SETTLING_MAX);
+        self.trim_waits = !goes_on;
+        goes_on
     }
 
     /// Removes the journal, once all logs are closed; true when it is gone.

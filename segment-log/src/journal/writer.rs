@@ -642,15 +642,18 @@ impl Journal {
         }
     }
 
-    /// What the oldest file keeps of partitions from `after` on, if that file is to be let go: it takes no more
-    /// commits, or none is under way and `all` are to go.
+    /// Whether the oldest file takes no more commits.
+    pub(super) fn may_trim(&self) -> bool {
+        let has_failed = self.files.front().is_some_and(|file| file.failed);
+        self.files.len() > 1 || (has_failed && self.commit.is_none())
+    }
+
+    /// What the oldest file keeps of partitions behind `after`, if it takes no more commits.
     pub(super) fn oldest_marks(
         &self,
         after: Option<PartitionKey>,
-        all: bool,
     ) -> Option<impl Iterator<Item = (PartitionKey, Mark)> + '_> {
-        let takes_no_more = self.files.len() > 1 || self.files.front().is_some_and(|file| file.failed);
-        if !(takes_no_more || all) || self.commit.as_ref().is_some_and(|_| self.files.len() < 2) {
+        if !self.may_trim() {
             return None;
         }
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
@@ -670,9 +673,9 @@ impl Journal {
     }
 
     /// Lets the oldest file go if it keeps nothing. Whether it did.
-    pub(super) fn trim(&mut self, disk: &mut dyn Disk, all: bool) -> bool {
+    pub(super) fn trim(&mut self, disk: &mut dyn Disk) -> bool {
         let keeps_nothing = self
-            .oldest_marks(None, all)
+            .oldest_marks(None)
             .is_some_and(|mut marks| marks.next().is_none());
         if !keeps_nothing || self.job.is_some() || Arc::strong_count(&self.pin) > 1 {
             return false;

@@ -60,9 +60,18 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
     assert!(sum.recoveries > 3 * seeds, "the runs crash: {sum:?}");
     assert!(sum.fences > seeds / 10, "logs are fenced: {sum:?}");
     assert!(sum.clean_opens > seeds / 4, "the runs shut down: {sum:?}");
-    assert!(sum.from_journal > seeds, "entries come back from a journal: {sum:?}");
-    assert!(sum.second_files > 0, "a journal file fails and another takes over: {sum:?}");
-    assert!(sum.shards_changed > seeds / 4, "the number of shards changes: {sum:?}");
+    assert!(
+        sum.from_journal > seeds,
+        "entries come back from a journal: {sum:?}"
+    );
+    assert!(
+        sum.second_files > 0,
+        "a journal file fails and another takes over: {sum:?}"
+    );
+    assert!(
+        sum.shards_changed > seeds / 4,
+        "the number of shards changes: {sum:?}"
+    );
     assert!(sum.duplicates > seeds, "duplicates are sent: {sum:?}");
     assert!(events.lost_names > 0 && events.failed_syncs > 0, "{events:?}");
 }
@@ -124,7 +133,10 @@ fn a_duplicate_acked_before_its_original_is_durable_is_found_out() {
 
 #[test]
 fn one_seed() {
-    if let Some(seed) = std::env::var("TIDELOG_SIM_SEED").ok().and_then(|text| text.parse().ok()) {
+    if let Some(seed) = std::env::var("TIDELOG_SIM_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         assert_eq!(run(seed, SOUND).verdict, Ok(()));
     }
 }

@@ -91,7 +91,12 @@ impl Sends {
             }
         }
         let mut next = served.keys().next().map_or(start.0, |base| start.0.min(*base));
-        let known: BTreeMap<i64, Sent> = self.pending.iter().chain(&self.acked).map(|(b, s)| (*b, s.clone())).collect();
+        let known: BTreeMap<i64, Sent> = self
+            .pending
+            .iter()
+            .chain(&self.acked)
+            .map(|(b, s)| (*b, s.clone()))
+            .collect();
         for (base, stored) in &served {
             if *base != next {
                 return Err(format!("offset {next} is missing"));

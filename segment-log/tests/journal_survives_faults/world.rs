@@ -35,7 +35,7 @@ const CHECKPOINT_SPACE: u32 = 10;
 const JOURNAL_SPACE: u32 = 20;
 const REMOVAL_SPACE: u32 = 30;
 const STEPS_MAX: usize = 400_000;
-const FILE_BYTES: u64 = 32 << 10;
+const FILE_BYTES: u64 = 28 << 10;
 const MAX_BYTES: u64 = 4 * FILE_BYTES;
 
 /// A disk that gets on by itself when somebody waits for it.
@@ -164,9 +164,7 @@ struct Lagging<'a> {
 impl Disk for Lagging<'_> {
     fn submit(&mut self, token: Token, op: DiskOp) {
         match (&mut self.held, &op) {
-            (Some(held), DiskOp::SyncDir { path })
-                if path.to_string_lossy().contains("partition-") =>
-            {
+            (Some(held), DiskOp::SyncDir { path }) if path.to_string_lossy().contains("partition-") => {
                 held.push((token, op));
             }
             _ => self.disk.submit(token, op),
@@ -234,7 +232,11 @@ impl World {
             directory: root().join(format!("partition-{at}")),
             key: key(at),
             config: LogConfig {
-                segment_bytes: if self.scenario.names_lag { 24 << 10 } else { 48 << 10 },
+                segment_bytes: if self.scenario.names_lag {
+                    24 << 10
+                } else {
+                    48 << 10
+                },
                 segment_ms: 20_000,
                 durability: Durability::Fsync,
             },
@@ -259,7 +261,10 @@ impl World {
                 continue;
             };
             if !data.journals().damage().is_empty() {
-                return Err(format!("journal damage where none was done: {:?}", data.journals().damage()));
+                return Err(format!(
+                    "journal damage where none was done: {:?}",
+                    data.journals().damage()
+                ));
             }
             let mut opened = Vec::new();
             for at in 0..PARTITIONS {
@@ -289,7 +294,7 @@ impl World {
                 self.check(*at, report)?;
             }
             self.begin_groups(&data);
-            self.removal = Some(data.remove_replayed_journals(REMOVAL_SPACE, |_| false));
+            self.removal = Some(data.remove_replayed_journals(REMOVAL_SPACE));
             self.data = Some(data);
             self.step_removal(Vec::new());
             return Ok(());
@@ -363,7 +368,7 @@ impl World {
     fn append(&mut self) -> Verdict {
         let at = self.rng.index(PARTITIONS);
         let records = 1 + self.rng.index(3);
-        let len = match self.rng.index(20) {
+        let len = match self.rng.index(40) {
             0 => 8_000 + self.rng.index(16_000),
             1..4 => 2_000 + self.rng.index(3_000),
             _ => self.rng.index(500),
@@ -393,7 +398,10 @@ impl World {
                 let sends = &mut self.sends[at];
                 for offset in appended.base_offset.0..=appended.last_offset.0 {
                     if !sends.given_out.insert((log.leader_epoch().0, offset)) {
-                        return Err(format!("offset {offset} twice under epoch {}", log.leader_epoch()));
+                        return Err(format!(
+                            "offset {offset} twice under epoch {}",
+                            log.leader_epoch()
+                        ));
                     }
                 }
                 sends.ever.insert((appended.base_offset.0, stored.clone()));
@@ -418,7 +426,11 @@ impl World {
     /// A producer sends again what it has no answer for.
     fn retry(&mut self) -> Verdict {
         let at = self.rng.index(PARTITIONS);
-        let Some((base, sent)) = self.sends[at].pending.last_key_value().map(|(b, s)| (*b, s.clone())) else {
+        let Some((base, sent)) = self.sends[at]
+            .pending
+            .last_key_value()
+            .map(|(b, s)| (*b, s.clone()))
+        else {
             return Ok(());
         };
         let Some(log) = self.logs.0.get_mut(&key(at)) else {
@@ -589,7 +601,9 @@ impl World {
     fn observe(&mut self) -> Verdict {
         for (at, sends) in self.sends.iter_mut().enumerate() {
             if let Some(log) = self.logs.0.get(&key(at)) {
-                sends.observe(log).map_err(|error| format!("partition {at}: {error}"))?;
+                sends
+                    .observe(log)
+                    .map_err(|error| format!("partition {at}: {error}"))?;
             }
         }
         Ok(())
@@ -775,7 +789,7 @@ impl World {
             36..42 => self.retry()?,
             42..58 => self.end_of_turn(),
             58..82 => {
-                let count = 1 + self.rng.index(8);
+                let count = 1 + self.rng.index(24);
                 self.pump(count)?;
             }
             82..85 => {

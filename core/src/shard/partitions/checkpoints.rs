@@ -86,6 +86,7 @@ impl Partitions {
 
     /// Wants the checkpoint that is due by time.
     pub(in crate::shard) fn tick_checkpoint(&mut self, now_ms: u64) {
+        self.tick_groups();
         if now_ms >= self.checkpoints.due_ms {
             self.checkpoints.due_ms = now_ms + INTERVAL_MS;
             self.want_checkpoint();
