@@ -12,6 +12,7 @@ import argparse
 import random
 import sys
 import time
+import urllib.request
 
 from lib import (
     Broker,
@@ -39,14 +40,16 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
-    # Small segments, so that kills also fall into rolls.
-    broker = Broker(shards=2, settings={"log.segment_bytes": "1MiB"})
+    # Small segments and a small journal, so that kills also fall into rolls and trims.
+    settings = {"log.segment_bytes": "1MiB", "journal.max_bytes": "64MiB"}
+    broker = Broker(shards=2, settings=settings)
     try:
         histories = [
             (acks, broker.scratch / f"acks-{acks}.history", f"kill9-{acks}") for acks in ("all", "1")
         ]
         broker.start()
-        for (_, _, topic), partitions in zip(histories, (4, 1)):
+        # So many on one shard that commits go through its journal, and one topic whose commits do not.
+        for (_, _, topic), partitions in zip(histories, (16, 1)):
             create_topic(broker, topic, partitions)
         for number in range(1, arguments.rounds + 1):
             with checks.check(f"round {number} of {arguments.rounds}"):
@@ -69,6 +72,9 @@ def one_round(broker: Broker, histories, chance: random.Random) -> None:
             wait_until(
                 lambda: acked_count(path) > before[acks], FIRST_ACK_TIMEOUT_S, f"a first record acknowledged with acks={acks}"
             )
+        # In every other round the journal is surely in use; in the others it may be in the making.
+        if chance.random() < 0.5:
+            wait_until(lambda: journal_commits(broker) > 0, FIRST_ACK_TIMEOUT_S, "a commit through the journal")
         # The random moment itself, not a wait for something.
         time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
         expect(broker.alive(), "the broker died before it was killed")
@@ -84,6 +90,16 @@ def one_round(broker: Broker, histories, chance: random.Random) -> None:
         expect_equal(
             result.returncode, 0, f"history with acks={acks}: {result.stdout[-2000:]!r} {result.stderr[-2000:]!r}"
         )
+
+
+def journal_commits(broker: Broker) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return sum(
+        int(float(line.split()[-1]))
+        for line in page.splitlines()
+        if line.startswith("tidelog_journal_commits_total")
+    )
 
 
 def last_line(text: bytes) -> str:

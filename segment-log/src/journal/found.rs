@@ -324,14 +324,9 @@ impl EntryLookUp {
         io: &Io,
         frames: &PartitionFrames,
         index: EntryIndex,
-        bug: JournalBug,
         may_follow: impl Fn(&EntryHeader) -> bool,
     ) -> io::Result<Option<JournalEntry>> {
-        let mut found = frames.frames_of(index);
-        if bug == JournalBug::OldestLast {
-            found.reverse();
-        }
-        for at in found {
+        for at in frames.frames_of(index) {
             let Some(frame) = frames.frames.get(at as usize) else {
                 continue;
             };

@@ -234,7 +234,7 @@ impl Opener {
         let has_frames = self.frames.as_ref().is_some_and(|frames| !frames.is_empty());
         if let Some(frames) = &self.frames {
             self.options.term_floor = self.options.term_floor.max(frames.term_max());
-            self.replay = Replay::new(Some(Arc::clone(frames)), self.options.journal_bug);
+            self.replay = Replay::new(Some(Arc::clone(frames)));
         }
         self.io.create_dir(&directory).await?;
         if let Some(parent) = directory.parent() {

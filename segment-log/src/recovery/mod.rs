@@ -27,7 +27,7 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
-use crate::journal::{JournalBug, JournalEvidence};
+use crate::journal::JournalEvidence;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{
@@ -110,9 +110,6 @@ pub struct RecoveryOptions {
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,
-    /// See [`JournalBug`].
-    #[doc(hidden)]
-    pub journal_bug: JournalBug,
 }
 
 /// Segment files of a directory whose headers were read.

@@ -19,7 +19,7 @@ use super::{FoundFiles, note_generation, read_header};
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::{ENTRY_HEADER_LEN, EntryHeader};
 use crate::ids::{EntryIndex, Incarnation};
-use crate::journal::{EntryLookUp, JournalBug, JournalEntry, PartitionFrames};
+use crate::journal::{EntryLookUp, JournalEntry, PartitionFrames};
 use crate::log::machine::Io;
 use crate::log::segment::Segment;
 use crate::log::state::LogState;
@@ -30,17 +30,15 @@ use crate::segment_header::SegmentHeader;
 pub(crate) struct Replay {
     frames: Option<Arc<PartitionFrames>>,
     look_up: EntryLookUp,
-    bug: JournalBug,
     /// Entries taken from it.
     pub(crate) taken: u64,
 }
 
 impl Replay {
-    pub(crate) fn new(frames: Option<Arc<PartitionFrames>>, bug: JournalBug) -> Self {
+    pub(crate) fn new(frames: Option<Arc<PartitionFrames>>) -> Self {
         Self {
             frames,
             look_up: EntryLookUp::default(),
-            bug,
             taken: 0,
         }
     }
@@ -62,7 +60,7 @@ impl Replay {
         };
         let (term, offset) = (state.last_term(), state.next_offset());
         let may_follow = |header: &EntryHeader| header.term >= term && header.base_offset >= offset;
-        self.look_up.entry(io, frames, index, self.bug, may_follow).await
+        self.look_up.entry(io, frames, index, may_follow).await
     }
 
     /// The highest index that entries in the journal say was durable, as far as they are not dead.

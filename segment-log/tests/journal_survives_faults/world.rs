@@ -270,7 +270,6 @@ impl World {
             for at in 0..PARTITIONS {
                 let options = RecoveryOptions {
                     incarnation_seed: Some(self.rng.next_u64()),
-                    journal_bug: self.scenario.bug,
                     ..data.evidence(&key(at)).options
                 };
                 let spec = self.spec(at, &data);
