@@ -30,8 +30,8 @@ use crate::settings::{
 };
 use crate::shard::{ControlSeed, DirectorySeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
 use crate::startup::{
-    RingProbe, StartupError, bind_failed, directory_locked, disk_failed, io_uring_unavailable,
-    probe_data_directory, raise_descriptor_limit,
+    DescriptorShares, RingProbe, StartupError, bind_failed, directory_locked, disk_failed,
+    divide_descriptors, io_uring_unavailable, probe_data_directory, raise_descriptor_limit,
 };
 use space::Space;
 
@@ -230,6 +230,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     if let Some(warning) = descriptors.warning {
         tracing::warn!("{warning}");
     }
+    let descriptors = divide_descriptors(descriptors.limit, settings.shards, settings.log_open_files_max)?;
     let Some(data_dir) = settings.data_dirs.first() else {
         return Err(StartupError::usage(
             "no data directory is set; give --data-dir DIR",
@@ -293,7 +294,14 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     let settings = Arc::new(settings);
     let directory = Arc::new(directory);
     let space = Space::measured(facts.path.clone());
-    let running = start_shards(&settings, &directory, &space, &listeners, &metrics, &cores)?;
+    let running = start_shards(
+        &settings,
+        &directory,
+        &space,
+        &listeners,
+        &metrics,
+        (&cores, descriptors),
+    )?;
     for _ in 0..shards {
         match running.ready.recv() {
             Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
@@ -381,7 +389,7 @@ fn start_shards(
     space: &Space,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
-    cores: &[usize],
+    (cores, descriptors): (&[usize], DescriptorShares),
 ) -> Result<Running, StartupError> {
     let shards = metrics.len();
     let endpoints = mesh(shards).map_err(|error| {
@@ -396,6 +404,7 @@ fn start_shards(
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
         connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+        connections_max: descriptors.connections,
     });
     let advertised: Vec<(Arc<str>, String, u16)> = listeners
         .iter()
@@ -457,6 +466,7 @@ fn start_shards(
                 endpoint,
                 listeners: sockets,
                 shared: Arc::clone(&shared),
+                files_max: descriptors.files_per_shard,
                 hot_window_bytes: hot_bytes / shards as u64,
                 spin: Duration::from_micros(settings.runtime_spin_us),
                 pin: cores.get(own).copied(),

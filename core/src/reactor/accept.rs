@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use io_uring::{opcode, types};
+use tidelog_segment_log::disk::is_out_of_descriptors;
 
 use super::ring::{Kind, Reaped, Tag};
 use super::{Machine, Reactor};
@@ -16,6 +17,8 @@ use crate::shard::{Now, ShardRequest};
 
 /// Wait after an accept failed for want of descriptors.
 const ACCEPT_BACKOFF_MS: u64 = 100;
+/// Refusals of one shard are logged this often at most; each is counted.
+const REFUSAL_LOG_MS: u64 = 1_000;
 
 impl<M: Machine> Reactor<M> {
     /// Keeps one accept per listener in the ring while connections may come.
@@ -61,7 +64,13 @@ impl<M: Machine> Reactor<M> {
             Ok(fd) => fd,
             Err(error) => {
                 if !self.stop_seen {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.shard.metrics().accepts_failed.increment();
+                    if is_out_of_descriptors(&error) {
+                        self.disk.make_room();
+                    }
+                    if self.may_log_refusal(now) {
+                        tracing::warn!(%error, "connections cannot be accepted now; it is tried again");
+                    }
                     self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
                     self.shard.wake_at(self.accept_again_at_ms);
                 }
@@ -75,6 +84,18 @@ impl<M: Machine> Reactor<M> {
         let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
             return;
         };
+        if self.is_at_connections_max() {
+            self.shard.metrics().connections_refused.increment();
+            if self.may_log_refusal(now) {
+                let connections_max = self.shared.connections_max;
+                tracing::warn!(
+                    %peer,
+                    connections_max,
+                    "connection refused: the process has no descriptor for another; raise `ulimit -n` or lower log.open_files_max"
+                );
+            }
+            return;
+        }
         let own = self.shard.endpoint().own();
         let count = |shard: usize| {
             self.shared
@@ -109,6 +130,20 @@ impl<M: Machine> Reactor<M> {
         } else {
             self.count_and_adopt(now, socket, listener, peer);
         }
+    }
+
+    fn is_at_connections_max(&self) -> bool {
+        let connections = self.shared.connections.iter();
+        let open: usize = connections.map(|count| count.load(Ordering::Relaxed)).sum();
+        open >= self.shared.connections_max
+    }
+
+    fn may_log_refusal(&mut self, now: Now) -> bool {
+        let may = now.monotonic_ms >= self.refusal_log_ms;
+        if may {
+            self.refusal_log_ms = now.monotonic_ms + REFUSAL_LOG_MS;
+        }
+        may
     }
 
     fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {

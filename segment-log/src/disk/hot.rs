@@ -20,7 +20,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{FileHandle, FileInner, HotBytes, MappedBytes};
+use super::handle::FileInner;
+use super::{FileHandle, HotBytes, MappedBytes};
 
 /// Files whose maps are kept.
 pub const MAPS_MAX: usize = 256;
@@ -50,6 +51,7 @@ pub struct HotMaps {
     window_bytes: u64,
     files: HashMap<usize, HotFile>,
     maps: usize,
+    maps_evicted: u64,
     clock: u64,
 }
 
@@ -62,6 +64,7 @@ impl HotMaps {
             window_bytes,
             files: HashMap::new(),
             maps: 0,
+            maps_evicted: 0,
             clock: 0,
         }
     }
@@ -164,6 +167,11 @@ impl HotMaps {
         self.maps
     }
 
+    /// Maps dropped to make room, since the start.
+    pub fn maps_evicted(&self) -> u64 {
+        self.maps_evicted
+    }
+
     fn make_room(&mut self) {
         if self.files.len() < FILES_MAX {
             return;
@@ -194,6 +202,7 @@ impl HotMaps {
             let Some((_, entry)) = oldest else { return };
             entry.map = None;
             self.maps -= 1;
+            self.maps_evicted += 1;
         }
     }
 
@@ -211,13 +220,13 @@ fn key_of(file: &FileHandle) -> usize {
 
 /// A map of the whole file, or `None` if that is not possible or would not reach `end`.
 fn map_whole(file: &FileHandle, end: usize) -> Option<MmapRaw> {
-    let fd = file.fd()?;
-    let len = u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok()?;
+    let fd = file.lease().ok()?;
+    let len = u64::try_from(rustix::fs::fstat(&fd).ok()?.st_size).ok()?;
     let len = usize::try_from(len).ok()?;
     if len < end {
         return None;
     }
-    MmapOptions::new().len(len).map_raw_read_only(fd).ok()
+    MmapOptions::new().len(len).map_raw_read_only(&fd).ok()
 }
 
 /// Disjoint, sorted, non-touching ranges.
@@ -336,7 +345,7 @@ mod tests {
     }
 
     fn drop_pages(file: &FileHandle, from: u64, len: u64) {
-        let fd = file.fd().unwrap();
+        let fd = &file.lease().unwrap();
         rustix::fs::fsync(fd).unwrap();
         let len = std::num::NonZeroU64::new(len);
         rustix::fs::fadvise(fd, from, len, rustix::fs::Advice::DontNeed).unwrap();
@@ -425,6 +434,7 @@ mod tests {
             assert!(hot.maps() <= MAPS_MAX);
         }
         assert_eq!(hot.maps(), MAPS_MAX);
+        assert_eq!(hot.maps_evicted(), 10);
         assert!(leases.iter().all(|lease| **lease == *b"234"));
         assert!(hot.hot_bytes(&files[0], 0..10).is_some(), "mapped again");
         drop(files);
