@@ -53,6 +53,10 @@ pub const DESCRIPTORS_OF_PROCESS: u64 = 48;
 pub const DESCRIPTORS_PER_SHARD: u64 = 16;
 /// Descriptors of log files that each shard has at least.
 pub const OPEN_FILES_PER_SHARD_MIN: u64 = 8;
+/// Descriptors that opening a partition may take, at most, and a little.
+pub const OPENING_DESCRIPTORS: usize = 4;
+/// Partitions that a shard opens at once, however many descriptors there are.
+pub const OPENINGS_PER_SHARD_MAX: usize = 256;
 /// Connections that a descriptor is kept for at least.
 pub const CONNECTIONS_MIN: u64 = 16;
 /// Descriptors divided where there is no limit.

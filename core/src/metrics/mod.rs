@@ -259,6 +259,8 @@ shard_metrics! {
         socket_receive_bytes: "Bytes that the kernel may keep for connections to receive.",
         socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",
+        partitions_failed: "Partitions that could not be opened; it is tried again where that can help.",
+        sync_waiting_ms: "Age of the oldest sync under way, milliseconds, looked at once a second.",
         descriptors_open: "Descriptors of log files open.",
         maps_open: "Maps of log files kept.",
         silent: "1 while the shard takes no turns, for longer than shard.silent_ms.",

@@ -20,6 +20,15 @@ const ACCEPT_BACKOFF_MS: u64 = 100;
 /// Refusals of one shard are logged this often at most; each is counted.
 const REFUSAL_LOG_MS: u64 = 1_000;
 
+/// Whether a line of a kind may be logged again; `again_ms` says when.
+fn may_log(now: Now, again_ms: &mut u64) -> bool {
+    let may = now.monotonic_ms >= *again_ms;
+    if may {
+        *again_ms = now.monotonic_ms + REFUSAL_LOG_MS;
+    }
+    may
+}
+
 impl<M: Machine> Reactor<M> {
     /// Keeps one accept per listener in the ring while connections may come.
     pub(super) fn accept(&mut self, now: Now) -> io::Result<()> {
@@ -68,7 +77,7 @@ impl<M: Machine> Reactor<M> {
                     if is_out_of_descriptors(&error) {
                         self.disk.make_room();
                     }
-                    if self.may_log_refusal(now) {
+                    if may_log(now, &mut self.failure_log_ms) {
                         tracing::warn!(%error, "connections cannot be accepted now; it is tried again");
                     }
                     self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
@@ -86,7 +95,7 @@ impl<M: Machine> Reactor<M> {
         };
         if self.is_at_connections_max() {
             self.shard.metrics().connections_refused.increment();
-            if self.may_log_refusal(now) {
+            if may_log(now, &mut self.refusal_log_ms) {
                 let connections_max = self.shared.connections_max;
                 tracing::warn!(
                     %peer,
@@ -136,14 +145,6 @@ impl<M: Machine> Reactor<M> {
         let connections = self.shared.connections.iter();
         let open: usize = connections.map(|count| count.load(Ordering::Relaxed)).sum();
         open >= self.shared.connections_max
-    }
-
-    fn may_log_refusal(&mut self, now: Now) -> bool {
-        let may = now.monotonic_ms >= self.refusal_log_ms;
-        if may {
-            self.refusal_log_ms = now.monotonic_ms + REFUSAL_LOG_MS;
-        }
-        may
     }
 
     fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {

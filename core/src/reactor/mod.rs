@@ -157,6 +157,8 @@ struct Reactor<M> {
     accept_again_at_ms: u64,
     /// When a refusal is logged again.
     refusal_log_ms: u64,
+    /// When a failure is.
+    failure_log_ms: u64,
     shared: Arc<Shared>,
     epoch: Instant,
     /// Connections that may go on reading once their budget or their turn allows.
@@ -207,6 +209,7 @@ impl<M: Machine> Reactor<M> {
             accepting,
             accept_again_at_ms: 0,
             refusal_log_ms: 0,
+            failure_log_ms: 0,
             shared: start.shared,
             epoch: Instant::now(),
             read_later: Vec::new(),

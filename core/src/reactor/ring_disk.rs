@@ -81,7 +81,10 @@ enum InFlight {
     SyncDir {
         _directory: OwnedFd,
     },
-    Plain {
+    Fallocate {
+        held: Held,
+    },
+    Writeback {
         _held: Held,
     },
     /// Started by this disk itself; nobody waits for it.
@@ -95,6 +98,13 @@ struct Slot {
     operation: Option<(Token, InFlight)>,
 }
 
+/// A sync in the kernel.
+struct Syncing {
+    slot: u32,
+    file_id: u64,
+    since: Instant,
+}
+
 /// See the file's head.
 pub(super) struct RingDisk {
     ring: Rc<RefCell<RawRing>>,
@@ -105,7 +115,7 @@ pub(super) struct RingDisk {
     in_flight: usize,
     /// When each sync in the kernel was submitted, oldest first (a sync that ends later than its
     /// successors keeps its place until then).
-    syncs: VecDeque<(u32, Instant)>,
+    syncs: VecDeque<Syncing>,
     /// Bytes appended to a file since its write-back was last started.
     unstarted: HashMap<u64, Range<u64>>,
     /// Early write-backs in the kernel.
@@ -141,6 +151,9 @@ impl RingDisk {
         grown(&metrics.descriptors_evicted, counts.evicted);
         grown(&metrics.descriptors_refused, counts.refused);
         grown(&metrics.maps_evicted, maps.maps_evicted());
+        let oldest = self.syncs.front().map(|sync| sync.since.elapsed());
+        let waiting_ms = oldest.map_or(0, |waiting| waiting.as_millis() as i64);
+        metrics.sync_waiting_ms.set(waiting_ms);
     }
 
     /// Closes some descriptors that nobody uses, since others are wanted more.
@@ -190,8 +203,12 @@ impl RingDisk {
             generation: place.generation,
             slot,
         };
-        if matches!(operation, InFlight::Sync { .. }) {
-            self.syncs.push_back((slot, Instant::now()));
+        if let InFlight::Sync { held, .. } = &operation {
+            self.syncs.push_back(Syncing {
+                slot,
+                file_id: held.file.id(),
+                since: Instant::now(),
+            });
         }
         place.operation = Some((token, operation));
         self.in_flight += 1;
@@ -219,19 +236,23 @@ impl RingDisk {
                 self.writebacks -= 1;
                 return;
             }
-            InFlight::Sync { .. } => self.syncs.retain(|(sync, _)| *sync != slot),
+            InFlight::Fallocate { held } => held.file.change_ended(),
+            InFlight::Sync { .. } => self.syncs.retain(|sync| sync.slot != slot),
             _ => {}
         }
         self.arrived.push(Completion { token, result });
     }
 
-    /// Whether a write might block: the disk does not keep up, or a commit is late.
-    fn might_stall(&self) -> bool {
+    /// Whether a write might block: the disk does not keep up, a commit is late, or the file system lets none
+    /// through while the file is synced.
+    fn might_stall(&self, file: &FileHandle) -> bool {
         let late = self
             .syncs
             .front()
-            .is_some_and(|(_, since)| since.elapsed() > COMMIT_LATE);
-        late || self.writebacks > WRITEBACKS_MAX
+            .is_some_and(|sync| sync.since.elapsed() > COMMIT_LATE);
+        let is_locked =
+            || file.is_locked_by_sync() && self.syncs.iter().any(|sync| sync.file_id == file.id());
+        late || self.writebacks > WRITEBACKS_MAX || is_locked()
     }
 
     /// Starts write-back of what was appended to a file, each [`WRITEBACK_BYTES`].
@@ -472,8 +493,9 @@ impl Disk for RingDisk {
                 let Some(held) = self.hold(token, file) else {
                     return;
                 };
+                held.file.change_begun();
                 let fd = held.fd();
-                self.start(token, InFlight::Plain { _held: held }, |_| {
+                self.start(token, InFlight::Fallocate { held }, |_| {
                     opcode::Fallocate::new(fd, range.end.saturating_sub(range.start))
                         .offset(range.start)
                         .build()
@@ -484,7 +506,7 @@ impl Disk for RingDisk {
                     return;
                 };
                 let entry = writeback_entry(&held, &range);
-                self.start(token, InFlight::Plain { _held: held }, |_| entry);
+                self.start(token, InFlight::Writeback { _held: held }, |_| entry);
             }
             other => {
                 self.direct.submit(token, other);
@@ -503,7 +525,7 @@ impl Disk for RingDisk {
         position: u64,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<WriteNow> {
-        if self.might_stall() {
+        if self.might_stall(file) {
             self.stalled = Some(file.lease()?);
             return Ok(WriteNow::WouldStall);
         }

@@ -34,11 +34,16 @@ struct Real {
     cache: Descriptors,
     device: u64,
     inode: u64,
+    /// Its file system makes a write wait for an fsync of the same file.
+    is_locked_by_sync: bool,
     fd: Mutex<Option<Lease>>,
     /// Used since the cache's hand last passed.
     is_used: AtomicBool,
     /// Its descriptor is wanted and cannot be closed before a sync.
     is_wanted: AtomicBool,
+    /// Operations of ours that change the file: writes, and reserving or zeroing space.
+    changes_begun: AtomicU32,
+    changes_ended: AtomicU32,
     writes_begun: AtomicU32,
     writes_ended: AtomicU32,
     /// Of the writes begun, how many a completed sync covers.
@@ -78,10 +83,13 @@ impl FileHandle {
         let real = Real {
             device,
             inode,
+            is_locked_by_sync: is_locked_by_sync(&fd),
             fd: Mutex::new(Some(cache.lease(fd))),
             cache: cache.clone(),
             is_used: AtomicBool::new(true),
             is_wanted: AtomicBool::new(false),
+            changes_begun: AtomicU32::new(0),
+            changes_ended: AtomicU32::new(0),
             writes_begun: AtomicU32::new(0),
             writes_ended: AtomicU32::new(0),
             writes_synced: AtomicU32::new(0),
@@ -156,8 +164,38 @@ impl FileHandle {
         real.is_some_and(|real| real.is_wanted.load(Ordering::Relaxed) && real.is_dirty())
     }
 
+    /// Whether a write waits while an fsync of the same file is under way, as on FUSE and NFS.
+    pub fn is_locked_by_sync(&self) -> bool {
+        let real = self.0.real.as_ref();
+        real.is_some_and(|real| real.is_locked_by_sync)
+    }
+
+    /// A disk begins to change the file otherwise than by a write.
+    pub fn change_begun(&self) {
+        if let Some(real) = &self.0.real {
+            real.changes_begun.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// That ended, however it did.
+    pub fn change_ended(&self) {
+        if let Some(real) = &self.0.real {
+            real.changes_ended.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many changes of ours were begun and ended.
+    pub(super) fn changes(&self) -> (u32, u32) {
+        let real = self.0.real.as_ref();
+        real.map_or((0, 0), |real| {
+            let ended = real.changes_ended.load(Ordering::Acquire);
+            (real.changes_begun.load(Ordering::Acquire), ended)
+        })
+    }
+
     /// A disk begins to write.
     pub fn write_begun(&self) {
+        self.change_begun();
         if let Some(real) = &self.0.real {
             real.writes_begun.fetch_add(1, Ordering::AcqRel);
         }
@@ -165,6 +203,7 @@ impl FileHandle {
 
     /// A write ended, however it did.
     pub fn write_ended(&self) {
+        self.change_ended();
         if let Some(real) = &self.0.real {
             real.writes_ended.fetch_add(1, Ordering::AcqRel);
         }
@@ -226,6 +265,12 @@ impl Real {
     fn is_dirty(&self) -> bool {
         self.writes_begun.load(Ordering::Acquire) != self.writes_synced.load(Ordering::Acquire)
     }
+}
+
+fn is_locked_by_sync(fd: &OwnedFd) -> bool {
+    const FUSE: u64 = 0x6573_5546;
+    const NFS: u64 = 0x6969;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| matches!(stat.f_type as u64, FUSE | NFS))
 }
 
 fn identity_of(fd: &OwnedFd) -> io::Result<(u64, u64)> {

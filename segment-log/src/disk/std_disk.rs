@@ -283,9 +283,10 @@ fn fallocate(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
     }
     let len = range.end - range.start;
     let flags = FallocateFlags::empty();
-    Ok(retry_on_intr(|| {
-        rustix::fs::fallocate(&fd, flags, range.start, len)
-    })?)
+    file.change_begun();
+    let result = retry_on_intr(|| rustix::fs::fallocate(&fd, flags, range.start, len));
+    file.change_ended();
+    Ok(result?)
 }
 
 fn zero_range(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
