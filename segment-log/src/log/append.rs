@@ -24,6 +24,7 @@ use crate::limits::{
     ENTRY_PAYLOAD_BYTES_MAX, EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, STAGED_BYTES_MAX, STAGED_ENTRY_BYTES_MAX,
     STAGED_PIECES_MAX,
 };
+use crate::reserve::is_full;
 
 /// What an append got. It is in the log's order, but maybe neither written nor durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,8 +292,11 @@ impl PartitionLog {
         };
         let end = segment.allocating.take();
         match result {
-            Ok(_) => segment.allocated = end.unwrap_or(segment.allocated),
-            Err(error) if is_full(&error) => segment.no_space = true,
+            Ok(_) => {
+                segment.allocated = end.unwrap_or(segment.allocated);
+                segment.no_space = false;
+            }
+            Err(error) if is_full(&error) => segment.met_full_disk(),
             Err(error) => self.fence(error),
         }
     }
@@ -337,12 +341,4 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
-}
-
-/// ENOSPC or a quota.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

@@ -17,6 +17,7 @@
 
 mod append;
 mod commit;
+mod full_disk;
 mod index_files;
 mod internal;
 mod log_start;
@@ -335,10 +336,7 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
-        self.create_again(disk);
-        for segment in &mut self.segments {
-            segment.no_space = false;
-        }
+        self.ask_for_space_again(disk);
         self.roll_by_age(now_ms, disk);
         self.flush(now_ms, disk);
     }

@@ -173,6 +173,12 @@ impl Segment {
         segment
     }
 
+    /// Space for it was asked for and there is none: the log asks again at each tick, for little.
+    pub(crate) fn met_full_disk(&mut self) {
+        self.no_space = true;
+        self.extent = EXTENT_BYTES_MIN;
+    }
+
     pub(crate) fn name(&self) -> String {
         self.header.file_name()
     }
