@@ -24,6 +24,8 @@ const RESERVE_PART: u64 = 100;
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// Writes are taken again with this part of `storage.min_free` more than that.
 const RESUME_PART: u64 = 8;
+/// And at least so much more.
+const RESUME_BYTES_MIN: u64 = 1 << 20;
 /// Of the disk that looks; nothing else is on its way there.
 const TOKEN_SPACE: u32 = 1;
 
@@ -205,7 +207,7 @@ impl SpaceKeeper {
             }
         }
         let wanted = match self.was_low {
-            true => min_free.saturating_add(min_free / RESUME_PART),
+            true => min_free.saturating_add((min_free / RESUME_PART).max(RESUME_BYTES_MIN)),
             false => min_free,
         };
         let is_roomy = !met_full_disk && free >= wanted && (self.reserve == Reserve::There || !self.was_low);

@@ -286,12 +286,17 @@ impl PartitionLog {
         self.submit(disk, Purpose::Extend(id), DiskOp::Fallocate { file, range });
     }
 
-    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>) {
+    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
         let end = segment.allocating.take();
         match result {
+            // There may be room for less.
+            Err(error) if is_full(&error) && end > Some(segment.least_extent_end()) => {
+                segment.met_full_disk();
+                self.ask_for_space_again(disk);
+            }
             Ok(_) => {
                 segment.allocated = end.unwrap_or(segment.allocated);
                 segment.no_space = false;

@@ -7,11 +7,10 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
-use super::segment::{Creation, PAGE_BYTES, Segment};
+use super::segment::{Creation, Segment};
 use super::{PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp};
 use crate::ids::{EntryIndex, Offset};
-use crate::limits::EXTENT_BYTES_MIN;
 
 impl PartitionLog {
     /// Whether space was asked for and there was none, since it was last asked for in vain.
@@ -57,9 +56,7 @@ impl PartitionLog {
             let Some(file) = segment.file.clone().filter(|_| segment.allocating.is_none()) else {
                 continue;
             };
-            let end = (segment.allocated + EXTENT_BYTES_MIN)
-                .max(segment.page_end())
-                .next_multiple_of(PAGE_BYTES);
+            let end = segment.least_extent_end();
             segment.allocating = Some(end);
             let range = segment.allocated..end;
             self.submit(disk, Purpose::Extend(id), DiskOp::Fallocate { file, range });

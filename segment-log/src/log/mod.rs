@@ -324,7 +324,7 @@ impl PartitionLog {
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
-            Purpose::Extend(id) => self.extend_completed(id, completion.result),
+            Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
         }
         self.flush(now_ms, disk);

@@ -179,6 +179,13 @@ impl Segment {
         self.extent = EXTENT_BYTES_MIN;
     }
 
+    /// Where the smallest extent ends that holds all that is staged.
+    pub(crate) fn least_extent_end(&self) -> u64 {
+        (self.allocated + EXTENT_BYTES_MIN)
+            .max(self.page_end())
+            .next_multiple_of(PAGE_BYTES)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.header.file_name()
     }
