@@ -6,6 +6,9 @@
 /// Most stored payload bytes of one entry: 256 MiB.
 pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 
+/// Highest index of an entry: there is always one behind it.
+pub const ENTRY_INDEX_MAX: u64 = i64::MAX as u64;
+
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 

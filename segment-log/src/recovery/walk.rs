@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::batch::{BATCH_HEADER_LEN, BatchHeader};
@@ -80,6 +81,33 @@ pub(crate) struct Walked {
     pub(crate) found_behind: bool,
 }
 
+/// What the entries seen so far of the segment that is walked claim to have been durable: for each term
+/// the highest index, and an offset behind it. A claim holds as long as no entry of a higher term was
+/// accepted, also once the walk went on behind the entry that makes it.
+#[derive(Default)]
+struct Claims(BTreeMap<LeaderEpoch, (EntryIndex, Offset)>);
+
+impl Claims {
+    fn note(&mut self, header: &EntryHeader) {
+        let Some(durable) = header.durable_index() else {
+            return;
+        };
+        let behind = if header.index > durable {
+            header.base_offset
+        } else {
+            header.next_offset()
+        };
+        let highest = self.0.entry(header.term).or_default();
+        *highest = (*highest).max((durable, behind));
+    }
+
+    /// The highest of those that entries of `term` or a later one make.
+    fn highest(&self, term: LeaderEpoch) -> (EntryIndex, Offset) {
+        let claims = self.0.range(term..).map(|(_, claim)| *claim);
+        claims.max().unwrap_or_default()
+    }
+}
+
 /// What lies behind the first index that fails.
 #[derive(Default)]
 struct Later {
@@ -110,6 +138,7 @@ struct Walk<'a> {
     segments: Vec<Segment>,
     state: LogState,
     quarantined: Vec<Quarantined>,
+    claims: Claims,
     term_max: LeaderEpoch,
     successor_seen: bool,
     successor_stays: bool,
@@ -131,6 +160,7 @@ pub(crate) async fn walk(
         segments,
         state,
         quarantined: Vec::new(),
+        claims: Claims::default(),
         term_max: LeaderEpoch(0),
         successor_seen: false,
         successor_stays: false,
@@ -171,6 +201,8 @@ impl Walk<'_> {
             return Ok(None);
         };
         let limit = self.segments.get(at + 1).map(|next| next.base_index());
+        // What a segment claims of indices behind its end is dead, and the rest is passed now.
+        self.claims = Claims::default();
         if let Some(segment) = self.segments.get(at) {
             self.state
                 .begin_segment(segment.base_index(), segment.base_offset());
@@ -354,6 +386,9 @@ impl Walk<'_> {
                 Found::Unsupported(cause) => return Err(self.unsupported(at, found_at, cause)),
             };
             later.found_here = true;
+            if header.term >= last_term && header.index >= expected {
+                self.claims.note(&header);
+            }
             self.note_later(&mut later, expected, last_term, &header);
             if later.seen {
                 later.last_seen_at = found_at;
@@ -428,7 +463,8 @@ impl Walk<'_> {
         self.successor_seen |= later.seen;
         self.found_behind = later.found_here;
         self.successor_stays = later.last_seen_at >= zeroed_end(position);
-        let proven = later.proven.max(self.checkpoint_claim(at));
+        let (claimed, claimed_offset) = self.claims.highest(self.state.last_term());
+        let proven = later.proven.max(claimed).max(self.checkpoint_claim(at));
         if proven < expected {
             return Ok(Next::End(Ending::Here));
         }
@@ -478,7 +514,8 @@ impl Walk<'_> {
             .checkpoint
             .filter(|checkpoint| checkpoint.durable_index >= expected)
             .map(|checkpoint| checkpoint.next_offset);
-        let offset = [checkpoint_offset, later.offset_beyond]
+        let claimed_offset = (claimed >= expected).then_some(claimed_offset);
+        let offset = [checkpoint_offset, later.offset_beyond, claimed_offset]
             .into_iter()
             .flatten()
             .fold(self.state.next_offset(), Offset::max);
