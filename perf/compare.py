@@ -34,6 +34,7 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
+LATENCY_SPIN_US = 1_000
 LATENCY_RATE = 2_000
 # Of `speed-of-light append --add`.
 APPEND_EXTRAS = ("entry", "pad", "writeback", "map")
@@ -68,8 +69,8 @@ def on_core(cores: str, *command: str) -> list[str]:
 class PinnedBroker(Broker):
     """A broker on chosen cores, with its data on the disk that is measured."""
 
-    def __init__(self, directory: pathlib.Path, shards: int, durability: str) -> None:
-        super().__init__(directory / "data", shards, {"log.durability": durability})
+    def __init__(self, directory: pathlib.Path, shards: int, settings: dict[str, str]) -> None:
+        super().__init__(directory / "data", shards, settings)
         self.cores = SERVER_CORE if shards == 1 else f"{SERVER_CORE},{LOAD_CORE}"
 
     def command(self) -> list[str]:
@@ -92,8 +93,9 @@ def directory():
 
 
 @contextlib.contextmanager
-def broker(shards: int = 1, durability: str = "os"):
-    with directory() as path, PinnedBroker(path, shards, durability) as running:
+def broker(shards: int = 1, durability: str = "os", spin_us: int = 0):
+    settings = {"log.durability": durability, "runtime.spin_us": str(spin_us)}
+    with directory() as path, PinnedBroker(path, shards, settings) as running:
         yield running
 
 
@@ -435,8 +437,8 @@ def latency(durability: str) -> Table:
     arguments = ("--rate", LATENCY_RATE, "--seconds", Options.seconds() + 1)
     sync = "none" if durability == "os" else "group"
 
-    def ours() -> dict:
-        with broker(durability=durability) as running:
+    def ours(spin_us: int = 0) -> dict:
+        with broker(durability=durability, spin_us=spin_us) as running:
             return kafka(running, "latency", 1, *arguments)
 
     def light() -> dict:
@@ -450,7 +452,9 @@ def latency(durability: str) -> Table:
             result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=True)
             return {"answer": json.loads(result.stdout)}
 
-    contestants = {"broker": ours, "append server, fresh": light}
+    # Records come 500 us apart: a shard that looks for work for longer than that never sleeps between them.
+    looking = f"broker, runtime.spin_us={LATENCY_SPIN_US}"
+    contestants = {"broker": ours, looking: lambda: ours(LATENCY_SPIN_US), "append server, fresh": light}
     if durability == "fsync":
         contestants["append + fdatasync, one after the other"] = device
     results = rounds(contestants)
