@@ -9,6 +9,9 @@ pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 /// Highest index of an entry: there is always one behind it.
 pub const ENTRY_INDEX_MAX: u64 = i64::MAX as u64;
 
+/// Highest index that a log may open at: what is left is more than any log appends.
+pub const NEXT_INDEX_MAX: u64 = ENTRY_INDEX_MAX / 2;
+
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
@@ -83,3 +86,6 @@ pub const UNREADABLE_PAGES_MAX: usize = 1_024;
 
 /// Leader epochs set apart for each start of a data directory.
 pub const TERMS_PER_START: u64 = 1024;
+
+/// Files that a disk which only reads keeps open.
+pub const READ_ONLY_FILES_MAX: usize = 64;

@@ -14,6 +14,7 @@
 
 pub mod hot;
 pub mod memory;
+pub mod read_only;
 pub mod sim;
 pub mod std_disk;
 

@@ -6,6 +6,7 @@
 //! that is the same each time, since every bit takes minutes.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod agreement;
 mod bits;
 mod controls;
 mod crashes;
