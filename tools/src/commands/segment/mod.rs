@@ -2,14 +2,13 @@
 
 mod derived;
 mod dump;
-mod evidence;
-mod files;
 mod inspect;
-mod missing;
-mod scan;
+mod places;
 mod selection;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod testing;
 mod verify;
-mod window;
 
 use clap::{Args, Subcommand};
 
