@@ -100,6 +100,14 @@ cold *ARGS: build-perf
 loop *ARGS: build-perf
     perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}
 
+# What the log adds to the writes it does, in CPU: 64 KiB batches through it and by bare gathered writes
+append-cost *ARGS: build-perf
+    #!/usr/bin/env bash
+    set -euo pipefail
+    dir="$(mktemp -d -p target)"
+    trap 'rm -rf "$dir"' EXIT
+    taskset -c 0 target/release/speed-of-light append-cost --dir "$dir" {{ARGS}}
+
 # The load generator alone: just load produce -b localhost:9092 --create
 load *ARGS:
     cargo run --release -q -p tidelog-bench --bin tidelog-load -- {{ARGS}}
