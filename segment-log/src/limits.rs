@@ -89,3 +89,6 @@ pub const TERMS_PER_START: u64 = 1024;
 
 /// Files that a disk which only reads keeps open.
 pub const READ_ONLY_FILES_MAX: usize = 64;
+
+/// Entries that a repair puts in the place of lost ones, in one partition.
+pub const REPAIR_FILLERS_MAX: u64 = 1 << 20;

@@ -168,42 +168,50 @@ pub fn examine(
     visit: &mut Visit<'_>,
 ) -> Result<Examined, ExamineError> {
     let directory = &spec.directory;
-    drive_here(disk, |io| async move { run(&io, spec, visit).await }).map_err(|failure| match failure {
-        Failure::Find(FindError::Io(cause)) | Failure::Walk(WalkError::Io(cause)) | Failure::Io(cause) => {
-            ExamineError::Io {
-                directory: directory.clone(),
-                cause,
-            }
-        }
-        Failure::Find(FindError::Unsupported { name, cause }) => ExamineError::Unsupported { name, cause },
-        Failure::Walk(WalkError::Unsupported {
-            segment,
-            position,
-            cause,
-        }) => ExamineError::UnsupportedEntry {
-            name: segment,
-            position,
-            cause,
-        },
-        Failure::Walk(WalkError::Stopped) => ExamineError::Stopped,
-    })
+    drive_here(disk, |io| async move { run(&io, spec, visit).await }).map_err(|failure| failure.of(directory))
 }
 
-enum Failure {
+/// As it comes out of the steps.
+pub(super) enum ExamineFailure {
     Io(io::Error),
     Find(FindError),
     Walk(WalkError),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExamineFailure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
+impl ExamineFailure {
+    /// For the caller: of the partition in this directory.
+    pub(super) fn of(self, directory: &Path) -> ExamineError {
+        match self {
+            Self::Io(cause) | Self::Find(FindError::Io(cause)) | Self::Walk(WalkError::Io(cause)) => {
+                ExamineError::Io {
+                    directory: directory.to_path_buf(),
+                    cause,
+                }
+            }
+            Self::Find(FindError::Unsupported { name, cause }) => ExamineError::Unsupported { name, cause },
+            Self::Walk(WalkError::Unsupported {
+                segment,
+                position,
+                cause,
+            }) => ExamineError::UnsupportedEntry {
+                name: segment,
+                position,
+                cause,
+            },
+            Self::Walk(WalkError::Stopped) => ExamineError::Stopped,
+        }
+    }
+}
+
 const SOURCE: ReadSource = ReadSource::Cached;
 
-async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Examined, Failure> {
+async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Examined, ExamineFailure> {
     let found = find(io, spec).await?;
     let (segments, others) = (found.segments, found.others);
     let names: Vec<String> = segments.iter().map(Segment::name).collect();
@@ -220,25 +228,27 @@ async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Exami
         only_first: spec.only.is_some(),
     };
     let walk = walk(input, segments, LogState::new(log_start)).await;
-    let mut walked = walk.map_err(Failure::Walk)?;
+    let mut walked = walk.map_err(ExamineFailure::Walk)?;
     if spec.only.is_none()
         && let Some(checkpoint) = &spec.checkpoint
     {
         lost_front(checkpoint, &mut walked);
         lost_whole(checkpoint, &mut walked);
     }
-    describe(io, spec, walked, &names, others).await
+    describe(io, spec, &walked, &names, others)
+        .await
+        .map_err(ExamineFailure::Io)
 }
 
 /// The files, and of one file alone those that follow it.
-async fn find(io: &Io, spec: &ExamineSpec) -> Result<FoundFiles, Failure> {
+async fn find(io: &Io, spec: &ExamineSpec) -> Result<FoundFiles, ExamineFailure> {
     let (directory, key) = (&spec.directory, spec.key);
     let Some(only) = &spec.only else {
         let found = find_files(io, directory, key, SOURCE, false).await;
-        return found.map_err(Failure::Find);
+        return found.map_err(ExamineFailure::Find);
     };
     let found = find_files(io, directory, key, SOURCE, false).await;
-    let mut found = found.map_err(Failure::Find)?;
+    let mut found = found.map_err(ExamineFailure::Find)?;
     match found.segments.iter().position(|segment| segment.name() == *only) {
         Some(at) => drop(found.segments.drain(..at)),
         None => {
@@ -246,20 +256,21 @@ async fn find(io: &Io, spec: &ExamineSpec) -> Result<FoundFiles, Failure> {
             let alone = vec![only.clone()];
             found = find_named(io, directory, alone, key, SOURCE, false)
                 .await
-                .map_err(Failure::Find)?;
+                .map_err(ExamineFailure::Find)?;
         }
     }
     found.others.retain(|name| name == only);
     Ok(found)
 }
 
-async fn describe(
+/// What is said of a walk.
+pub(super) async fn describe(
     io: &Io,
     spec: &ExamineSpec,
-    walked: Walked,
+    walked: &Walked,
     names: &[String],
     others: Vec<String>,
-) -> Result<Examined, Failure> {
+) -> io::Result<Examined> {
     let mut segments = Vec::new();
     for segment in &walked.segments {
         segments.push(describe_segment(io, &spec.directory, segment).await?);
@@ -271,13 +282,13 @@ async fn describe(
     if walked.ending == Ending::Here
         && let (Some(segment), Some(last)) = (walked.segments.last(), segments.last_mut())
         && let Some(mut window) = segment.window(io, SOURCE)
-        && !is_dead_behind(&walked, names)
+        && !is_dead_behind(walked, names)
         && !window.is_zero_from(segment.tail.position).await?
     {
         last.torn = Some(window.explain(segment.tail.position).await?);
     }
     let mut damage = Vec::new();
-    for quarantined in walked.quarantined {
+    for quarantined in &walked.quarantined {
         let segment = walked
             .segments
             .iter()
@@ -288,7 +299,10 @@ async fn describe(
                 "the checkpoint names this segment, and it is not there with a header that verifies".into()
             }
         };
-        damage.push(ExaminedDamage { quarantined, why });
+        damage.push(ExaminedDamage {
+            quarantined: quarantined.clone(),
+            why,
+        });
     }
     let mut other_files = Vec::new();
     for name in others {
@@ -341,7 +355,10 @@ async fn describe_other(io: &Io, directory: &Path, name: String) -> io::Result<O
 }
 
 /// The header, what is wrong with its copies, and whether there is nothing but zeros in its place.
-async fn header_of(io: &Io, path: &Path) -> io::Result<(Option<SegmentHeader>, Vec<String>, bool)> {
+pub(super) async fn header_of(
+    io: &Io,
+    path: &Path,
+) -> io::Result<(Option<SegmentHeader>, Vec<String>, bool)> {
     let file = io.open(path).await?;
     let bytes = read_around(io, &file, 0, SEGMENT_HEADER_LEN, SOURCE).await?;
     let [first, second] = decode_copies(&bytes);

@@ -15,6 +15,7 @@
 
 mod examine;
 pub(crate) mod known;
+mod repair;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -37,6 +38,7 @@ use scan::{Found, Window};
 use unreadable::read_around;
 
 pub use examine::{ExamineError, ExamineSpec, Examined, ExaminedDamage, ExaminedSegment, OtherFile, examine};
+pub use repair::{Repair, RepairError, RepairStep, repair};
 pub use unreadable::Unreadable;
 pub use walk::Visit;
 

@@ -135,9 +135,9 @@ impl Claims {
 struct Later {
     /// The highest index that a later entry proves durable.
     proven: EntryIndex,
-    /// Later entries of the same segment that the walk could go on with, if what lies between is proven:
-    /// in the order of the file, each with a lower index than all before it.
-    resumes: Vec<(u64, EntryHeader)>,
+    /// The first later entry of the same segment that the walk could go on with, were it alive and what
+    /// lies between proven.
+    resume: Option<(u64, EntryHeader)>,
     /// Offset of the first later entry above every proof.
     offset_beyond: Option<Offset>,
     seen: bool,
@@ -502,16 +502,14 @@ impl Walk<'_> {
             if later.seen {
                 later.last_seen_at = found_at;
             }
-            let is_lower = |(_, other): &(u64, EntryHeader)| header.index < other.index;
-            if later.resumes.last().is_none_or(is_lower)
+            if later.resume.is_none()
                 && found_at > position
                 && header.term >= last_term
                 && header.index >= expected
                 && header.kind.has_index()
                 && header.base_offset >= self.state.next_offset()
-                && !Limit::is_reached(limit, header.index)
             {
-                later.resumes.push((found_at, header));
+                later.resume = Some((found_at, header));
             }
         }
         let io = self.input.io.clone();
@@ -607,8 +605,10 @@ impl Walk<'_> {
             self.go_on(at, end, &header, header.header_crc);
             return Ok(Next::At(end, Some(header.header_crc)));
         }
-        let can_follow = |(_, header): &&(u64, EntryHeader)| header.index.0 <= proven.0 + 1;
-        if let Some((resume, header)) = later.resumes.iter().find(can_follow).copied() {
+        if let Some((resume, header)) = later.resume
+            && header.index.0 <= proven.0 + 1
+            && !Limit::is_reached(limit, header.index)
+        {
             let before = EntryHeader {
                 index: EntryIndex(header.index.0 - 1),
                 last_offset_delta: -1,

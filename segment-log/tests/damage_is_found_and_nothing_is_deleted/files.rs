@@ -85,7 +85,7 @@ pub fn coarse(fixture: &Fixture) -> Vec<Damage> {
 }
 
 /// Each length that means something, and those beside it.
-fn truncations(fixture: &Fixture) -> Vec<Damage> {
+pub fn truncations(fixture: &Fixture) -> Vec<Damage> {
     let mut damages = Vec::new();
     for path in fixture.all() {
         let bytes = fixture.disk.file(&path).unwrap();

@@ -13,3 +13,4 @@ mod crashes;
 mod files;
 mod fixture;
 mod oracle;
+mod repairs;
