@@ -248,6 +248,18 @@ impl DataDirectory {
     }
 }
 
+/// Removes the clean flag durably, before files are changed by hand. Blocks.
+///
+/// # Errors
+/// The directory may count as clean then.
+pub fn remove_clean_flag(disk: &mut dyn Disk, directory: &Path) -> io::Result<()> {
+    let directory = directory.to_path_buf();
+    Machine::new(TokenCounter::new(0), |io| async move {
+        durable_remove(&io, &directory, CLEAN_FILE).await
+    })
+    .drive(disk)
+}
+
 /// What these checkpoints say of a partition, if the last start of their directory was `last_start`.
 pub fn evidence_of(found: &[FoundCheckpoint], last_start: u64, key: &PartitionKey) -> PartitionEvidence {
     let naming = || {

@@ -9,8 +9,12 @@ pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 /// Highest index of an entry: there is always one behind it.
 pub const ENTRY_INDEX_MAX: u64 = i64::MAX as u64;
 
-/// Highest index that a log may open at: what is left is more than any log appends.
+/// Highest index that a log may go on with: what is left is more than any log appends.
 pub const NEXT_INDEX_MAX: u64 = ENTRY_INDEX_MAX / 2;
+
+/// Highest index that a claim of durability may reach beyond what is there: what is left below
+/// [`NEXT_INDEX_MAX`] is more than any log appends, so a later open decides the same.
+pub const CLAIMED_INDEX_MAX: u64 = NEXT_INDEX_MAX / 2;
 
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;

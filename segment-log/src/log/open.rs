@@ -30,7 +30,7 @@ use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
 use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
-use crate::limits::{NEXT_INDEX_MAX, TERMS_PER_START};
+use crate::limits::{CLAIMED_INDEX_MAX, NEXT_INDEX_MAX, TERMS_PER_START};
 use crate::recovery::known::look_up;
 use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
 use crate::recovery::{
@@ -297,9 +297,14 @@ impl Opener {
             lost_front(checkpoint, &mut walked);
         }
 
-        let known = self.spec.checkpoint.as_ref();
-        let durable = known.map_or(EntryIndex(0), |checkpoint| checkpoint.durable_index);
-        if walked.state.next_index().max(durable).0 > NEXT_INDEX_MAX {
+        let durable = self.spec.checkpoint.as_ref().map(|known| known.durable_index);
+        let claimed = walked.quarantined.iter().map(|lost| lost.indices.end);
+        let claimed = claimed
+            .chain(durable.filter(|_| walked.segments.is_empty()))
+            .max();
+        if walked.state.next_index().0 > NEXT_INDEX_MAX
+            || claimed.is_some_and(|claimed| claimed.0 > CLAIMED_INDEX_MAX)
+        {
             return Err(Failure::IndicesUsedUp);
         }
         aside.extend(walked.set_aside.iter().map(Segment::name));

@@ -351,14 +351,18 @@ impl Place {
 
     /// Walks it once as recovery would. Its files may be gone by the time they are opened.
     pub fn examine(&self, batch_bytes: usize, visit: &mut Visit<'_>) -> Result<Examined, ExamineError> {
-        let spec = ExamineSpec {
+        examine(&mut ReadOnlyDisk::new(), &self.spec(batch_bytes), visit)
+    }
+
+    /// What is to be examined of it, and of each batch how much.
+    pub fn spec(&self, batch_bytes: usize) -> ExamineSpec {
+        ExamineSpec {
             directory: self.directory.clone(),
             key: self.key,
             checkpoint: self.checkpoint.clone(),
             only: self.only.clone(),
             batch_bytes,
-        };
-        examine(&mut ReadOnlyDisk::new(), &spec, visit)
+        }
     }
 
     /// Walks it, and again where files went away meanwhile: `attempt` walks once and keeps what it sees to
