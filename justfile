@@ -100,6 +100,10 @@ cold *ARGS: build-perf
 loop *ARGS: build-perf
     perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}
 
+# Acknowledgements under fsync at 200 MB/s, and 10,000 hot partitions beside 16: a table in perf/results/
+log-reach *ARGS: build-perf
+    python3 -u perf/log.py {{ARGS}}
+
 # What the log adds to the writes it does, in CPU: 64 KiB batches through it and by bare gathered writes
 append-cost *ARGS: build-perf
     #!/usr/bin/env bash
