@@ -42,7 +42,7 @@ pub enum Command {
     Consume(consume::ConsumeArgs),
     /// See the brokers of a cluster
     Cluster(cluster::ClusterArgs),
-    /// Look at segment files, offline
+    /// Look at segment files offline, and repair them
     Segment(segment::SegmentArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),

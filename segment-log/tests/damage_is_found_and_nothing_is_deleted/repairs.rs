@@ -13,7 +13,8 @@ use tidelog_segment_log::recovery::{
 };
 
 use crate::bits::flipped;
-use crate::files::{coarse, truncations};
+use crate::crashes::{Dying, damaged, image, simulated};
+use crate::files::{borders, coarse, truncations};
 use crate::fixture::{Fixture, LOG_START, identity, key, partition, root, spec, write};
 use crate::oracle::read_all;
 
@@ -125,6 +126,74 @@ fn check_served(fixture: &Fixture, served: &BTreeMap<i64, Bytes>, done: &Repair)
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_repair_that_a_cut_of_power_ends_can_be_run_again() {
+    let fixture = write(false);
+    let segments = fixture.segments();
+    let (first, last) = (&segments[0], segments.last().unwrap());
+    let edges = borders(fixture.disk.file(last).unwrap());
+    let middle = borders(fixture.disk.file(first).unwrap())[1];
+    let mut disk = fixture.disk.copy();
+    for (path, bytes) in damaged(&fixture, last, |bytes| bytes[edges[edges.len() - 3] + 30] ^= 4) {
+        disk.put(&path, bytes.to_vec());
+    }
+    let mut bytes = disk.file(first).unwrap().to_vec();
+    bytes[middle + 30] ^= 4;
+    disk.put(first, bytes);
+    disk.put(&partition().join("00000000000000000500-0.log"), vec![7; 9_000]);
+    let what = what_to_examine(&disk).unwrap();
+    let whole = held(&fixture, &disk).unwrap().unwrap();
+    assert_eq!(whole.steps.len(), 3, "{:?}", whole.steps);
+    let mut cuts = 0;
+    for change in 1.. {
+        let mut simulated = simulated(&disk.all_files(), change);
+        let mut dying = Dying::at(&mut simulated, Some(change));
+        let cut_off = repair(&mut dying, &what, true);
+        let died = dying.is_dead();
+        simulated.process_kill();
+        simulated.power_cut();
+        if died {
+            cuts += 1;
+        } else {
+            cut_off.unwrap();
+        }
+        let again = repair(&mut Dying::at(&mut simulated, None), &what, true).unwrap();
+        let mut after = disk.copy();
+        for path in disk
+            .all_files()
+            .keys()
+            .filter(|path| path.starts_with(partition()))
+        {
+            after.remove(path);
+        }
+        for (path, bytes) in image(&mut simulated).all_files() {
+            after.put(&path, bytes.to_vec());
+        }
+        is_clean(&after, &what).unwrap();
+        let served = serve(&mut after).unwrap();
+        for sent in fixture.acked.iter().filter(|sent| sent.next > LOG_START) {
+            let lost = |damage: &tidelog_segment_log::recovery::ExaminedDamage| {
+                damage
+                    .quarantined
+                    .offsets
+                    .contains(&tidelog_segment_log::ids::Offset(sent.base))
+            };
+            let is_lost = whole.found.damage.iter().any(lost);
+            let is_served = served.get(&sent.base) == Some(&sent.stored);
+            assert_eq!(
+                is_served, !is_lost,
+                "offset {}, change {change}: {again:?}",
+                sent.base
+            );
+        }
+        if !died {
+            break;
+        }
+    }
+    assert!(cuts > 10, "a repair changes more than {cuts} things");
+    println!("{cuts} cuts of power inside a repair");
 }
 
 #[test]
