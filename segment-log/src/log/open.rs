@@ -262,7 +262,8 @@ impl Opener {
     ) -> Result<(Walked, Vec<String>), Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
-        let known = look_up(&self.io, &self.spec.directory, checkpoint, &segments, source).await?;
+        let (directory, bug) = (&self.spec.directory, self.options.bug);
+        let known = look_up(&self.io, directory, checkpoint, &segments, source, bug).await?;
         let input = WalkInput {
             io: &self.io,
             source,

@@ -92,6 +92,8 @@ pub enum RecoveryBug {
     ReadFromCache,
     /// Terms are not raised.
     KeepTerm,
+    /// An index file says where its segment ends, whatever the segment holds.
+    TrustIndex,
 }
 
 /// What an open may be told beyond its [`crate::log::OpenSpec`].

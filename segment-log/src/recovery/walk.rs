@@ -258,6 +258,9 @@ impl Walk<'_> {
         let known = self.adopt_known(at, limit.map(|limit| limit.index));
         if let Some(mark) = known {
             (position, chain) = (mark.position, Some(mark.crc));
+            if self.input.bug == RecoveryBug::TrustIndex {
+                return Ok((at + 1 == self.segments.len()).then_some(Ending::Here));
+            }
         }
         loop {
             let is_over = Limit::is_reached(limit, self.state.next_index());
