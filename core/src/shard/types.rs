@@ -232,6 +232,8 @@ pub struct ShardSeed {
     pub space: Arc<DirectorySpace>,
     /// The data directory.
     pub directory: DirectorySeed,
+    /// Partitions that are opened at once, as the descriptors allow.
+    pub openings_max: usize,
     /// Group 0; on shard 0 only.
     pub control: Option<ControlSeed>,
     /// Told once, when this shard serves what it owns.

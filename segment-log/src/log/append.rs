@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::segment::{Creation, Mark, OutstandingWrite, Segment, StagedRest};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::batch::{BATCH_PREFIX_LEN, BatchHeader, patch_prefix};
-use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow};
+use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow, is_out_of_descriptors};
 use crate::entry::{
     DURABLE_GAP_UNKNOWN, ENTRY_VERSION, EntryHeader, EntryKind, entry_len, padding_len, payload_crc,
 };
@@ -252,6 +252,8 @@ impl PartitionLog {
                 segment.clear_staged();
                 self.submit(disk, Purpose::Write(id), DiskOp::Write { file, position, data });
             }
+            // Nothing was written: it stays staged until the next flush.
+            Err(error) if is_out_of_descriptors(&error) => {}
             Err(error) => self.fence(error),
         }
     }
@@ -292,7 +294,7 @@ impl PartitionLog {
         let end = segment.allocating.take();
         match result {
             Ok(_) => segment.allocated = end.unwrap_or(segment.allocated),
-            Err(error) if is_full(&error) => segment.no_space = true,
+            Err(error) if passes_by_itself(&error) => segment.no_space = true,
             Err(error) => self.fence(error),
         }
     }
@@ -337,6 +339,12 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
+}
+
+/// Whether something could not be begun for want of what may be there again at the next tick: space, or a
+/// descriptor.
+pub(super) fn passes_by_itself(error: &io::Error) -> bool {
+    is_full(error) || is_out_of_descriptors(error)
 }
 
 /// ENOSPC or a quota.

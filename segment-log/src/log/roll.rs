@@ -4,7 +4,8 @@
 //! - a new segment's header and name are durable before an entry is written to it;
 //! - a segment begun by a roll opens with a producer_state entry;
 //! - a base index that was used before takes the next generation;
-//! - a disk that is full while a segment is made delays it until a tick finds space, and nothing else.
+//! - a disk that is full while a segment is made, and a process without a descriptor for it, delay it until a
+//!   tick finds space or one, and nothing else.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use super::append::is_full;
 use super::segment::{Creation, Segment};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
-use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::disk::{Disk, DiskOp, DiskOutput, is_out_of_descriptors};
 use crate::entry::EntryKind;
 use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey};
 use crate::segment_header::{SEGMENT_FORMAT_VERSION, SEGMENT_HEADER_LEN, SegmentHeader};
@@ -126,7 +127,9 @@ impl PartitionLog {
             Ok(output) => output,
             // Nothing of an entry was lost: the next tick goes on where this stopped. A sync that
             // fails is a failed sync, whatever its reason.
-            Err(error) if is_full(&error) && segment.creation.takes_space() => {
+            Err(error)
+                if (is_full(&error) && segment.creation.takes_space()) || is_out_of_descriptors(&error) =>
+            {
                 segment.no_space = true;
                 return;
             }

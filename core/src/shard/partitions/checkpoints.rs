@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::write_checkpoint;
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, is_out_of_descriptors};
 use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey};
 use tidelog_segment_log::log::Machine;
 
@@ -47,6 +47,10 @@ struct Gathering {
 pub(super) struct Checkpoints {
     state: State,
     is_wanted: bool,
+    /// It could not be written for want of a descriptor: not before the next tick.
+    is_put_off: bool,
+    /// The logs are closed: this one must be written now.
+    is_last: bool,
     due_ms: u64,
     /// The terms that the newest checkpoint carries.
     covered: Vec<(PartitionKey, LeaderEpoch)>,
@@ -59,6 +63,8 @@ impl Default for Checkpoints {
         Self {
             state: State::Resting,
             is_wanted: true,
+            is_put_off: false,
+            is_last: false,
             due_ms: INTERVAL_MS,
             covered: Vec::new(),
             has_group_zero: false,
@@ -86,6 +92,7 @@ impl Partitions {
 
     /// Wants the checkpoint that is due by time.
     pub(in crate::shard) fn tick_checkpoint(&mut self, now_ms: u64) {
+        self.checkpoints.is_put_off = false;
         if now_ms >= self.checkpoints.due_ms {
             self.checkpoints.due_ms = now_ms + INTERVAL_MS;
             self.want_checkpoint();
@@ -95,6 +102,7 @@ impl Partitions {
     /// Begins the checkpoint that is wanted. True: [`Partitions::checkpoint_step`] has something to do.
     pub(in crate::shard) fn maintain(&mut self) -> bool {
         if self.checkpoints.is_wanted
+            && !self.checkpoints.is_put_off
             && matches!(self.checkpoints.state, State::Resting)
             && self.opening == 0
             && !self.is_applying()
@@ -181,6 +189,7 @@ impl Partitions {
     /// Writes the checkpoint of logs that were closed, whatever one was being gathered.
     pub(super) fn write_last_checkpoint(&mut self, disk: &mut dyn Disk, closed: Vec<PartitionCheckpoint>) {
         self.checkpoints.has_group_zero = false;
+        self.checkpoints.is_last = true;
         self.write(disk, closed);
     }
 
@@ -192,6 +201,13 @@ impl Partitions {
             return;
         };
         if let Err(error) = result {
+            if is_out_of_descriptors(&error) && !self.checkpoints.is_last {
+                tracing::warn!(%error, "the checkpoint is put off");
+                self.checkpoints.state = State::Resting;
+                self.checkpoints.is_put_off = true;
+                self.want_checkpoint();
+                return;
+            }
             fatal(
                 FatalReason::Checkpoint,
                 &format!("the checkpoint cannot be written: {error}"),
