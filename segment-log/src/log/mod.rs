@@ -339,6 +339,7 @@ impl PartitionLog {
         self.create_again(disk);
         for segment in &mut self.segments {
             segment.no_space = false;
+            segment.rest();
         }
         self.roll_by_age(now_ms, disk);
         self.flush(now_ms, disk);
