@@ -39,8 +39,12 @@ impl Bench {
         };
         let directory = Arc::new(DataDirectory::open(&mut disk, directory, identity).expect("a directory"));
         let settings: Arc<Settings> = crate::shard::tests::settings(1, &[]);
+        let seed = DirectorySeed {
+            directory,
+            space: Arc::default(),
+        };
         Self {
-            partitions: Partitions::new(DirectorySeed { directory }, settings, 0, 1, 16),
+            partitions: Partitions::new(seed, settings, 0, 1, 16),
             disk,
             metrics: ShardCells::new(0),
             answers: Vec::new(),
