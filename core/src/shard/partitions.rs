@@ -29,6 +29,8 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
 mod images;
+#[cfg(test)]
+mod memory_tests;
 mod rounds;
 
 use checkpoints::Checkpoints;

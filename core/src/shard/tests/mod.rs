@@ -22,3 +22,5 @@ mod requests;
 mod silence;
 mod stopping;
 mod topics;
+
+pub(in crate::shard) use harness::settings;
