@@ -50,9 +50,7 @@ impl Pooled {
                 loop {
                     let job = jobs.lock().expect("no thread panics").recv();
                     let Ok((token, file)) = job else { return };
-                    let result = file.fd().map_or(Err(io::ErrorKind::NotFound.into()), |fd| {
-                        Ok(rustix::fs::fdatasync(fd)?)
-                    });
+                    let result = file.lease().and_then(|lease| Ok(rustix::fs::fdatasync(lease)?));
                     let result = result.map(|()| DiskOutput::Done);
                     if finished.send(Completion { token, result }).is_err() {
                         return;

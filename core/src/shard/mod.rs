@@ -55,7 +55,6 @@ use std::time::Instant;
 
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
-use crate::directory_space::DirectorySpace;
 use crate::guard::Guard;
 use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
@@ -133,7 +132,6 @@ pub struct Shard {
     settings: Arc<Settings>,
     listeners: Vec<(Arc<str>, String, u16)>,
     cluster_id: String,
-    space: Arc<DirectorySpace>,
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
@@ -189,7 +187,7 @@ impl Shard {
         // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
-        let control = share / 5;
+        let control = sockets::control_bytes(share);
         let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
@@ -198,7 +196,6 @@ impl Shard {
             settings: Arc::clone(&seed.settings),
             listeners: seed.listeners,
             cluster_id: seed.cluster_id,
-            space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
             leader_epochs: BTreeMap::new(),
@@ -214,7 +211,7 @@ impl Shard {
                 seed.directory.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directory, seed.settings, own, shards),
+            partitions: Partitions::new(seed.directory, seed.settings, own, shards, seed.openings_max),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

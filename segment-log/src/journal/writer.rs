@@ -24,7 +24,7 @@ use super::format::{
     FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage, Note, RecordKind,
 };
 use super::scan::LiveJournal;
-use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Token, WriteNow};
+use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, Token, WriteNow};
 use crate::ids::{EntryIndex, FilePosition, PartitionKey};
 use crate::limits::JOURNAL_SPARE_FILES_MAX;
 use crate::log::Incarnations;
@@ -131,6 +131,8 @@ pub(super) struct Mark {
 struct JournalFile {
     name: String,
     handle: FileHandle,
+    /// Its descriptor stays open: a commit must not fail for want of one.
+    _lease: Option<Lease>,
     file_id: FileId,
     /// Where the next commit begins.
     position: u64,
@@ -593,6 +595,7 @@ impl Journal {
             (Job::Make { name, file_id }, Ok(Some(handle))) => {
                 self.next = Some(JournalFile {
                     name,
+                    _lease: handle.lease().ok(),
                     handle,
                     file_id,
                     position: JOURNAL_PAGE_BYTES as u64,

@@ -15,7 +15,7 @@ use std::io;
 use super::segment::{Creation, Mark};
 use super::{Durability, LogStatus, PartitionLog, Purpose};
 use crate::checkpoint::PartitionCheckpoint;
-use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::disk::{Disk, DiskOp, DiskOutput, FileHandle};
 
 /// The commit in flight.
 #[derive(Debug)]
@@ -69,12 +69,13 @@ impl PartitionLog {
         let mut syncs = Vec::new();
         let mut files = Vec::new();
         for (at, segment) in self.segments.iter().enumerate().skip(self.first_unsynced) {
-            // A segment that takes no more appends is synced before it counts as closed.
-            let wanted = due || at < active;
+            // A segment that takes no more appends is synced before it counts as closed, and one whose
+            // descriptor is wanted before that is closed.
+            let wanted = |file: &FileHandle| due || at < active || file.is_asked_to_sync();
             if let Some(file) = segment
                 .file
                 .clone()
-                .filter(|_| wanted && segment.is_dirty() && segment.write.is_none())
+                .filter(|file| wanted(file) && segment.is_dirty() && segment.write.is_none())
             {
                 syncs.push((segment.id, segment.written));
                 files.push(file);
@@ -141,7 +142,8 @@ impl PartitionLog {
     }
 
     pub(super) fn advance_durable(&mut self) {
-        while let Some(segment) = self.segments.get(self.first_unsynced) {
+        let segments = self.segments.len();
+        while let Some(segment) = self.segments.get_mut(self.first_unsynced) {
             if segment.creation != Creation::Ready {
                 break;
             }
@@ -149,10 +151,12 @@ impl PartitionLog {
             if synced.index >= self.settled.index && synced.next_offset >= self.settled.next_offset {
                 self.settled = synced;
             }
-            let is_last = self.first_unsynced + 1 == self.segments.len();
+            let is_last = self.first_unsynced + 1 == segments;
             if is_last || synced.position < segment.tail.position {
                 break;
             }
+            // Closed: it is never staged to again.
+            segment.staged = Vec::new();
             self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }

@@ -14,7 +14,7 @@ use std::io;
 use super::commit::Commit;
 use super::segment::{Creation, Mark};
 use super::{Durability, LogStatus, PartitionLog, Purpose};
-use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::disk::{Disk, DiskOp, DiskOutput, FileHandle};
 use crate::ids::EntryIndex;
 use crate::journal::JournalRun;
 
@@ -199,9 +199,17 @@ impl PartitionLog {
         self.settle_up_to(self.segments.len(), disk)
     }
 
-    /// A segment that takes no more appends is synced before it counts as closed.
+    /// A segment that takes no more appends is synced before it counts as closed, and one whose descriptor is
+    /// wanted before that is closed.
     pub(super) fn settle_closed(&mut self, disk: &mut dyn Disk) {
-        if self.waits_for_group() && self.first_unsynced + 1 < self.segments.len() {
+        if !self.waits_for_group() {
+            return;
+        }
+        let unsettled = self.segments.get(self.first_unsynced..).unwrap_or_default();
+        let files = unsettled.iter().filter_map(|segment| segment.file.as_ref());
+        if files.clone().any(FileHandle::is_asked_to_sync) {
+            self.settle(disk);
+        } else if unsettled.len() > 1 {
             self.settle_up_to(self.segments.len() - 1, disk);
         }
     }

@@ -17,6 +17,7 @@
 
 mod append;
 mod commit;
+mod full_disk;
 mod grouped;
 mod index_files;
 mod internal;
@@ -99,8 +100,9 @@ pub enum LogStatus {
 /// Why an append was not taken. Nothing of it is in the log.
 #[derive(Debug, Error)]
 pub enum AppendError {
-    /// The disk is full: answer a retriable storage error; works again by itself when there is space.
-    #[error("no space to extend the segment")]
+    /// The disk is full, or no descriptor is left: answer a retriable storage error; works again by itself
+    /// when there is space.
+    #[error("no space, or no descriptor, to extend the segment")]
     NoSpace,
     /// Too much waits for the disk: retry when a completion came in.
     #[error("too many bytes wait for the disk")]
@@ -333,7 +335,7 @@ impl PartitionLog {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
             Purpose::Settle(id) => self.settle_completed(id, completion.result),
-            Purpose::Extend(id) => self.extend_completed(id, completion.result),
+            Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
         }
         self.flush(now_ms, disk);
@@ -345,10 +347,9 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
-        self.create_again(disk);
-        for segment in &mut self.segments {
-            segment.no_space = false;
-        }
+        self.ask_for_space_again(disk);
+        let open = self.segments.get_mut(self.first_unsynced..).unwrap_or_default();
+        open.iter_mut().for_each(Segment::rest);
         self.roll_by_age(now_ms, disk);
         self.flush(now_ms, disk);
     }

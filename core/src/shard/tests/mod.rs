@@ -10,6 +10,7 @@ mod device;
 mod faults;
 mod fetch;
 mod fetch_sessions;
+mod full_disk;
 mod harness;
 mod hostile;
 mod leases;
@@ -21,3 +22,5 @@ mod requests;
 mod silence;
 mod stopping;
 mod topics;
+
+pub(in crate::shard) use harness::settings;
