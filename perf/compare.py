@@ -571,7 +571,7 @@ ROWS = {
 # ---------------------------------------------------------------- the page
 
 
-def head(arguments: argparse.Namespace, load_before: float) -> str:
+def head(arguments: argparse.Namespace, script: str, load_before: float) -> str:
     commit = git("rev-parse", "--short", "HEAD") + (" (changed)" if git("status", "--porcelain", "-uno") else "")
     today = datetime.date.today().isoformat()
     pinned = f"server on core {SERVER_CORE}, load on core {LOAD_CORE}"
@@ -579,7 +579,7 @@ def head(arguments: argparse.Namespace, load_before: float) -> str:
         [
             f"# {arguments.name}, {today}, commit {commit}",
             "",
-            f"Command: `{shlex.join(['perf/compare.sh', *sys.argv[1:]])}`, release build. Medians of",
+            f"Command: `{shlex.join([script, *sys.argv[1:]])}`, release build. Medians of",
             f"{Options.rounds} interleaved rounds; loopback, {pinned}. CPU is the server's, user and system.",
             f"{os.cpu_count()} CPUs ({cpu_model()}), Linux {platform.release()}, data on {filesystem()}.",
             f"Load average at the start {load_before:.2f}."
@@ -608,21 +608,22 @@ def filesystem() -> str:
     return lines[-1] if lines else "?"
 
 
-def row_names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown row {unknown[0]!r}; rows are {', '.join(ROWS)}")
-    return names
+def main(rows: dict = ROWS, script: str = "perf/compare.sh", doc: str = __doc__, page_name: str = "compare") -> int:
+    """Runs the rows that the command line names and writes their page. `script`: how it was called."""
 
+    def row_names(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in rows]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown row {unknown[0]!r}; rows are {', '.join(rows)}")
+        return names
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", type=row_names, default=list(ROWS), help=", ".join(ROWS))
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", type=row_names, default=list(rows), help=", ".join(rows))
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--realtime", action="store_true", help="ahead of all other work (root); with --quick on a shared machine")
-    parser.add_argument("--name", default="compare", help="of the page: perf/results/DATE-NAME.md")
+    parser.add_argument("--name", default=page_name, help="of the page: perf/results/DATE-NAME.md")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--data-root", type=pathlib.Path, default=ROOT / "target", help="where data is put")
     arguments = parser.parse_args()
@@ -634,10 +635,10 @@ def main() -> int:
     today = datetime.date.today().isoformat()
     out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = head(arguments, os.getloadavg()[0])
+    page = head(arguments, script, os.getloadavg()[0])
     for name in arguments.only:
         print(name, file=sys.stderr, flush=True)
-        page += f"\n{ROWS[name]()}"
+        page += f"\n{rows[name]()}"
         # After each row: a run that is ended early keeps what it has.
         out.write_text(page)
     print(page)

@@ -5,6 +5,7 @@
 //! one sentence and an exit code; nothing is served before every shard has opened what it owns.
 
 mod directories;
+mod disk_health;
 mod listen;
 mod pin;
 mod space;
@@ -16,10 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use tidelog_segment_log::disk::sigbus::end_process_on_fault;
+
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
 use crate::directory_space::DirectorySpace;
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
+use crate::limits::{OPENING_DESCRIPTORS, OPENINGS_PER_SHARD_MAX};
 use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
 use crate::metrics::{DirectoryMetrics, ShardCells, ShardMetrics};
 use crate::reactor::{self, Shared, Start};
@@ -28,8 +32,12 @@ use crate::settings::{
     format_size,
 };
 use crate::shard::{ControlSeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
-use crate::startup::{RingProbe, StartupError, bind_failed, io_uring_unavailable, raise_descriptor_limit};
+use crate::startup::{
+    DescriptorShares, RingProbe, StartupError, bind_failed, divide_descriptors, io_uring_unavailable,
+    raise_descriptor_limit,
+};
 use directories::Directories;
+use disk_health::DiskHealth;
 use space::Space;
 
 /// What `tidelog serve` was told, as text.
@@ -222,6 +230,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     if let Some(warning) = descriptors.warning {
         tracing::warn!("{warning}");
     }
+    let descriptors = divide_descriptors(descriptors.limit, settings.shards, settings.log_open_files_max)?;
     let shards = usize::from(settings.shards);
     let cores = pin::choose(settings.runtime_pin, shards)?;
     let health = Arc::new(Mutex::new(HealthRegistry::new()));
@@ -229,6 +238,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     let directories = Directories::open(&settings, &mut space)?;
     let home = &directories.home().directory;
     install_panic_hook(Some(directories.home().facts.path.clone()));
+    end_process_on_fault(i32::from(FatalReason::Mapping.exit_code()))
+        .map_err(|error| StartupError::machine(format!("SIGBUS cannot be handled: {error}")))?;
 
     let killed = !home.was_clean() && !home.is_first_start();
     let patience = if killed {
@@ -266,7 +277,13 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         .map_err(|error| StartupError::machine(format!("the admin page cannot be served: {error}")))?;
 
     let settings = Arc::new(settings);
-    let running = start_shards(&settings, &directories, &listeners, &metrics, &cores)?;
+    let running = start_shards(
+        &settings,
+        &directories,
+        &listeners,
+        &metrics,
+        (&cores, descriptors),
+    )?;
     for _ in 0..shards {
         match running.ready.recv() {
             Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
@@ -284,7 +301,14 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         started,
     );
 
-    let complete = wait_for_end(running, &health, &metrics, settings.shard_silent_ms, space)?;
+    let complete = wait_for_end(
+        running,
+        &health,
+        &metrics,
+        settings.shard_silent_ms,
+        space,
+        DiskHealth::new(metrics.clone()),
+    )?;
     if complete {
         directories.mark_clean()?;
     }
@@ -309,6 +333,8 @@ fn set_health(health: &Mutex<HealthRegistry>, state: Health, reason: &str) {
         .set("shards", state, reason);
 }
 
+/// How often the shards' figures of the disk are looked at.
+const DISK_LOOK: Duration = Duration::from_millis(500);
 /// How often the shards' turns are looked at.
 const SILENCE_LOOK: Duration = Duration::from_millis(100);
 
@@ -371,7 +397,7 @@ fn start_shards(
     directories: &Directories,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
-    cores: &[usize],
+    (cores, descriptors): (&[usize], DescriptorShares),
 ) -> Result<Running, StartupError> {
     let shards = metrics.len();
     let endpoints = mesh(shards).map_err(|error| {
@@ -386,6 +412,7 @@ fn start_shards(
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
         connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+        connections_max: descriptors.connections,
     });
     let advertised: Vec<(Arc<str>, String, u16)> = listeners
         .iter()
@@ -415,6 +442,7 @@ fn start_shards(
         let own = endpoint.own();
         wakers.push(endpoint.own_waker().clone());
         let seed = ShardSeed {
+            openings_max: openings_max(descriptors.files_per_shard),
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
@@ -445,6 +473,7 @@ fn start_shards(
                 endpoint,
                 listeners: sockets,
                 shared: Arc::clone(&shared),
+                files_max: descriptors.files_per_shard,
                 hot_window_bytes: hot_bytes / shards as u64,
                 spin: Duration::from_micros(settings.runtime_spin_us),
                 pin: cores.get(own).copied(),
@@ -474,6 +503,12 @@ fn start_shards(
     })
 }
 
+/// Partitions that a shard opens at once: each takes a file, a directory that is synced, and a descriptor for reading
+/// from the device.
+fn openings_max(files_per_shard: usize) -> usize {
+    (files_per_shard / OPENING_DESCRIPTORS).clamp(1, OPENINGS_PER_SHARD_MAX)
+}
+
 /// Waits for a signal, then for the drain. True when every shard closed everything.
 fn wait_for_end(
     mut running: Running,
@@ -481,6 +516,7 @@ fn wait_for_end(
     metrics: &[Arc<Mutex<ShardMetrics>>],
     silent_ms: u64,
     mut space: Space,
+    mut disk: DiskHealth,
 ) -> Result<bool, StartupError> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: io::Error| StartupError::machine(format!("signals cannot be received: {error}"));
@@ -495,6 +531,7 @@ fn wait_for_end(
         let mut watch = SilenceWatch::new(running.beats.clone(), silent_ms);
         let started = Instant::now();
         let mut look = tokio::time::interval(SILENCE_LOOK);
+        let mut look_at_disk = tokio::time::interval(DISK_LOOK);
         let mut measure = tokio::time::interval(space::INTERVAL);
         loop {
             tokio::select! {
@@ -503,6 +540,7 @@ fn wait_for_end(
                     space.look_again();
                     report_unavailable(metrics, health);
                 }
+                _ = look_at_disk.tick() => disk.look(health),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => tracing::info!("SIGHUP: settings cannot be reloaded yet; restart to change them"),

@@ -161,6 +161,8 @@ pub struct Settings {
     pub log_durability: LogDurability,
     /// `log.durability.interval_ms`
     pub log_durability_interval_ms: u64,
+    /// `log.open_files_max`; 0 is half of what the descriptor limit leaves.
+    pub log_open_files_max: u64,
     /// `log.segment_bytes`
     pub log_segment_bytes: u64,
     /// `log.segment_ms`

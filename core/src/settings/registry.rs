@@ -278,6 +278,17 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "log.open_files_max",
+        kind: Kind::Integer {
+            min: 0,
+            max: 10_000_000,
+        },
+        unit: "descriptors",
+        default: "0",
+        doc: "Log files kept open, of all shards; others are opened when they are used. 0: half of what the descriptor limit leaves.",
+        ..BASE
+    },
+    SettingSpec {
         name: "log.retention_bytes",
         kind: Kind::Size {
             min: -1,

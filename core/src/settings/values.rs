@@ -158,6 +158,7 @@ impl Values {
             memory_limit_bytes,
             log_durability,
             log_durability_interval_ms: self.number("log.durability.interval_ms")?,
+            log_open_files_max: self.number("log.open_files_max")?,
             log_segment_bytes: self.number("log.segment_bytes")?,
             log_segment_ms: self.number("log.segment_ms")?,
             log_retention_ms: self.number("log.retention_ms")?,

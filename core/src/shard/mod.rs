@@ -211,7 +211,7 @@ impl Shard {
                 seed.directories.home.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directories, seed.settings, own, shards),
+            partitions: Partitions::new(seed.directories, seed.settings, own, shards, seed.openings_max),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

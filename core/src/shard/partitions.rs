@@ -84,6 +84,9 @@ pub(super) struct Partitions {
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
+    openings_max: usize,
+    /// The image that is being applied waits for openings to end.
+    waits_for_openings: bool,
     /// How often an opening was begun.
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
@@ -94,7 +97,13 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    pub(super) fn new(seed: DirectoriesSeed, settings: Arc<Settings>, own: u16, shards: usize) -> Self {
+    pub(super) fn new(
+        seed: DirectoriesSeed,
+        settings: Arc<Settings>,
+        own: u16,
+        shards: usize,
+        openings_max: usize,
+    ) -> Self {
         Self {
             unusable: seed.unusable.clone(),
             directories: OwnDirectory::all(seed),
@@ -113,6 +122,8 @@ impl Partitions {
             removing: HashMap::new(),
             next_space: FIRST_SPACE,
             opening: 0,
+            openings_max,
+            waits_for_openings: false,
             openings: 0,
             opened: Vec::new(),
             is_closed: false,

@@ -85,6 +85,9 @@ impl Shard {
         self.partitions
             .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
         self.tell_opened();
+        if self.partitions.may_apply_again() {
+            self.jobs.want(Job::ApplyImage);
+        }
         self.control_end_of_turn(now, disk);
         // What was created while stopping is answered as well, which takes a checkpoint.
         let may_checkpoint = self.has_image && !(self.stopping && self.all_quiet());
@@ -152,6 +155,9 @@ impl Shard {
         self.metrics
             .partitions_unavailable
             .set(self.partitions.unavailable() as i64);
+        self.metrics
+            .partitions_failed
+            .set(self.partitions.failed() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
         self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
         self.metrics

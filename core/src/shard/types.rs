@@ -229,6 +229,8 @@ pub struct ShardSeed {
     pub cluster_id: String,
     /// The data directories.
     pub directories: DirectoriesSeed,
+    /// Partitions that are opened at once, as the descriptors allow.
+    pub openings_max: usize,
     /// Group 0; on shard 0 only.
     pub control: Option<ControlSeed>,
     /// Told once, when this shard serves what it owns.

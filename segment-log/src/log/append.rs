@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::segment::{Creation, Mark, OutstandingWrite, Segment, StagedRest};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::batch::{BATCH_PREFIX_LEN, BatchHeader, patch_prefix};
-use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow};
+use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow, is_out_of_descriptors};
 use crate::entry::{
     DURABLE_GAP_UNKNOWN, ENTRY_VERSION, EntryHeader, EntryKind, entry_len, padding_len, payload_crc,
 };
@@ -253,6 +253,8 @@ impl PartitionLog {
                 segment.clear_staged();
                 self.submit(disk, Purpose::Write(id), DiskOp::Write { file, position, data });
             }
+            // Nothing was written: it stays staged until the next flush.
+            Err(error) if is_out_of_descriptors(&error) => {}
             Err(error) => self.fence(error),
         }
     }
@@ -294,14 +296,15 @@ impl PartitionLog {
         match result {
             // There may be room for less.
             Err(error) if is_full(&error) && end > Some(segment.least_extent_end()) => {
-                segment.met_full_disk();
+                segment.asks_for_little();
                 self.ask_for_space_again(disk);
             }
             Ok(_) => {
                 segment.allocated = end.unwrap_or(segment.allocated);
-                segment.no_space = false;
+                segment.has_what_it_asked_for();
             }
             Err(error) if is_full(&error) => segment.met_full_disk(),
+            Err(error) if is_out_of_descriptors(&error) => segment.no_space = true,
             Err(error) => self.fence(error),
         }
     }

@@ -98,8 +98,9 @@ pub enum LogStatus {
 /// Why an append was not taken. Nothing of it is in the log.
 #[derive(Debug, Error)]
 pub enum AppendError {
-    /// The disk is full: answer a retriable storage error; works again by itself when there is space.
-    #[error("no space to extend the segment")]
+    /// The disk is full, or no descriptor is left: answer a retriable storage error; works again by itself
+    /// when there is space.
+    #[error("no space, or no descriptor, to extend the segment")]
     NoSpace,
     /// Too much waits for the disk: retry when a completion came in.
     #[error("too many bytes wait for the disk")]

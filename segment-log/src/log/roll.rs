@@ -4,7 +4,8 @@
 //! - a new segment's header and name are durable before an entry is written to it;
 //! - a segment begun by a roll opens with a producer_state entry;
 //! - a base index that was used before takes the next generation;
-//! - a disk that is full while a segment is made delays it until a tick finds space, and nothing else.
+//! - a disk that is full while a segment is made, and a process without a descriptor for it, delay it until a
+//!   tick finds space or one, and nothing else.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -15,7 +16,7 @@ use bytes::Bytes;
 
 use super::segment::{Creation, Segment};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
-use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::disk::{Disk, DiskOp, DiskOutput, is_out_of_descriptors};
 use crate::entry::EntryKind;
 use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey};
 use crate::reserve::is_full;
@@ -130,6 +131,10 @@ impl PartitionLog {
                 segment.met_full_disk();
                 return;
             }
+            Err(error) if is_out_of_descriptors(&error) => {
+                segment.no_space = true;
+                return;
+            }
             Err(error) => return self.fence(error),
         };
         segment.creation = match (segment.creation, output) {
@@ -152,7 +157,7 @@ impl PartitionLog {
             (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
         };
-        segment.no_space = false;
+        segment.has_what_it_asked_for();
         self.go_on_creating(id, disk);
     }
 

@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::write_checkpoint;
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, is_out_of_descriptors};
 use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey};
 use tidelog_segment_log::log::Machine;
 use tidelog_segment_log::reserve::is_full;
@@ -320,6 +320,11 @@ impl Partitions {
             Err(error) if is_full(&error) => {
                 tracing::warn!("no room for a checkpoint; it is tried again");
                 directory.seed.space.note_full_disk();
+                directory.checkpoints.state = State::Full(None);
+            }
+            // The same holds for one that could not be made.
+            Err(error) if is_out_of_descriptors(&error) => {
+                tracing::warn!(%error, "the checkpoint is put off");
                 directory.checkpoints.state = State::Full(None);
             }
             Err(error) => {

@@ -180,6 +180,7 @@ impl Cluster {
             let own = endpoint.own();
             let (ready, ready_receiver) = mpsc::channel();
             let seed = ShardSeed {
+                openings_max: 4,
                 settings: Arc::clone(&self.settings),
                 listeners: vec![(Arc::from("PLAINTEXT"), "broker.test".into(), 9092)],
                 cluster_id: "test-cluster".into(),
