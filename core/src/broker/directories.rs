@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use tidelog_segment_log::data_directory::{DataDirectory, DataDirectoryError, NewIdentity};
 use tidelog_segment_log::disk::StdDisk;
+use tidelog_segment_log::reserve::is_full;
 
 use super::space::Space;
 use crate::directory_space::{DirectorySpace, RoomRules, SpaceKeeper};
 use crate::settings::Settings;
 use crate::shard::{DirectoriesSeed, DirectorySeed};
-use crate::startup::{DirectoryFacts, StartupError, directory_locked, disk_failed, probe_data_directory};
+use crate::startup::{
+    DirectoryFacts, StartupError, directory_locked, disk_failed, give_up_reserve, probe_data_directory,
+};
 
 /// Where the metadata log is in the directory that holds it.
 const METADATA: &str = "metadata";
@@ -84,7 +87,7 @@ impl Directories {
     pub(super) fn home(&self) -> &Opened {
         self.opened
             .first()
-            .map_or_else(|| unreachable!("a start without it has ended"), |home| home)
+            .unwrap_or_else(|| unreachable!("a start without it has ended"))
     }
 
     /// What the shards are told.
@@ -96,7 +99,7 @@ impl Directories {
         DirectoriesSeed {
             home: seeds
                 .next()
-                .map_or_else(|| unreachable!("a start without it has ended"), |home| home),
+                .unwrap_or_else(|| unreachable!("a start without it has ended")),
             others: seeds.collect(),
             unusable: self.unusable.iter().map(|(path, _)| path.clone()).collect(),
         }
@@ -111,7 +114,12 @@ impl Directories {
             if opened.space.has_failed() {
                 continue;
             }
-            if let Err(error) = opened.directory.mark_clean(&mut StdDisk::new()) {
+            let mark = || opened.directory.mark_clean(&mut StdDisk::new());
+            let marked = match mark() {
+                Err(error) if is_full(&error) && give_up_reserve(&opened.facts.path) => mark(),
+                result => result,
+            };
+            if let Err(error) = marked {
                 let error = disk_failed(&opened.facts.path, "be marked as cleanly closed", &error);
                 if place == 0 {
                     return Err(error);
@@ -141,7 +149,12 @@ impl Directories {
             min_free_bytes: settings.storage_min_free_bytes,
             reserve_bytes: settings.storage_reserve_bytes,
         };
-        let space = space.keep(SpaceKeeper::new(facts.path.clone(), rules));
+        let keeper = SpaceKeeper::new(facts.path.clone(), rules);
+        if facts.was_full {
+            // What the reserve has given is not taken for it again at once.
+            keeper.figures().note_full_disk();
+        }
+        let space = space.keep(keeper);
         self.opened.push(Opened {
             facts,
             directory: Arc::new(directory),

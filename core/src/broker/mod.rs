@@ -7,6 +7,7 @@
 mod directories;
 mod disk_health;
 mod listen;
+mod opening;
 mod pin;
 mod space;
 
@@ -38,6 +39,7 @@ use crate::startup::{
 };
 use directories::Directories;
 use disk_health::DiskHealth;
+use opening::wait_until_open;
 use space::Space;
 
 /// What `tidelog serve` was told, as text.
@@ -284,12 +286,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         &metrics,
         (&cores, descriptors),
     )?;
-    for _ in 0..shards {
-        match running.ready.recv() {
-            Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
-            Err(_) => fatal(FatalReason::Thread, "a shard ended while it started"),
-        }
-    }
+    let topics = wait_until_open(&running.ready, &metrics, &health);
     set_health(&health, Health::Ok, "");
     print_ready(
         &settings,
@@ -297,7 +294,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         &listeners,
         &admin,
         &cores,
-        running.topics.load(Ordering::Relaxed),
+        topics,
         started,
     );
 
@@ -388,7 +385,6 @@ struct Running {
     shared: Arc<Shared>,
     ready: mpsc::Receiver<crate::shard::ShardReady>,
     ended: tokio::sync::mpsc::UnboundedReceiver<(usize, io::Result<bool>)>,
-    topics: AtomicUsize,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -498,7 +494,6 @@ fn start_shards(
         shared,
         ready,
         ended,
-        topics: AtomicUsize::new(0),
         threads,
     })
 }

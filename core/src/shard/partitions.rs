@@ -91,6 +91,8 @@ pub(super) struct Partitions {
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
     is_closed: bool,
+    /// Partitions that the first image gave to this shard.
+    at_start: usize,
     /// Partitions whose directory failed or is missing.
     unavailable: usize,
     cut_short: bool,
@@ -127,6 +129,7 @@ impl Partitions {
             openings: 0,
             opened: Vec::new(),
             is_closed: false,
+            at_start: 0,
             unavailable: 0,
             cut_short: false,
         }
@@ -143,6 +146,11 @@ impl Partitions {
         partitions
             .map(|(key, (_, partition))| (*key, partition.size_bytes()))
             .collect()
+    }
+
+    /// Partitions that the first image gave to this shard.
+    pub(super) fn at_start(&self) -> usize {
+        self.at_start
     }
 
     /// Partitions whose data directory failed or is missing.

@@ -153,6 +153,9 @@ impl Shard {
             .partitions_opening
             .set(self.partitions.opening() as i64);
         self.metrics
+            .partitions_at_start
+            .set(self.partitions.at_start() as i64);
+        self.metrics
             .partitions_unavailable
             .set(self.partitions.unavailable() as i64);
         self.metrics

@@ -57,6 +57,12 @@ impl Applying {
 impl Partitions {
     /// Takes a new image; [`Partitions::apply_step`] carries it out.
     pub(in crate::shard) fn take_image(&mut self, image: Arc<MetadataImage>, is_first: bool) {
+        if is_first {
+            let shards = self.shards as u16;
+            let is_own = |topic: &TopicImage, at| usize::from(topic.shard_of(at, shards)) == self.own;
+            let own = |topic: &Arc<TopicImage>| (0..topic.partitions).filter(|at| is_own(topic, *at)).count();
+            self.at_start = image.topics().map(own).sum();
+        }
         if self.applying.is_some() {
             self.next_image = Some(image);
         } else {
