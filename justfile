@@ -32,7 +32,7 @@ deny:
 schemas:
     .ci/run schemas
 
-# The fuzz targets, each for a number of executions (nightly compiler): just fuzz FetchRequest runs=1000
+# The fuzz targets of the wire for a number of executions and of the disk for a time (nightly compiler): just fuzz wire runs=1000; just fuzz segment seconds=600
 fuzz *ARGS:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -40,6 +40,7 @@ fuzz *ARGS:
     for argument in {{ARGS}}; do
         case "$argument" in
             runs=*) arguments+=(--runs "${argument#runs=}") ;;
+            seconds=*) arguments+=(--seconds "${argument#seconds=}") ;;
             *) arguments+=("$argument") ;;
         esac
     done

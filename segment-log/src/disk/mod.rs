@@ -17,6 +17,7 @@ pub mod descriptors;
 mod handle;
 pub mod hot;
 pub mod memory;
+pub mod read_only;
 pub mod sigbus;
 pub mod sim;
 pub mod std_disk;

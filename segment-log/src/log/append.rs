@@ -304,6 +304,7 @@ impl PartitionLog {
                 segment.has_what_it_asked_for();
             }
             Err(error) if is_full(&error) => segment.met_full_disk(),
+            // It may be there again at the next tick.
             Err(error) if is_out_of_descriptors(&error) => segment.no_space = true,
             Err(error) => self.fence(error),
         }

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use crate::checkpoint::SegmentCheckpoint;
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
-use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
+use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX};
 use crate::log::machine::Io;
 use crate::recovery::scan::Window;
@@ -225,6 +225,11 @@ impl Segment {
     /// The highest timestamp of its batches in ms, and the base offset of the first that has it.
     pub(crate) fn max_timestamp(&self) -> Option<(i64, Offset)> {
         self.max_timestamp
+    }
+
+    /// The highest term of its entries.
+    pub(crate) fn last_term(&self) -> LeaderEpoch {
+        self.epochs.last().map_or(LeaderEpoch(0), |last| last.epoch)
     }
 
     /// Whether a sync has something to cover and may be submitted now.

@@ -26,8 +26,8 @@ const SPACE: u32 = 256;
 pub(super) const SPACES: std::ops::Range<u32> = SPACE..SPACE + DATA_DIRS_MAX as u32;
 /// Time between checkpoints, milliseconds.
 const INTERVAL_MS: u64 = 30_000;
-/// Time until one that found the disk full is tried again, milliseconds.
-const FULL_AGAIN_MS: u64 = 250;
+/// Time until one that found the disk full, or no descriptor, is tried again, milliseconds.
+const PUT_OFF_MS: u64 = 250;
 
 /// What the newest checkpoint is doing.
 #[derive(Default)]
@@ -40,8 +40,8 @@ enum State {
     Writing(Machine<io::Result<()>>),
     /// Written; terms are confirmed from this place of `covered` on.
     Confirming(usize),
-    /// The disk was full. The older generation still counts; tried again then, from the next tick on at first.
-    Full(Option<u64>),
+    /// The disk was full, or there was no descriptor. The older generation still counts; tried again then, from the next tick on at first.
+    PutOff(Option<u64>),
 }
 
 #[derive(Default)]
@@ -94,12 +94,12 @@ impl Checkpoints {
 
     /// Whether the one that was begun last is on the disk.
     fn is_last_written(&self) -> bool {
-        !matches!(self.state, State::Writing(_) | State::Full(_))
+        !matches!(self.state, State::Writing(_) | State::PutOff(_))
     }
 
     /// Whether there is something to do for it in steps.
     fn wants_steps(&self) -> bool {
-        !matches!(self.state, State::Resting | State::Writing(_) | State::Full(_))
+        !matches!(self.state, State::Resting | State::Writing(_) | State::PutOff(_))
     }
 }
 
@@ -128,8 +128,8 @@ impl Partitions {
             };
             let checkpoints = &mut directory.checkpoints;
             match checkpoints.state {
-                State::Full(None) => checkpoints.state = State::Full(Some(now_ms + FULL_AGAIN_MS)),
-                State::Full(Some(at)) if at <= now_ms => {
+                State::PutOff(None) => checkpoints.state = State::PutOff(Some(now_ms + PUT_OFF_MS)),
+                State::PutOff(Some(at)) if at <= now_ms => {
                     checkpoints.state = State::Resting;
                     match directory.closed.clone() {
                         Some(closed) => self.write(disk, id, closed),
@@ -188,7 +188,7 @@ impl Partitions {
                     Progress::Done
                 }
                 State::Confirming(from) => self.confirm_step(id, from, budget),
-                state @ (State::Resting | State::Writing(_) | State::Full(_)) => {
+                state @ (State::Resting | State::Writing(_) | State::PutOff(_)) => {
                     checkpoints.state = state;
                     Progress::Done
                 }
@@ -320,12 +320,12 @@ impl Partitions {
             Err(error) if is_full(&error) => {
                 tracing::warn!("no room for a checkpoint; it is tried again");
                 directory.seed.space.note_full_disk();
-                directory.checkpoints.state = State::Full(None);
+                directory.checkpoints.state = State::PutOff(None);
             }
             // The same holds for one that could not be made.
             Err(error) if is_out_of_descriptors(&error) => {
                 tracing::warn!(%error, "the checkpoint is put off");
-                directory.checkpoints.state = State::Full(None);
+                directory.checkpoints.state = State::PutOff(None);
             }
             Err(error) => {
                 directory.checkpoints.state = State::Resting;
