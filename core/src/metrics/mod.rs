@@ -260,6 +260,8 @@ shard_metrics! {
         fetches_parked: "Fetches waiting for records.",
         partitions: "Partitions owned.",
         partitions_opening: "Partitions being opened, or opened again after a fence.",
+        partitions_at_start: "Partitions that the metadata gave to the shard when it started.",
+        partitions_unavailable: "Partitions whose data directory failed or is missing.",
         socket_receive_bytes: "Bytes that the kernel may keep for connections to receive.",
         socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",

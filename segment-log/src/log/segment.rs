@@ -104,7 +104,10 @@ pub(crate) struct Segment {
     pub(crate) allocated: u64,
     pub(crate) extent: u64,
     pub(crate) allocating: Option<u64>,
+    /// What it asked for could not be had; it is asked for again at each tick.
     pub(crate) no_space: bool,
+    /// And that was space.
+    pub(crate) is_disk_full: bool,
     pub(crate) opened_ms: i64,
     pub(crate) file_len: u64,
     /// Where the log goes on behind damage: offset and byte.
@@ -145,6 +148,7 @@ impl Segment {
             extent: EXTENT_BYTES_MIN,
             allocating: None,
             no_space: false,
+            is_disk_full: false,
             opened_ms: now_ms,
             file_len: 0,
             resumes: Vec::new(),
@@ -178,8 +182,20 @@ impl Segment {
 
     /// Space for it was asked for and there is none: the log asks again at each tick, for little.
     pub(crate) fn met_full_disk(&mut self) {
+        self.asks_for_little();
+        self.is_disk_full = true;
+    }
+
+    /// So much space as was asked for is not there; perhaps there is some.
+    pub(crate) fn asks_for_little(&mut self) {
         self.no_space = true;
         self.extent = EXTENT_BYTES_MIN;
+    }
+
+    /// What it asked for was there.
+    pub(crate) fn has_what_it_asked_for(&mut self) {
+        self.no_space = false;
+        self.is_disk_full = false;
     }
 
     /// Where the smallest extent ends that holds all that is staged.

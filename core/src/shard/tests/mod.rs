@@ -7,6 +7,7 @@ mod compacted;
 mod delete_records;
 mod denials;
 mod device;
+mod directories;
 mod faults;
 mod fetch;
 mod fetch_sessions;
