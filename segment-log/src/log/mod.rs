@@ -17,6 +17,7 @@
 
 mod append;
 mod commit;
+mod front;
 mod index_files;
 mod internal;
 mod log_start;
@@ -44,6 +45,9 @@ use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
 pub use commit::CloseProgress;
+#[doc(hidden)]
+pub use front::RemovalBug;
+pub use front::{Removed, RetentionLimits};
 pub use internal::InternalEntry;
 pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
@@ -53,6 +57,7 @@ pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_co
 pub use removal::remove_partition_directory;
 
 use commit::Commit;
+use front::Front;
 use index_files::IndexWrite;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
@@ -138,6 +143,7 @@ enum Purpose {
     Sync(u64),
     Extend(u64),
     Create(u64),
+    Remove(u64),
 }
 
 /// The log of one partition. See the module.
@@ -164,6 +170,7 @@ pub struct PartitionLog {
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
     log_starts: DurableLogStart,
+    front: Front,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -325,12 +332,16 @@ impl PartitionLog {
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
             Purpose::Extend(id) => self.extend_completed(id, completion.result),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
+            Purpose::Remove(_) => {
+                self.removal_completed(completion.result, disk);
+                self.remove_front(now_ms, disk);
+            }
         }
         self.flush(now_ms, disk);
     }
 
     /// To be called now and then (at least each 100 ms): rolls by age, commits by interval, asks
-    /// for space again.
+    /// for space again, removes what lies below the log start.
     pub fn tick(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         if self.status == LogStatus::Fenced {
             return;
@@ -340,6 +351,7 @@ impl PartitionLog {
             segment.no_space = false;
         }
         self.roll_by_age(now_ms, disk);
+        self.remove_front(now_ms, disk);
         self.flush(now_ms, disk);
     }
 
