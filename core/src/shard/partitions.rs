@@ -1,7 +1,7 @@
 //! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
 //!
-//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick) and
-//! `checkpoints`.
+//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick),
+//! `retention` and `checkpoints`.
 //!
 //! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
 //! its partition by the upper half of its token.
@@ -20,6 +20,7 @@ use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, re
 
 use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
+use super::retention_clock::RetentionClock;
 use super::{FastMap, Now, ReplyTo};
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
@@ -28,11 +29,13 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
 mod images;
+mod retention;
 mod rounds;
 
 use checkpoints::Checkpoints;
 use images::Applying;
 pub(super) use images::{Outbox, has_partition};
+use retention::RetentionRound;
 use rounds::Round;
 
 /// Token spaces below this belong to the shard itself.
@@ -97,6 +100,8 @@ pub(super) struct Partitions {
     next_image: Option<Arc<MetadataImage>>,
     topics_gone: bool,
     round: Round,
+    retention: RetentionRound,
+    clock: RetentionClock,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
@@ -110,8 +115,11 @@ pub(super) struct Partitions {
 
 impl Partitions {
     pub(super) fn new(seed: DirectorySeed, settings: Arc<Settings>, own: u16, shards: usize) -> Self {
+        let clock = RetentionClock::new(seed.directory.last_change_ms());
         Self {
             seed,
+            clock,
+            retention: RetentionRound::default(),
             defaults: TopicDefaults::from_settings(&settings),
             settings,
             own: usize::from(own),

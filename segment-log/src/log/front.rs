@@ -234,13 +234,14 @@ impl PartitionLog {
             return;
         };
         let (step, op) = match (step, is_gone) {
+            // Readers have handles of their own. Without this one the space is freed by the unlink, or by
+            // the last reader's.
             (Step::UnlinkIndex, true) => {
                 let path = directory.join(segment.name());
+                segment.file = None;
                 (Step::UnlinkFile, DiskOp::Unlink { path })
             }
-            // Readers have handles of their own. Without this one its map can go, and then its space.
             (Step::UnlinkFile, true) if !unordered => {
-                segment.file = None;
                 (Step::SyncDirectory, DiskOp::SyncDir { path: directory })
             }
             (Step::UnlinkFile | Step::SyncDirectory, true) => return self.forget(id),

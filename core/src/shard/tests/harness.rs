@@ -73,6 +73,8 @@ pub(super) struct Cluster {
     settings: Arc<Settings>,
     directory: Option<Arc<DataDirectory>>,
     monotonic_ms: u64,
+    /// The wall clock is so far ahead of where it was.
+    pub(super) leap_ms: i64,
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
@@ -113,6 +115,7 @@ impl Cluster {
             settings: settings(shards, sets),
             directory: None,
             monotonic_ms: 0,
+            leap_ms: 0,
             shards,
             stalled: None,
             steps_held: false,
@@ -181,7 +184,7 @@ impl Cluster {
     }
 
     pub(super) fn wall_ms(&self) -> i64 {
-        EPOCH_MS + self.monotonic_ms as i64
+        EPOCH_MS + self.monotonic_ms as i64 + self.leap_ms
     }
 
     fn now(&self) -> Now {
