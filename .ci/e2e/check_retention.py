@@ -42,14 +42,16 @@ def admin_of(broker: Broker) -> AdminClient:
 def create(broker: Broker, name: str, config: dict[str, str]) -> None:
     settings = {"segment.bytes": str(SEGMENT_BYTES), "retention.ms": "-1", **config}
     topic = NewTopic(name, PARTITIONS, 1, config=settings)
-    for _, future in admin_of(broker).create_topics([topic]).items():
+    admin = admin_of(broker)
+    for _, future in admin.create_topics([topic]).items():
         expect_equal(future.result(30), None, name)
 
 
 def alter(broker: Broker, name: str, key: str, value: str) -> None:
     entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-    for future in admin_of(broker).incremental_alter_configs([resource]).values():
+    admin = admin_of(broker)
+    for future in admin.incremental_alter_configs([resource]).values():
         future.result(30)
 
 
@@ -78,7 +80,9 @@ def fill(broker: Broker, topic: str, first: int, count: int) -> None:
 
 def starts(broker: Broker, topic: str) -> list[int]:
     asked = {TopicPartition(topic, number): OffsetSpec.earliest() for number in range(PARTITIONS)}
-    found = {partition.partition: future.result(30).offset for partition, future in admin_of(broker).list_offsets(asked).items()}
+    admin = admin_of(broker)
+    futures = admin.list_offsets(asked)
+    found = {partition.partition: future.result(30).offset for partition, future in futures.items()}
     return [found[number] for number in range(PARTITIONS)]
 
 
@@ -109,6 +113,7 @@ def used_bytes(broker: Broker) -> int:
 
 
 def by_size(checks: Checks, broker: Broker) -> None:
+    found = [0] * PARTITIONS
     with checks.check(f"{RECORDS} records in each of {PARTITIONS} partitions, kept for ever"):
         create(broker, "sized", {})
         fill(broker, "sized", 0, RECORDS)
