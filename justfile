@@ -32,7 +32,7 @@ deny:
 schemas:
     .ci/run schemas
 
-# The fuzz targets, each for a number of executions (nightly compiler): just fuzz FetchRequest runs=1000
+# The fuzz targets of the wire for a number of executions and of the disk for a time (nightly compiler): just fuzz wire runs=1000; just fuzz segment seconds=600
 fuzz *ARGS:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -40,6 +40,7 @@ fuzz *ARGS:
     for argument in {{ARGS}}; do
         case "$argument" in
             runs=*) arguments+=(--runs "${argument#runs=}") ;;
+            seconds=*) arguments+=(--seconds "${argument#seconds=}") ;;
             *) arguments+=("$argument") ;;
         esac
     done
@@ -75,6 +76,10 @@ clients-admin: build e2e-setup
 kill9 rounds="50": build
     python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
 
+# Real faults of devices, fsync, descriptors and files (as root): just faults 5, just faults 1 --only fuse
+faults rounds="1" *ARGS: build
+    python3 -u .ci/e2e/check_real_faults.py --rounds {{rounds}} {{ARGS}}
+
 # Cuts of power on a loop file (as root): just powercut ext4, just powercut xfs
 powercut filesystem *ARGS: build
     .ci/e2e/powercut.sh {{filesystem}} {{ARGS}}
@@ -98,6 +103,18 @@ cold *ARGS: build-perf
 # The broker's loop beside a bare ring, and under background work: a table in perf/results/
 loop *ARGS: build-perf
     perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}
+
+# Acknowledgements under fsync at 200 MB/s, and 10,000 hot partitions beside 16: a table in perf/results/
+log-reach *ARGS: build-perf
+    python3 -u perf/log.py {{ARGS}}
+
+# What the log adds to the writes it does, in CPU: 64 KiB batches through it and by bare gathered writes
+append-cost *ARGS: build-perf
+    #!/usr/bin/env bash
+    set -euo pipefail
+    dir="$(mktemp -d -p target)"
+    trap 'rm -rf "$dir"' EXIT
+    taskset -c 0 target/release/speed-of-light append-cost --dir "$dir" {{ARGS}}
 
 # The load generator alone: just load produce -b localhost:9092 --create
 load *ARGS:

@@ -347,7 +347,7 @@ def measure(arguments: argparse.Namespace) -> tuple[str, list[str]]:
     with compare.directory() as directory:
         control = faults_of_a_map(directory / "control")
         size = int(arguments.gib * (1 << 30))
-        broker = ColdBroker(directory, 1, arguments.durability)
+        broker = ColdBroker(directory, 1, {"log.durability": arguments.durability})
         broker.prefix = ("nice", "-n", "-20") if arguments.favour else ()
         try:
             broker.start()

@@ -34,6 +34,7 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 LOAD_TIMEOUT_S = 300.0
 STARTS = 9
 IDLE_S = 10.0
+LATENCY_SPIN_US = 1_000
 LATENCY_RATE = 2_000
 # Of `speed-of-light append --add`.
 APPEND_EXTRAS = ("entry", "pad", "writeback", "map")
@@ -68,8 +69,8 @@ def on_core(cores: str, *command: str) -> list[str]:
 class PinnedBroker(Broker):
     """A broker on chosen cores, with its data on the disk that is measured."""
 
-    def __init__(self, directory: pathlib.Path, shards: int, durability: str) -> None:
-        super().__init__(directory / "data", shards, {"log.durability": durability})
+    def __init__(self, directory: pathlib.Path, shards: int, settings: dict[str, str]) -> None:
+        super().__init__(directory / "data", shards, settings)
         self.cores = SERVER_CORE if shards == 1 else f"{SERVER_CORE},{LOAD_CORE}"
 
     def command(self) -> list[str]:
@@ -92,8 +93,9 @@ def directory():
 
 
 @contextlib.contextmanager
-def broker(shards: int = 1, durability: str = "os"):
-    with directory() as path, PinnedBroker(path, shards, durability) as running:
+def broker(shards: int = 1, durability: str = "os", spin_us: int = 0):
+    settings = {"log.durability": durability, "runtime.spin_us": str(spin_us)}
+    with directory() as path, PinnedBroker(path, shards, settings) as running:
         yield running
 
 
@@ -435,8 +437,8 @@ def latency(durability: str) -> Table:
     arguments = ("--rate", LATENCY_RATE, "--seconds", Options.seconds() + 1)
     sync = "none" if durability == "os" else "group"
 
-    def ours() -> dict:
-        with broker(durability=durability) as running:
+    def ours(spin_us: int = 0) -> dict:
+        with broker(durability=durability, spin_us=spin_us) as running:
             return kafka(running, "latency", 1, *arguments)
 
     def light() -> dict:
@@ -450,7 +452,9 @@ def latency(durability: str) -> Table:
             result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=True)
             return {"answer": json.loads(result.stdout)}
 
-    contestants = {"broker": ours, "append server, fresh": light}
+    # Records come 500 us apart: a shard that looks for work for longer than that never sleeps between them.
+    looking = f"broker, runtime.spin_us={LATENCY_SPIN_US}"
+    contestants = {"broker": ours, looking: lambda: ours(LATENCY_SPIN_US), "append server, fresh": light}
     if durability == "fsync":
         contestants["append + fdatasync, one after the other"] = device
     results = rounds(contestants)
@@ -567,7 +571,7 @@ ROWS = {
 # ---------------------------------------------------------------- the page
 
 
-def head(arguments: argparse.Namespace, load_before: float) -> str:
+def head(arguments: argparse.Namespace, script: str, load_before: float) -> str:
     commit = git("rev-parse", "--short", "HEAD") + (" (changed)" if git("status", "--porcelain", "-uno") else "")
     today = datetime.date.today().isoformat()
     pinned = f"server on core {SERVER_CORE}, load on core {LOAD_CORE}"
@@ -575,7 +579,7 @@ def head(arguments: argparse.Namespace, load_before: float) -> str:
         [
             f"# {arguments.name}, {today}, commit {commit}",
             "",
-            f"Command: `{shlex.join(['perf/compare.sh', *sys.argv[1:]])}`, release build. Medians of",
+            f"Command: `{shlex.join([script, *sys.argv[1:]])}`, release build. Medians of",
             f"{Options.rounds} interleaved rounds; loopback, {pinned}. CPU is the server's, user and system.",
             f"{os.cpu_count()} CPUs ({cpu_model()}), Linux {platform.release()}, data on {filesystem()}.",
             f"Load average at the start {load_before:.2f}."
@@ -604,21 +608,22 @@ def filesystem() -> str:
     return lines[-1] if lines else "?"
 
 
-def row_names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown row {unknown[0]!r}; rows are {', '.join(ROWS)}")
-    return names
+def main(rows: dict = ROWS, script: str = "perf/compare.sh", doc: str = __doc__, page_name: str = "compare") -> int:
+    """Runs the rows that the command line names and writes their page. `script`: how it was called."""
 
+    def row_names(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in rows]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown row {unknown[0]!r}; rows are {', '.join(rows)}")
+        return names
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", type=row_names, default=list(ROWS), help=", ".join(ROWS))
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", type=row_names, default=list(rows), help=", ".join(rows))
     parser.add_argument("--quick", action="store_true", help="short runs: to see that it works, not to quote")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--realtime", action="store_true", help="ahead of all other work (root); with --quick on a shared machine")
-    parser.add_argument("--name", default="compare", help="of the page: perf/results/DATE-NAME.md")
+    parser.add_argument("--name", default=page_name, help="of the page: perf/results/DATE-NAME.md")
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--data-root", type=pathlib.Path, default=ROOT / "target", help="where data is put")
     arguments = parser.parse_args()
@@ -630,10 +635,10 @@ def main() -> int:
     today = datetime.date.today().isoformat()
     out = arguments.out or ROOT / "perf" / "results" / f"{today}-{arguments.name}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = head(arguments, os.getloadavg()[0])
+    page = head(arguments, script, os.getloadavg()[0])
     for name in arguments.only:
         print(name, file=sys.stderr, flush=True)
-        page += f"\n{ROWS[name]()}"
+        page += f"\n{rows[name]()}"
         # After each row: a run that is ended early keeps what it has.
         out.write_text(page)
     print(page)

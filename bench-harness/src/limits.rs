@@ -46,7 +46,7 @@ pub const LOAD_CONNECTIONS_MAX: usize = 10_000;
 /// Requests of one connection of the load generator that may wait for their answers.
 pub const LOAD_IN_FLIGHT_MAX: usize = 4_096;
 /// Partitions the load generator writes to or reads from: each has a prebuilt request.
-pub const LOAD_PARTITIONS_MAX: usize = 4_096;
+pub const LOAD_PARTITIONS_MAX: usize = 16_384;
 /// Records the load generator sends in one second at a fixed rate.
 pub const LOAD_RATE_MAX: u64 = 1_000_000;
 /// Largest request of the load generator.

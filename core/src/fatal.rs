@@ -37,11 +37,13 @@ pub enum FatalReason {
     Checkpoint = 77,
     /// An invariant between shards does not hold (a lost credit, an answer nobody asked for).
     Invariant = 78,
+    /// A mapped segment was truncated by another program, or its device failed, while it was touched.
+    Mapping = 79,
 }
 
 impl FatalReason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [FatalReason; 9] = [
+    pub const ALL: [FatalReason; 10] = [
         FatalReason::Panic,
         FatalReason::Journal,
         FatalReason::Metadata,
@@ -51,6 +53,7 @@ impl FatalReason {
         FatalReason::DataDir,
         FatalReason::Checkpoint,
         FatalReason::Invariant,
+        FatalReason::Mapping,
     ];
 
     /// The exit code, 70-99.
@@ -70,6 +73,7 @@ impl FatalReason {
             FatalReason::DataDir => "data_dir",
             FatalReason::Checkpoint => "checkpoint",
             FatalReason::Invariant => "invariant",
+            FatalReason::Mapping => "mapping",
         }
     }
 }

@@ -46,6 +46,21 @@ pub const METRICS_GATHER_TIMEOUT_MS: u64 = 2_000;
 pub const ADMIN_REQUESTS_IN_FLIGHT_MAX: usize = 32;
 /// Descriptors below which the broker does not start.
 pub const DESCRIPTORS_MIN: u64 = 256;
+/// Descriptors kept for what is neither a log file nor a connection: of the process (listeners, admin page,
+/// checkpoints) and of each shard (ring, eventfd, listeners, directories that are synced).
+pub const DESCRIPTORS_OF_PROCESS: u64 = 48;
+/// See [`DESCRIPTORS_OF_PROCESS`].
+pub const DESCRIPTORS_PER_SHARD: u64 = 16;
+/// Descriptors of log files that each shard has at least.
+pub const OPEN_FILES_PER_SHARD_MIN: u64 = 8;
+/// Descriptors that opening a partition may take, at most, and a little.
+pub const OPENING_DESCRIPTORS: usize = 4;
+/// Partitions that a shard opens at once, however many descriptors there are.
+pub const OPENINGS_PER_SHARD_MAX: usize = 256;
+/// Connections that a descriptor is kept for at least.
+pub const CONNECTIONS_MIN: u64 = 16;
+/// Descriptors divided where there is no limit.
+pub const DESCRIPTORS_UNLIMITED: u64 = 1 << 20;
 /// Descriptors below which the broker warns.
 pub const DESCRIPTORS_RECOMMENDED: u64 = 4_096;
 

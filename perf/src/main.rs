@@ -5,6 +5,7 @@
 //! they are killed and trust their peer: they are for loopback only.
 
 mod append;
+mod append_cost;
 mod buffer_ring;
 mod echo;
 mod files;
@@ -81,6 +82,21 @@ enum Program {
         #[arg(long, default_value_t = 2000)]
         count: u32,
     },
+    /// Append batches through the log and by bare gathered writes, and print the CPU of both. Listens to nobody.
+    AppendCost {
+        /// Directory for the files; it must exist.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Bytes of each batch.
+        #[arg(long, default_value_t = 65_536)]
+        batch_bytes: usize,
+        /// MiB of each round.
+        #[arg(long, default_value_t = 512)]
+        mib: u64,
+        /// Rounds, in each of which everyone has a turn.
+        #[arg(long, default_value_t = 9)]
+        rounds: u32,
+    },
 }
 
 /// How a server receives.
@@ -132,6 +148,12 @@ fn run(cli: Cli) -> io::Result<()> {
             bytes,
             count,
         } => sync_latency::run(&dir, files, bytes, count),
+        Program::AppendCost {
+            dir,
+            batch_bytes,
+            mib,
+            rounds,
+        } => append_cost::run(&dir, batch_bytes, mib, rounds),
     }
 }
 

@@ -292,6 +292,29 @@ pub fn patch_prefix(batch: &[u8], base_offset: Offset, leader_epoch: LeaderEpoch
     prefix
 }
 
+/// A batch without records over the offsets from `base_offset` on, as compaction leaves them: readers go over it.
+pub fn empty_batch(
+    base_offset: Offset,
+    leader_epoch: LeaderEpoch,
+    last_offset_delta: i32,
+    timestamp_ms: i64,
+) -> Vec<u8> {
+    let mut batch = vec![0; BATCH_HEADER_LEN];
+    let length = (BATCH_HEADER_LEN - BATCH_OVERHEAD_LEN) as i32;
+    put(&mut batch, 0, &base_offset.0.to_be_bytes());
+    put(&mut batch, 8, &length.to_be_bytes());
+    put(&mut batch, 12, &leader_epoch.0.to_be_bytes());
+    put(&mut batch, 16, &BATCH_MAGIC.to_be_bytes());
+    put(&mut batch, 23, &last_offset_delta.to_be_bytes());
+    put(&mut batch, 27, &timestamp_ms.to_be_bytes());
+    put(&mut batch, MAX_TIMESTAMP_AT, &timestamp_ms.to_be_bytes());
+    // No producer: its id, epoch and sequence are all -1.
+    put(&mut batch, 43, &[0xff; 14]);
+    let crc = crc32c(batch.get(BATCH_PREFIX_LEN..).unwrap_or_default());
+    put(&mut batch, CRC_AT, &crc.to_be_bytes());
+    batch
+}
+
 /// Makes `timestamp_ms` the log-append time of all records of the one batch in `batch`,
 /// and its checksum anew.
 pub fn set_log_append_time(batch: &mut [u8], timestamp_ms: i64) -> Result<(), BatchError> {

@@ -18,7 +18,7 @@ pub use crate::sealed::SealedError;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey};
 use crate::limits::{
     CHECKPOINT_FILE_BYTES_MAX, CHECKPOINT_PARTITIONS_MAX, CHECKPOINT_PRODUCER_STATE_BYTES_MAX,
-    CHECKPOINT_SEGMENTS_MAX, PRODUCER_STATE_BYTES_MAX,
+    CHECKPOINT_SEGMENTS_MAX, ENTRY_INDEX_MAX, PRODUCER_STATE_BYTES_MAX,
 };
 use crate::sealed::{at_most, seal, unseal};
 
@@ -88,7 +88,7 @@ pub enum CheckpointError {
     /// The file is unfinished, damaged or of another version.
     #[error(transparent)]
     Sealed(#[from] SealedError),
-    /// A number is negative, or a partition is named twice.
+    /// A number is negative or too high, or a partition is named twice.
     #[error("checkpoint contradicts itself")]
     Contradiction,
 }
@@ -148,6 +148,9 @@ impl Checkpoint {
                 && partition.term.0 >= 0
                 && partition.log_start.0 >= 0
                 && partition.next_offset.0 >= 0
+                && partition.durable_index.0 <= ENTRY_INDEX_MAX
+                && partition.recovery_point.0 <= ENTRY_INDEX_MAX
+                && partition.segments.iter().all(SegmentCheckpoint::is_in_range)
                 && keys.insert(partition.key);
             if !valid {
                 return Err(CheckpointError::Contradiction);
@@ -159,6 +162,12 @@ impl Checkpoint {
     /// What it says of a partition.
     pub fn partition(&self, key: &PartitionKey) -> Option<&PartitionCheckpoint> {
         self.partitions.iter().find(|partition| partition.key == *key)
+    }
+}
+
+impl SegmentCheckpoint {
+    fn is_in_range(&self) -> bool {
+        self.base_index.0 <= ENTRY_INDEX_MAX && self.durable_index.0 <= ENTRY_INDEX_MAX
     }
 }
 

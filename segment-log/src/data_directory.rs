@@ -213,31 +213,7 @@ impl DataDirectory {
 
     /// What the checkpoints say of a partition.
     pub fn evidence(&self, key: &PartitionKey) -> PartitionEvidence {
-        let naming = || {
-            self.found
-                .iter()
-                .filter_map(|found| Some((found, found.checkpoint.partition(key)?)))
-        };
-        let newest = naming().max_by_key(|(found, partition)| {
-            (
-                found.checkpoint.start_counter,
-                !found.is_previous,
-                partition.durable_index,
-            )
-        });
-        let term_floor = naming()
-            .map(|(_, partition)| partition.term)
-            .max()
-            .unwrap_or(LeaderEpoch(0));
-        let is_old = newest.is_some_and(|(found, _)| found.checkpoint.start_counter < self.last_start);
-        PartitionEvidence {
-            checkpoint: newest.map(|(_, partition)| partition.clone()),
-            options: RecoveryOptions {
-                term_floor,
-                checkpoint_is_old: is_old,
-                ..RecoveryOptions::default()
-            },
-        }
+        evidence_of(&self.found, self.last_start, key)
     }
 
     /// Marks the directory as shut down in order. Only after every shard's last checkpoint is
@@ -282,6 +258,59 @@ impl DataDirectory {
     }
 }
 
+/// Removes the clean flag durably, before files are changed by hand. Blocks.
+///
+/// # Errors
+/// The directory may count as clean then.
+pub fn remove_clean_flag(disk: &mut dyn Disk, directory: &Path) -> io::Result<()> {
+    let directory = directory.to_path_buf();
+    Machine::new(TokenCounter::new(0), |io| async move {
+        durable_remove(&io, &directory, CLEAN_FILE).await
+    })
+    .drive(disk)
+}
+
+/// What these checkpoints say of a partition, if the last start of their directory was `last_start`.
+pub fn evidence_of(found: &[FoundCheckpoint], last_start: u64, key: &PartitionKey) -> PartitionEvidence {
+    let naming = || {
+        found
+            .iter()
+            .filter_map(|found| Some((found, found.checkpoint.partition(key)?)))
+    };
+    let newest = naming().max_by_key(|(found, partition)| {
+        (
+            found.checkpoint.start_counter,
+            !found.is_previous,
+            partition.durable_index,
+        )
+    });
+    let term_floor = naming()
+        .map(|(_, partition)| partition.term)
+        .max()
+        .unwrap_or(LeaderEpoch(0));
+    let is_old = newest.is_some_and(|(found, _)| found.checkpoint.start_counter < last_start);
+    // A file may have been put back to an older state: what it says tells, not its name.
+    let ahead = |other: &&PartitionCheckpoint| newest.is_some_and(|(_, newest)| is_ahead(other, newest));
+    let ahead = naming().map(|(_, partition)| partition).filter(ahead);
+    let furthest = ahead.max_by_key(|partition| partition.durable_index);
+    PartitionEvidence {
+        checkpoint: furthest.or(newest.map(|(_, newest)| newest)).cloned(),
+        options: RecoveryOptions {
+            term_floor,
+            checkpoint_is_old: is_old,
+            ..RecoveryOptions::default()
+        },
+    }
+}
+
+/// Whether `one` was written later than `other` on the same course of the log: it proves more, and knows
+/// the segment that the other one ends with. After a truncation an older one does not.
+fn is_ahead(one: &PartitionCheckpoint, other: &PartitionCheckpoint) -> bool {
+    let last = other.segments.last();
+    one.durable_index > other.durable_index
+        && last.is_some_and(|last| one.segment(&last.incarnation).is_some())
+}
+
 /// The work of making a shard's checkpoint durable; the one before it becomes the older generation.
 ///
 /// One at a time for each shard. After an error the older generations still count, and it is to be
@@ -314,7 +343,8 @@ fn checkpoint_name(shard: u32, is_previous: bool) -> String {
     format!("{CHECKPOINT_PREFIX}{shard}{suffix}")
 }
 
-fn parse_checkpoint_name(name: &str) -> Option<(u32, bool)> {
+/// The shard that a checkpoint file is of, and whether it is the older generation; `None` for any other name.
+pub fn parse_checkpoint_name(name: &str) -> Option<(u32, bool)> {
     let rest = name.strip_prefix(CHECKPOINT_PREFIX)?;
     let (number, is_previous) = match rest.strip_suffix(PREVIOUS_SUFFIX) {
         Some(number) => (number, true),

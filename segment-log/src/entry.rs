@@ -42,7 +42,7 @@ use thiserror::Error;
 
 use crate::batch::{self, BatchHeader};
 use crate::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset};
-use crate::limits::ENTRY_PAYLOAD_BYTES_MAX;
+use crate::limits::{ENTRY_INDEX_MAX, ENTRY_PAYLOAD_BYTES_MAX};
 use crate::sealed::{put, take};
 
 /// Bytes of an entry's header.
@@ -206,8 +206,8 @@ pub enum EntryError {
     /// The term is above i32::MAX.
     #[error("term {0} is above i32::MAX")]
     Term(u32),
-    /// An entry of a kind with an index has none.
-    #[error("entry has no index")]
+    /// An entry of a kind with an index has none, or one above [`ENTRY_INDEX_MAX`].
+    #[error("entry has no index that can be")]
     Index,
     /// Base offset and last offset delta do not fit the kind.
     #[error("base offset {base_offset} with last offset delta {last_offset_delta} does not fit the kind")]
@@ -403,7 +403,7 @@ impl EntryHeader {
         if self.term.0 < 0 {
             return Err(EntryError::Term(self.term.0.cast_unsigned()));
         }
-        if self.kind.has_index() && self.index.0 == 0 {
+        if (self.kind.has_index() && self.index.0 == 0) || self.index.0 > ENTRY_INDEX_MAX {
             return Err(EntryError::Index);
         }
         let delta_fits = match self.kind {

@@ -6,6 +6,16 @@
 /// Most stored payload bytes of one entry: 256 MiB.
 pub const ENTRY_PAYLOAD_BYTES_MAX: u32 = 256 << 20;
 
+/// Highest index of an entry: there is always one behind it.
+pub const ENTRY_INDEX_MAX: u64 = i64::MAX as u64;
+
+/// Highest index that a log may go on with: what is left is more than any log appends.
+pub const NEXT_INDEX_MAX: u64 = ENTRY_INDEX_MAX / 2;
+
+/// Highest index that a claim of durability may reach beyond what is there: what is left below
+/// [`NEXT_INDEX_MAX`] is more than any log appends, so a later open decides the same.
+pub const CLAIMED_INDEX_MAX: u64 = NEXT_INDEX_MAX / 2;
+
 /// Most bytes of one segment file: 2 GiB.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
@@ -80,3 +90,9 @@ pub const UNREADABLE_PAGES_MAX: usize = 1_024;
 
 /// Leader epochs set apart for each start of a data directory.
 pub const TERMS_PER_START: u64 = 1024;
+
+/// Files that a disk which only reads keeps open.
+pub const READ_ONLY_FILES_MAX: usize = 64;
+
+/// Entries that a repair puts in the place of lost ones, in one partition.
+pub const REPAIR_FILLERS_MAX: u64 = 1 << 20;

@@ -30,6 +30,7 @@
 use thiserror::Error;
 
 use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey, TopicId};
+use crate::limits::ENTRY_INDEX_MAX;
 use crate::sealed::{put, take};
 
 /// Bytes before the first entry of a segment.
@@ -241,7 +242,7 @@ impl SegmentHeader {
             .is_none_or(|(first, last)| first.0 > 0 && first <= last);
         let in_range = self.partition >= 0
             && self.base_offset.0 >= 0
-            && self.base_index.0 > 0
+            && (1..=ENTRY_INDEX_MAX).contains(&self.base_index.0)
             && replaced_fits
             && self.key_reference != Some(0);
         if in_range {

@@ -18,7 +18,7 @@ use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::batch::{BatchHeader, patch_prefix};
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity, write_checkpoint};
-use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
+use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimEvents, SimFaults, SimRng};
 use tidelog_segment_log::disk::{
     Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource, Token, WriteNow,
 };
@@ -69,6 +69,97 @@ const SOUND: Scenario = Scenario {
     bug: RecoveryBug::None,
 };
 
+/// What must have happened in the runs, or they prove nothing about it. Each is counted by name.
+const RARE: &[&str] = &[
+    "a start that the disk refused",
+    "an opening that failed",
+    "an opening from the older checkpoint generation or another shard's",
+    "a clean opening",
+    "an unclean opening without a checkpoint",
+    "a torn tail with entries behind it",
+    "a file set aside",
+    "a log that went on in a new segment behind a cut",
+    "a fence",
+    "a reopening that failed",
+    "a stop in order",
+    "a stop that ended in a fence",
+    "a power cut",
+    "a kill",
+    "a kill and then a power cut",
+    "a crash while a checkpoint was written",
+    "a crash while a segment was begun",
+    "a crash with operations of the log in flight",
+    "a crash with batches that were not acknowledged",
+    "a crash with a log start that was not durable",
+    "an append that found the disk full",
+    "an append before the term was durable",
+    "a log start above the high watermark",
+    "a short write",
+    "a write that would have stalled",
+    "a failed sync",
+    "a page marked clean that is not on the disk",
+    "a failed write-back",
+    "a full disk",
+    "an operation done at a crash",
+    "an operation dropped at a crash",
+    "an older sector kept at a power cut",
+    "an unsynced sector kept at a power cut",
+    "a torn page",
+    "a file that became shorter",
+    "a name that was lost",
+    "an unsynced name that was kept",
+    "a read from the device",
+];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Events(BTreeMap<&'static str, u64>);
+
+impl Events {
+    fn note(&mut self, name: &'static str, count: u64) {
+        assert!(RARE.contains(&name), "{name} is not on the list");
+        *self.0.entry(name).or_default() += count;
+    }
+
+    fn note_if(&mut self, happened: bool, name: &'static str) {
+        self.note(name, u64::from(happened));
+    }
+
+    fn take_disk(&mut self, disk: &SimEvents) {
+        for (name, count) in [
+            ("a short write", disk.short_writes),
+            ("a write that would have stalled", disk.would_stall),
+            ("a failed sync", disk.failed_syncs),
+            ("a page marked clean that is not on the disk", disk.lost_pages),
+            ("a failed write-back", disk.writeback_errors),
+            ("a full disk", disk.no_space),
+            ("an operation done at a crash", disk.outstanding_done),
+            ("an operation dropped at a crash", disk.outstanding_dropped),
+            ("an older sector kept at a power cut", disk.stale_sectors),
+            (
+                "an unsynced sector kept at a power cut",
+                disk.unsynced_sectors_kept,
+            ),
+            ("a torn page", disk.torn_pages),
+            ("a file that became shorter", disk.lost_lengths),
+            ("a name that was lost", disk.lost_names),
+            ("an unsynced name that was kept", disk.unsynced_names_kept),
+            ("a read from the device", disk.device_reads),
+        ] {
+            self.note(name, count);
+        }
+    }
+
+    fn add(&mut self, other: &Events) {
+        other.0.iter().for_each(|(name, count)| self.note(name, *count));
+    }
+
+    /// Those that never happened.
+    fn missing(&self) -> Vec<&'static str> {
+        let happened = |name: &&&str| self.0.get(**name).copied().unwrap_or(0) == 0;
+        RARE.iter().filter(happened).copied().collect()
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Sent {
     last: i64,
@@ -103,6 +194,7 @@ struct World {
     clean_opens: usize,
     index_damages: usize,
     fences: usize,
+    events: Events,
 }
 
 type Verdict = Result<(), String>;
@@ -164,6 +256,7 @@ impl World {
             clean_opens: 0,
             index_damages: 0,
             fences: 0,
+            events: Events::default(),
         }
     }
 
@@ -198,7 +291,10 @@ impl World {
             };
             let data = match DataDirectory::open(&mut Stepping(&mut self.disk), &Self::root(), new) {
                 Ok(data) => data,
-                Err(_) => continue,
+                Err(_) => {
+                    self.events.note("a start that the disk refused", 1);
+                    continue;
+                }
             };
             let evidence = data.evidence(&key());
             let options = RecoveryOptions {
@@ -206,6 +302,19 @@ impl World {
                 bug: self.scenario.bug,
                 ..evidence.options
             };
+            let is_current = data.checkpoints().iter().any(|found| {
+                let named = found.checkpoint.partition(&key());
+                !found.is_previous && found.shard == 0 && named == evidence.checkpoint.as_ref()
+            });
+            let has_one = evidence.checkpoint.is_some();
+            self.events.note_if(
+                has_one && !is_current,
+                "an opening from the older checkpoint generation or another shard's",
+            );
+            self.events.note_if(
+                self.created && !has_one && !data.was_clean(),
+                "an unclean opening without a checkpoint",
+            );
             let spec = self.spec(evidence.checkpoint, data.was_clean(), data.start_counter());
             let was_created = self.created;
             self.data = Some(data);
@@ -230,7 +339,10 @@ impl World {
                     self.log = Some(log);
                     return Ok(Some(report));
                 }
-                OpenProgress::Failed(_) => return Ok(None),
+                OpenProgress::Failed(_) => {
+                    self.events.note("an opening that failed", 1);
+                    return Ok(None);
+                }
                 OpenProgress::Pending => {
                     self.disk.advance();
                     self.disk.take_completions(&mut completions);
@@ -240,10 +352,51 @@ impl World {
         Err("an opening does not end".into())
     }
 
+    fn note_opening(&mut self, report: &RecoveryReport, existed: bool) {
+        let is_new_segment = self.log.as_ref().is_some_and(|log| {
+            let named = log.checkpoint().segments;
+            named
+                .last()
+                .is_some_and(|last| last.durable_index < last.base_index)
+        });
+        let events = &mut self.events;
+        events.note_if(existed && report.clean, "a clean opening");
+        events.note_if(report.torn_entries_seen, "a torn tail with entries behind it");
+        events.note_if(!report.set_aside.is_empty(), "a file set aside");
+        events.note_if(
+            report.torn_entries_seen && is_new_segment,
+            "a log that went on in a new segment behind a cut",
+        );
+    }
+
+    fn note_crash(&mut self) {
+        let events = &mut self.events;
+        events.note_if(
+            self.checkpoint.is_some(),
+            "a crash while a checkpoint was written",
+        );
+        events.note_if(
+            !self.pending.is_empty(),
+            "a crash with batches that were not acknowledged",
+        );
+        if let Some(log) = &self.log {
+            let is_beginning = log.checkpoint().segments.len() < log.segment_count();
+            events.note_if(is_beginning, "a crash while a segment was begun");
+            events.note_if(
+                log.is_waiting_for_disk(),
+                "a crash with operations of the log in flight",
+            );
+            let is_open = |(index, _): &(EntryIndex, i64)| *index > log.durable_index();
+            let starts = self.starts_asked.iter().any(is_open);
+            events.note_if(starts, "a crash with a log start that was not durable");
+        }
+    }
+
     /// After an open everything in the log is durable, and everything that was durable is in it.
     fn check_after_open(&mut self, report: &RecoveryReport, existed: bool) -> Verdict {
         self.recoveries += usize::from(existed);
         self.clean_opens += usize::from(existed && report.clean);
+        self.note_opening(report, existed);
         if !report.quarantined.is_empty() {
             return Err(format!("damage where none was done: {:?}", report.quarantined));
         }
@@ -478,8 +631,13 @@ impl World {
                 );
                 Ok(())
             }
-            Err(AppendError::NoSpace | AppendError::Backlogged | AppendError::Fenced) => Ok(()),
+            Err(AppendError::NoSpace) => {
+                self.events.note("an append that found the disk full", 1);
+                Ok(())
+            }
+            Err(AppendError::Backlogged | AppendError::Fenced) => Ok(()),
             Err(AppendError::TermNotDurable) => {
+                self.events.note("an append before the term was durable", 1);
                 self.begin_checkpoint();
                 Ok(())
             }
@@ -508,7 +666,10 @@ impl World {
                 self.starts_asked.push((index, to));
                 Ok(())
             }
-            Err(LogStartError::AboveHighWatermark { .. }) if to > watermark => Ok(()),
+            Err(LogStartError::AboveHighWatermark { .. }) if to > watermark => {
+                self.events.note("a log start above the high watermark", 1);
+                Ok(())
+            }
             Err(LogStartError::Append(
                 AppendError::NoSpace
                 | AppendError::Backlogged
@@ -591,6 +752,7 @@ impl World {
     fn reopen_after_fence(&mut self) -> Verdict {
         let Some(log) = self.log.take() else { return Ok(()) };
         self.fences += 1;
+        self.events.note("a fence", 1);
         self.checkpoint_confirms_term = false;
         let retry = log.checkpoint();
         let floor = log.leader_epoch();
@@ -601,6 +763,7 @@ impl World {
             if let Some(report) = self.open(opening)? {
                 return self.check_after_open(&report, true);
             }
+            self.events.note("a reopening that failed", 1);
             let start_counter = self.data.as_ref().map_or(0, DataDirectory::start_counter);
             let options = RecoveryOptions {
                 term_floor: floor,
@@ -622,7 +785,10 @@ impl World {
                 return Ok(());
             };
             match log.close(self.now_ms, &mut self.disk) {
-                CloseProgress::Fenced => return self.reopen_after_fence(),
+                CloseProgress::Fenced => {
+                    self.events.note("a stop that ended in a fence", 1);
+                    return self.reopen_after_fence();
+                }
                 CloseProgress::Pending => {
                     // A full disk is asked again each tick.
                     log.tick(self.now_ms, &mut self.disk);
@@ -652,7 +818,7 @@ impl World {
                     self.log = None;
                     drop(data);
                     self.disk.process_kill();
-                    let _ = clean;
+                    self.events.note_if(clean, "a stop in order");
                     if self.rng.coin() {
                         self.damage_index_files();
                     }
@@ -664,13 +830,21 @@ impl World {
     }
 
     fn crash(&mut self) -> Verdict {
+        self.note_crash();
         self.log = None;
         self.checkpoint = None;
         self.data = None;
         match self.rng.index(3) {
-            0 => self.disk.power_cut(),
-            1 => self.disk.process_kill(),
+            0 => {
+                self.events.note("a power cut", 1);
+                self.disk.power_cut();
+            }
+            1 => {
+                self.events.note("a kill", 1);
+                self.disk.process_kill();
+            }
             _ => {
+                self.events.note("a kill and then a power cut", 1);
                 self.disk.process_kill();
                 self.disk.power_cut();
             }
@@ -727,8 +901,10 @@ impl World {
     }
 }
 
+#[derive(Debug, PartialEq)]
 struct Outcome {
     verdict: Verdict,
+    events: Events,
     trace: u64,
     acked: usize,
     recoveries: usize,
@@ -755,8 +931,11 @@ fn run(seed: u64, scenario: Scenario) -> Outcome {
             .crash()
             .map_err(|error| format!("seed {seed}, at the end: {error}"));
     }
+    let mut events = world.events;
+    events.take_disk(world.disk.events());
     Outcome {
         verdict,
+        events,
         trace: world.disk.trace_hash(),
         acked: world.acked.len(),
         recoveries: world.recoveries,
@@ -778,9 +957,11 @@ fn seeds() -> u64 {
 fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
     let (mut acked, mut recoveries, mut fences, mut starts_moved) = (0, 0, 0, 0);
     let (mut clean_opens, mut index_damages) = (0, 0);
+    let mut events = Events::default();
     for seed in 0..seeds() {
         let outcome = run(seed, SOUND);
         assert_eq!(outcome.verdict, Ok(()));
+        events.add(&outcome.events);
         acked += outcome.acked;
         recoveries += outcome.recoveries;
         fences += outcome.fences;
@@ -798,12 +979,20 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
         "the runs shut down: {clean_opens} clean opens"
     );
     assert!(index_damages > seeds, "index files are damaged: {index_damages}");
+    for name in RARE {
+        println!("{:>9} {name}", events.0.get(name).copied().unwrap_or(0));
+    }
+    assert_eq!(
+        events.missing(),
+        Vec::<&str>::new(),
+        "never happened in {seeds} runs"
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..5 {
-        assert_eq!(run(seed, SOUND).trace, run(seed, SOUND).trace, "seed {seed}");
+        assert_eq!(run(seed, SOUND), run(seed, SOUND), "seed {seed}");
     }
     assert_ne!(run(1, SOUND).trace, run(2, SOUND).trace);
 }
@@ -840,6 +1029,18 @@ fn a_recovery_that_believes_the_page_cache_is_found_out() {
     assert!(
         failure.is_some(),
         "pages that never reached the device must be found out"
+    );
+}
+
+#[test]
+fn a_recovery_that_trusts_index_files_is_found_out() {
+    let failure = first_failure(Scenario {
+        bug: RecoveryBug::TrustIndex,
+        ..SOUND
+    });
+    assert!(
+        failure.is_some(),
+        "an index file that is behind its log must be found out"
     );
 }
 

@@ -5,10 +5,10 @@
 
 use std::fs;
 
-use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
+use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentCheckpoint};
 use tidelog_segment_log::data_directory::{DataDirectory, DataDirectoryError, NewIdentity, write_checkpoint};
 use tidelog_segment_log::disk::std_disk::StdDisk;
-use tidelog_segment_log::ids::{EntryIndex, LeaderEpoch, PartitionKey};
+use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, PartitionKey};
 
 fn identity() -> NewIdentity {
     NewIdentity {
@@ -110,6 +110,39 @@ fn the_newest_checkpoint_counts_and_the_highest_term_of_all() {
         later.evidence(&PartitionKey::default()).options.checkpoint_is_old,
         "not of the last start"
     );
+}
+
+/// A checkpoint that names segments of these incarnations.
+fn naming(durable_index: u64, incarnations: &[u8]) -> Checkpoint {
+    let mut checkpoint = checkpoint(1, durable_index, 1);
+    let segment = |number: &u8| SegmentCheckpoint {
+        incarnation: Incarnation([*number; 16]),
+        base_index: EntryIndex(u64::from(*number)),
+        durable_index: EntryIndex(durable_index),
+        ..SegmentCheckpoint::default()
+    };
+    checkpoint.partitions[0].segments = incarnations.iter().map(segment).collect();
+    checkpoint
+}
+
+#[test]
+fn a_checkpoint_that_was_put_back_does_not_hide_what_the_other_one_proves() {
+    let found = |older: &Checkpoint, newer: &Checkpoint| {
+        let root = tempfile::tempdir().unwrap();
+        let mut disk = StdDisk::new();
+        drop(DataDirectory::open(&mut disk, root.path(), identity()).unwrap());
+        fs::write(root.path().join("checkpoint-0.previous"), older.encode()).unwrap();
+        fs::write(root.path().join("checkpoint-0"), newer.encode()).unwrap();
+        let directory = DataDirectory::open(&mut disk, root.path(), identity()).unwrap();
+        let evidence = directory.evidence(&PartitionKey::default());
+        evidence.checkpoint.unwrap().durable_index
+    };
+    // The file of the newer one was restored from a copy that is older than both.
+    assert_eq!(found(&naming(5, &[1]), &naming(3, &[1])), EntryIndex(5));
+    assert_eq!(found(&naming(5, &[1, 4]), &naming(3, &[1])), EntryIndex(5));
+    // It was truncated in between: the older one does not know where the log went on.
+    assert_eq!(found(&naming(5, &[1, 4]), &naming(3, &[1, 2])), EntryIndex(3));
+    assert_eq!(found(&naming(3, &[1]), &naming(5, &[1])), EntryIndex(5));
 }
 
 #[test]

@@ -218,6 +218,55 @@ fn a_full_disk_in_the_middle_of_a_header_passes() {
     assert_eq!(log.durable_offset(), Offset(2));
 }
 
+/// A process without a descriptor left: nothing was done, so nothing is fenced, and a later tick goes on.
+#[test]
+fn without_a_descriptor_an_append_waits() {
+    for kind in [OpKind::Fallocate, OpKind::WriteNow] {
+        let mut disk = SimDisk::new(SimConfig::default());
+        let mut log = create(&mut disk, CONFIG);
+        disk.script(failing(kind, Fault::NoDescriptor));
+        log.append(1, &mut disk, &batch()).unwrap();
+        // A write is tried again at the next flush, which may be the next completion's.
+        log.flush(1, &mut disk);
+        assert_eq!(log.status(), LogStatus::Open, "{kind:?}");
+        settle(&mut log, &mut disk);
+        log.tick(2, &mut disk);
+        settle(&mut log, &mut disk);
+        assert_eq!(disk.events().no_descriptor, 1, "the fault happened");
+        assert_eq!(
+            (log.status(), log.durable_offset()),
+            (LogStatus::Open, Offset(1)),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_descriptor_a_roll_waits_at_any_step() {
+    for kind in [OpKind::Create, OpKind::Write, OpKind::SyncDir] {
+        let mut disk = SimDisk::new(SimConfig::default());
+        let config = LogConfig {
+            segment_bytes: 1,
+            ..CONFIG
+        };
+        let mut log = create(&mut disk, config);
+        log.append(1, &mut disk, &batch()).unwrap();
+        settle(&mut log, &mut disk);
+        disk.script(failing(kind, Fault::NoDescriptor));
+        log.append(1, &mut disk, &batch()).unwrap();
+        settle(&mut log, &mut disk);
+        assert_eq!(disk.events().no_descriptor, 1, "the fault happened: {kind:?}");
+        assert_eq!(log.durable_offset(), Offset(1), "{kind:?}");
+        log.tick(2, &mut disk);
+        settle(&mut log, &mut disk);
+        assert_eq!(
+            (log.status(), log.durable_offset()),
+            (LogStatus::Open, Offset(2)),
+            "{kind:?}"
+        );
+    }
+}
+
 #[test]
 fn a_full_disk_at_a_write_of_an_entry_fences() {
     for (kind, stall_ppm) in [(OpKind::WriteNow, 0), (OpKind::Write, 1_000_000)] {

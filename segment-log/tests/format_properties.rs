@@ -17,7 +17,8 @@ use tidelog_segment_log::ids::{
     EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId,
 };
 use tidelog_segment_log::limits::{
-    CHECKPOINT_PRODUCER_STATE_BYTES_MAX, PRODUCER_STATE_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX,
+    CHECKPOINT_PRODUCER_STATE_BYTES_MAX, ENTRY_INDEX_MAX, PRODUCER_STATE_BYTES_MAX,
+    PRODUCERS_PER_PARTITION_MAX,
 };
 use tidelog_segment_log::producer_state::{
     ProducerBatch, ProducerStates, SequenceCheck, decode_log_start, sequence_after,
@@ -40,7 +41,7 @@ fn whole_entry(mut header: EntryHeader, payload: &[u8]) -> Vec<u8> {
 fn any_entry() -> impl Strategy<Value = (EntryHeader, Vec<u8>)> {
     let numbers = (
         0..=i32::MAX,
-        1..=u64::MAX,
+        1..=ENTRY_INDEX_MAX,
         0..i64::MAX >> 1,
         any::<u32>(),
         any::<i64>(),
@@ -88,20 +89,20 @@ fn any_entry() -> impl Strategy<Value = (EntryHeader, Vec<u8>)> {
 }
 
 fn any_checkpoint() -> impl Strategy<Value = Checkpoint> {
-    let segment = (any::<[u8; 16]>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
+    let segment = (any::<[u8; 16]>(), 0..=ENTRY_INDEX_MAX, any::<u32>(), any::<u64>()).prop_map(
         |(incarnation, index, generation, length)| SegmentCheckpoint {
             incarnation: Incarnation(incarnation),
             base_index: EntryIndex(index),
             generation,
             length: FilePosition(length),
             crc_chain_end: generation.rotate_left(7),
-            durable_index: EntryIndex(length.rotate_left(9)),
+            durable_index: EntryIndex(length.rotate_left(9) & ENTRY_INDEX_MAX),
         },
     );
     let rest = (
         0..=i32::MAX,
         0..=i64::MAX,
-        any::<u64>(),
+        0..=ENTRY_INDEX_MAX,
         proptest::collection::vec(any::<u8>(), 0..40),
     );
     let partition = (any::<[u8; 16]>(), rest, proptest::collection::vec(segment, 0..4)).prop_map(

@@ -224,6 +224,35 @@ fn a_durable_entry_with_a_bad_header_is_gone_around() {
 }
 
 #[test]
+fn a_claim_that_the_walk_went_around_still_counts_behind_it() {
+    let fixture = write_log(true);
+    let whole = fs::read(fixture.segment()).unwrap();
+    let bytes_of = |at: usize| &whole[fixture.edges[at] as usize..fixture.edges[at + 1] as usize];
+    // The last entry landed in the place of the second one too; there it is all that is left of it, and
+    // that says the fourth one was durable.
+    assert_eq!(bytes_of(1).len(), bytes_of(4).len());
+    fixture.overwrite(fixture.edges[1], bytes_of(4));
+    fixture.overwrite(
+        fixture.edges[3],
+        &vec![0; (fixture.edges[5] - fixture.edges[3]) as usize],
+    );
+    for start in 0..2 {
+        let (log, report) = fixture.recover(None);
+        let lost: Vec<_> = report
+            .quarantined
+            .iter()
+            .map(|damage| (damage.indices.clone(), damage.offsets.clone()))
+            .collect();
+        let entry = |n: u64| {
+            let indices = EntryIndex(n)..EntryIndex(n + 1);
+            (indices, Offset(2 * n as i64 - 2)..Offset(2 * n as i64))
+        };
+        assert_eq!(lost, [entry(2), entry(4)], "start {start}");
+        assert_eq!(log.log_end_offset(), Offset(8));
+    }
+}
+
+#[test]
 fn a_plan_in_front_of_damage_does_not_reach_into_it() {
     let fixture = write_log(true);
     fixture.flip(fixture.edges[2] + 30);

@@ -42,7 +42,7 @@ pub enum Command {
     Consume(consume::ConsumeArgs),
     /// See the brokers of a cluster
     Cluster(cluster::ClusterArgs),
-    /// Look at segment files, offline
+    /// Look at segment files offline, and repair them
     Segment(segment::SegmentArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
@@ -96,6 +96,10 @@ mod tests {
         "segment dump path",
         "segment dump path --key k --max-batch-bytes 1024",
         "segment verify path",
+        "segment verify path --threads 2 --output json",
+        "segment stats path --max-batch-bytes 1024 --output jsonl",
+        "segment repair path",
+        "segment repair path --execute --output json",
         "completions bash",
         "man dir",
     ];
@@ -109,7 +113,8 @@ mod tests {
         "topic trim a --before @soon",
         "topic trim a --before 5 -p x",
         "topic trim --before 5",
-        "segment repair p",
+        "segment repair",
+        "segment compact p",
         "segment dump p --from-offset -1",
         "segment dump p --from-time soon",
         "segment inspect p --to-offset x",

@@ -20,15 +20,11 @@ pub const SIGNAL_GRACE: Duration = Duration::from_millis(700);
 pub const DIRECTORY_DEPTH_MAX: usize = 8;
 /// Entries of a segment that `segment inspect` lists unless told otherwise.
 pub const ENTRIES_LISTED: u64 = 20;
-/// Bytes read at once when a segment is searched.
-pub const SEARCH_CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes read at once when a segment is walked.
 pub const READ_CHUNK_BYTES: usize = 256 * 1024;
-/// Bytes a window may keep beyond what it needs.
-pub const WINDOW_SLACK_BYTES: usize = 4 * 1024 * 1024;
-/// Damaged places that are listed of one segment.
-pub const DAMAGE_LISTED_MAX: usize = 1_000;
 /// Threads of `segment verify`.
 pub const VERIFY_THREADS_MAX: usize = 16;
 /// Bytes that the records of one batch may decompress to, unless told otherwise.
 pub const DECOMPRESSED_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+/// How often a partition is walked when its files go away meanwhile.
+pub const EXAMINE_ATTEMPTS_MAX: usize = 5;

@@ -4,6 +4,7 @@
 //! Order of a start: settings, ring probe, directory, listeners, shards, ready line. Each failure is
 //! one sentence and an exit code; nothing is served before every shard has opened what it owns.
 
+mod disk_health;
 mod listen;
 mod pin;
 mod space;
@@ -17,12 +18,15 @@ use std::time::{Duration, Instant};
 
 use tidelog_segment_log::data_directory::{DataDirectory, DataDirectoryError, NewIdentity};
 use tidelog_segment_log::disk::StdDisk;
+use tidelog_segment_log::disk::sigbus::end_process_on_fault;
 
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
+use crate::directory_space::{DirectorySpace, RoomRules, SpaceKeeper};
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
+use crate::limits::{OPENING_DESCRIPTORS, OPENINGS_PER_SHARD_MAX};
 use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
-use crate::metrics::{ShardCells, ShardMetrics};
+use crate::metrics::{DirectoryMetrics, ShardCells, ShardMetrics};
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
     HostFacts, HostPort, ListenerSettings, LogDurability, Profile, Settings, SettingsBuilder, SettingsError,
@@ -30,9 +34,10 @@ use crate::settings::{
 };
 use crate::shard::{ControlSeed, DirectorySeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
 use crate::startup::{
-    RingProbe, StartupError, bind_failed, directory_locked, disk_failed, io_uring_unavailable,
-    probe_data_directory, raise_descriptor_limit,
+    DescriptorShares, RingProbe, StartupError, bind_failed, directory_locked, disk_failed,
+    divide_descriptors, io_uring_unavailable, probe_data_directory, raise_descriptor_limit,
 };
+use disk_health::DiskHealth;
 use space::Space;
 
 /// What `tidelog serve` was told, as text.
@@ -164,6 +169,7 @@ fn bind_page(name: &str, address: &HostPort) -> Result<TcpListener, StartupError
 /// What the admin pages see of the broker.
 struct View {
     metrics: Vec<Arc<Mutex<ShardMetrics>>>,
+    directories: Vec<(PathBuf, Arc<DirectorySpace>)>,
     health: Arc<Mutex<HealthRegistry>>,
 }
 
@@ -182,6 +188,18 @@ impl ClusterView for View {
             })
             .collect();
         Box::pin(std::future::ready(copies))
+    }
+
+    fn directories(&self) -> Vec<DirectoryMetrics> {
+        self.directories
+            .iter()
+            .map(|(path, space)| DirectoryMetrics {
+                path: path.clone(),
+                total_bytes: space.total_bytes(),
+                usable_bytes: space.usable_bytes(),
+                takes_writes: space.takes_writes(),
+            })
+            .collect()
     }
 
     fn health(&self) -> ViewFuture<HealthRegistry> {
@@ -230,6 +248,7 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     if let Some(warning) = descriptors.warning {
         tracing::warn!("{warning}");
     }
+    let descriptors = divide_descriptors(descriptors.limit, settings.shards, settings.log_open_files_max)?;
     let Some(data_dir) = settings.data_dirs.first() else {
         return Err(StartupError::usage(
             "no data directory is set; give --data-dir DIR",
@@ -242,7 +261,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     }
     let shards = usize::from(settings.shards);
     let cores = pin::choose(settings.runtime_pin, shards)?;
-    let facts = probe_data_directory(data_dir)?;
+    let facts = probe_data_directory(data_dir, settings.storage_allow_network)?;
+    tracing::info!(path = %facts.path.display(), file_system = facts.filesystem, "data directory");
     if let Some(warning) = &facts.warning {
         tracing::warn!("{warning}");
     }
@@ -258,6 +278,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
     }
     install_panic_hook(Some(facts.path.clone()));
+    end_process_on_fault(i32::from(FatalReason::Mapping.exit_code()))
+        .map_err(|error| StartupError::machine(format!("SIGBUS cannot be handled: {error}")))?;
 
     let killed = !directory.was_clean() && !directory.is_first_start();
     let patience = if killed {
@@ -283,8 +305,15 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         // Each under its own number from the start: a page may be asked for before a shard's first tick.
         .map(|shard| Arc::new(Mutex::new(ShardCells::new(shard as u16).snapshot())))
         .collect();
+    let mut space = Space::new(Arc::clone(&health));
+    let rules = RoomRules {
+        min_free_bytes: settings.storage_min_free_bytes,
+        reserve_bytes: settings.storage_reserve_bytes,
+    };
+    let figures = space.keep(SpaceKeeper::new(facts.path.clone(), rules));
     let view = View {
         metrics: metrics.clone(),
+        directories: vec![(facts.path.clone(), Arc::clone(&figures))],
         health: Arc::clone(&health),
     };
     let admin = AdminHttp::start(admin, metrics_page, Arc::new(view))
@@ -292,8 +321,14 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
 
     let settings = Arc::new(settings);
     let directory = Arc::new(directory);
-    let space = Space::measured(facts.path.clone());
-    let running = start_shards(&settings, &directory, &space, &listeners, &metrics, &cores)?;
+    let running = start_shards(
+        &settings,
+        &directory,
+        &figures,
+        &listeners,
+        &metrics,
+        (&cores, descriptors),
+    )?;
     for _ in 0..shards {
         match running.ready.recv() {
             Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
@@ -311,7 +346,13 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         started,
     );
 
-    let complete = wait_for_end(running, &health, settings.shard_silent_ms, space)?;
+    let complete = wait_for_end(
+        running,
+        &health,
+        settings.shard_silent_ms,
+        space,
+        DiskHealth::new(metrics),
+    )?;
     if complete {
         directory
             .mark_clean(&mut StdDisk::new())
@@ -338,6 +379,8 @@ fn set_health(health: &Mutex<HealthRegistry>, state: Health, reason: &str) {
         .set("shards", state, reason);
 }
 
+/// How often the shards' figures of the disk are looked at.
+const DISK_LOOK: Duration = Duration::from_millis(500);
 /// How often the shards' turns are looked at.
 const SILENCE_LOOK: Duration = Duration::from_millis(100);
 
@@ -378,10 +421,10 @@ struct Running {
 fn start_shards(
     settings: &Arc<Settings>,
     directory: &Arc<DataDirectory>,
-    space: &Space,
+    space: &Arc<DirectorySpace>,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
-    cores: &[usize],
+    (cores, descriptors): (&[usize], DescriptorShares),
 ) -> Result<Running, StartupError> {
     let shards = metrics.len();
     let endpoints = mesh(shards).map_err(|error| {
@@ -396,6 +439,7 @@ fn start_shards(
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
         connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+        connections_max: descriptors.connections,
     });
     let advertised: Vec<(Arc<str>, String, u16)> = listeners
         .iter()
@@ -424,12 +468,13 @@ fn start_shards(
         let own = endpoint.own();
         wakers.push(endpoint.own_waker().clone());
         let seed = ShardSeed {
+            openings_max: openings_max(descriptors.files_per_shard),
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
-            space: Arc::clone(&space.figures),
             directory: DirectorySeed {
                 directory: Arc::clone(directory),
+                space: Arc::clone(space),
             },
             control: (own == 0).then(|| ControlSeed {
                 evidence: group_zero_evidence(directory),
@@ -457,6 +502,7 @@ fn start_shards(
                 endpoint,
                 listeners: sockets,
                 shared: Arc::clone(&shared),
+                files_max: descriptors.files_per_shard,
                 hot_window_bytes: hot_bytes / shards as u64,
                 spin: Duration::from_micros(settings.runtime_spin_us),
                 pin: cores.get(own).copied(),
@@ -486,12 +532,19 @@ fn start_shards(
     })
 }
 
+/// Partitions that a shard opens at once: each takes a file, a directory that is synced, and a descriptor for reading
+/// from the device.
+fn openings_max(files_per_shard: usize) -> usize {
+    (files_per_shard / OPENING_DESCRIPTORS).clamp(1, OPENINGS_PER_SHARD_MAX)
+}
+
 /// Waits for a signal, then for the drain. True when every shard closed everything.
 fn wait_for_end(
     mut running: Running,
     health: &Mutex<HealthRegistry>,
     silent_ms: u64,
     mut space: Space,
+    mut disk: DiskHealth,
 ) -> Result<bool, StartupError> {
     use tokio::signal::unix::{SignalKind, signal};
     let no_signals = |error: io::Error| StartupError::machine(format!("signals cannot be received: {error}"));
@@ -506,11 +559,13 @@ fn wait_for_end(
         let mut watch = SilenceWatch::new(running.beats.clone(), silent_ms);
         let started = Instant::now();
         let mut look = tokio::time::interval(SILENCE_LOOK);
+        let mut look_at_disk = tokio::time::interval(DISK_LOOK);
         let mut measure = tokio::time::interval(space::INTERVAL);
         loop {
             tokio::select! {
                 _ = look.tick() => report_silence(&mut watch, started.elapsed().as_millis() as u64, silent_ms, health),
-                _ = measure.tick() => space.measure_again(),
+                _ = measure.tick() => space.look_again(),
+                _ = look_at_disk.tick() => disk.look(health),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => tracing::info!("SIGHUP: settings cannot be reloaded yet; restart to change them"),

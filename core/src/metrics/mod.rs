@@ -6,10 +6,12 @@
 //! own, per shard, so that a sum over a name never counts twice.
 #![forbid(unsafe_code)]
 
+mod directories;
 mod render;
 
 use std::cell::Cell;
 
+pub use directories::{DirectoryMetrics, render_directories};
 pub use render::{CONTENT_TYPE, render};
 
 /// A number that only grows.
@@ -231,6 +233,7 @@ shard_metrics! {
         produced_records: "Records appended.",
         produced_bytes: "Bytes of record batches appended.",
         produce_rejected: "Record batches refused.",
+        produce_refused_full: "Record batches refused because the disk was full, or nearly so.",
         fetched_bytes: "Bytes of record batches sent.",
         fetch_hot_bytes: "Bytes sent from the resident tail.",
         fetch_cold_bytes: "Bytes read from disk, verified and sent.",
@@ -248,6 +251,10 @@ shard_metrics! {
         background_steps_late: "Steps of background work that took more than 100 us.",
         leases_granted: "Times memory was lent to another shard.",
         leases_denied: "Times another shard asked for memory and there was none to spare.",
+        accepts_failed: "Times a connection could not be accepted, most often for want of descriptors.",
+        descriptors_evicted: "Descriptors of log files closed to make room for others.",
+        descriptors_refused: "Times there was no descriptor left for a log file.",
+        maps_evicted: "Maps of log files dropped to make room for others.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
@@ -259,6 +266,10 @@ shard_metrics! {
         socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",
         retention_clock_held: "1 while retention by age does not believe a clock that leapt ahead.",
+        partitions_failed: "Partitions that could not be opened; it is tried again where that can help.",
+        sync_waiting_ms: "Age of the oldest sync under way, milliseconds, looked at once a second.",
+        descriptors_open: "Descriptors of log files open.",
+        maps_open: "Maps of log files kept.",
         silent: "1 while the shard takes no turns, for longer than shard.silent_ms.",
         fetch_sessions: "Fetch sessions open.",
         fetch_sessions_used_bytes: "Bytes that fetch sessions take.",

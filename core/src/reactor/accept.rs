@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use io_uring::{opcode, types};
+use tidelog_segment_log::disk::is_out_of_descriptors;
 
 use super::ring::{Kind, Reaped, Tag};
 use super::{Machine, Reactor};
@@ -16,6 +17,17 @@ use crate::shard::{Now, ShardRequest};
 
 /// Wait after an accept failed for want of descriptors.
 const ACCEPT_BACKOFF_MS: u64 = 100;
+/// Refusals of one shard are logged this often at most; each is counted.
+const REFUSAL_LOG_MS: u64 = 1_000;
+
+/// Whether a line of a kind may be logged again; `again_ms` says when.
+fn may_log(now: Now, again_ms: &mut u64) -> bool {
+    let may = now.monotonic_ms >= *again_ms;
+    if may {
+        *again_ms = now.monotonic_ms + REFUSAL_LOG_MS;
+    }
+    may
+}
 
 impl<M: Machine> Reactor<M> {
     /// Keeps one accept per listener in the ring while connections may come.
@@ -61,7 +73,13 @@ impl<M: Machine> Reactor<M> {
             Ok(fd) => fd,
             Err(error) => {
                 if !self.stop_seen {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.shard.metrics().accepts_failed.increment();
+                    if is_out_of_descriptors(&error) {
+                        self.disk.make_room();
+                    }
+                    if may_log(now, &mut self.failure_log_ms) {
+                        tracing::warn!(%error, "connections cannot be accepted now; it is tried again");
+                    }
                     self.accept_again_at_ms = now.monotonic_ms + ACCEPT_BACKOFF_MS;
                     self.shard.wake_at(self.accept_again_at_ms);
                 }
@@ -75,6 +93,18 @@ impl<M: Machine> Reactor<M> {
         let Some(peer) = peer.and_then(|address| SocketAddr::try_from(address).ok()) else {
             return;
         };
+        if self.is_at_connections_max() {
+            self.shard.metrics().connections_refused.increment();
+            if may_log(now, &mut self.refusal_log_ms) {
+                let connections_max = self.shared.connections_max;
+                tracing::warn!(
+                    %peer,
+                    connections_max,
+                    "connection refused: the process has no descriptor for another; raise `ulimit -n` or lower log.open_files_max"
+                );
+            }
+            return;
+        }
         let own = self.shard.endpoint().own();
         let count = |shard: usize| {
             self.shared
@@ -109,6 +139,12 @@ impl<M: Machine> Reactor<M> {
         } else {
             self.count_and_adopt(now, socket, listener, peer);
         }
+    }
+
+    fn is_at_connections_max(&self) -> bool {
+        let connections = self.shared.connections.iter();
+        let open: usize = connections.map(|count| count.load(Ordering::Relaxed)).sum();
+        open >= self.shared.connections_max
     }
 
     fn count_and_adopt(&mut self, now: Now, socket: OwnedFd, listener: usize, peer: SocketAddr) {

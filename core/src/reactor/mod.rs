@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 
 use io_uring::{opcode, types};
 
+use tidelog_segment_log::disk::Descriptors;
+
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
 use arena::Arena;
@@ -60,6 +62,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// Open connections per shard, for the accept hand-off.
     pub connections: Vec<AtomicUsize>,
+    /// Connections that the process has descriptors for.
+    pub connections_max: usize,
 }
 
 /// Makes a machine with its rings.
@@ -75,6 +79,8 @@ pub struct Start<M> {
     pub listeners: Vec<(usize, TcpListener)>,
     /// Shared with the other shards.
     pub shared: Arc<Shared>,
+    /// Descriptors of log files that it comes back to.
+    pub files_max: usize,
     /// How much of what this shard wrote last counts as resident in the page cache, bytes.
     pub hot_window_bytes: u64,
     /// How long to look for work before sleeping, at most and only where that pays; zero: not at all.
@@ -149,6 +155,10 @@ struct Reactor<M> {
     listeners: Vec<(usize, TcpListener)>,
     accepting: Vec<bool>,
     accept_again_at_ms: u64,
+    /// When a refusal is logged again.
+    refusal_log_ms: u64,
+    /// When a failure is.
+    failure_log_ms: u64,
     shared: Arc<Shared>,
     epoch: Instant,
     /// Connections that may go on reading once their budget or their turn allows.
@@ -182,7 +192,11 @@ impl<M: Machine> Reactor<M> {
         let ring = RawRing::new()?;
         let provided = ProvidedBuffers::new(&ring, buffers)?;
         let ring = Rc::new(RefCell::new(ring));
-        let disk = RingDisk::new(Rc::clone(&ring), start.hot_window_bytes);
+        let disk = RingDisk::new(
+            Rc::clone(&ring),
+            start.hot_window_bytes,
+            Descriptors::bounded(start.files_max),
+        );
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
             shard,
@@ -194,6 +208,8 @@ impl<M: Machine> Reactor<M> {
             listeners: start.listeners,
             accepting,
             accept_again_at_ms: 0,
+            refusal_log_ms: 0,
+            failure_log_ms: 0,
             shared: start.shared,
             epoch: Instant::now(),
             read_later: Vec::new(),

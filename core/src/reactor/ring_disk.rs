@@ -22,11 +22,12 @@ use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 use tidelog_segment_log::disk::std_disk::{StdDisk, open_for_cold_read};
 use tidelog_segment_log::disk::{
-    AlignedBytes, Completion, DIRECT_ALIGN, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes,
-    ReadSource, Token, WriteNow,
+    AlignedBytes, Completion, DIRECT_ALIGN, Descriptors, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle,
+    HotBytes, Lease, ReadSource, Token, WriteNow,
 };
 
 use super::ring::{Kind, RawRing, Reaped, Tag};
+use crate::metrics::{Counter, ShardCells};
 
 /// A cold read of at least this goes past the page cache: it is worth opening the file once more.
 const DIRECT_READ_MIN_BYTES: usize = 256 << 10;
@@ -36,32 +37,48 @@ const WRITEBACK_BYTES: u64 = 8 << 20;
 const UNSTARTED_FILES_MAX: usize = 4_096;
 /// With more write-backs than this under way the disk does not keep up, and a write might block.
 const WRITEBACKS_MAX: usize = 16;
+/// Descriptors closed at a time when connections find none.
+const DESCRIPTORS_FREED: usize = 16;
 /// A commit that takes longer than this may hold locks that a write needs.
 const COMMIT_LATE: Duration = Duration::from_millis(100);
+
+/// A file whose descriptor is not closed while the kernel uses it.
+struct Held {
+    file: FileHandle,
+    fd: Lease,
+}
+
+impl Held {
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.fd.as_raw_fd())
+    }
+}
 
 /// An operation in the kernel; it owns what the kernel reads or writes.
 enum InFlight {
     Write {
-        file: FileHandle,
+        held: Held,
         position: u64,
         data: Bytes,
     },
     Read {
-        file: FileHandle,
+        held: Held,
         position: u64,
         buffer: AlignedBytes,
         filled: usize,
     },
     /// Past the page cache, which spares the copy; where it does not work, it becomes a `Read`.
     DirectRead {
-        file: FileHandle,
+        held: Held,
         position: u64,
         len: usize,
         buffer: AlignedBytes,
         _direct: OwnedFd,
     },
     Sync {
-        file: FileHandle,
+        held: Held,
+        /// What it covers, as the file counts.
+        mark: u32,
     },
     SyncDir {
         _directory: OwnedFd,
@@ -70,18 +87,28 @@ enum InFlight {
     Unlink {
         path: CString,
     },
-    Plain {
-        _file: FileHandle,
+    Fallocate {
+        held: Held,
+    },
+    Writeback {
+        _held: Held,
     },
     /// Started by this disk itself; nobody waits for it.
     EarlyWriteback {
-        _file: FileHandle,
+        _held: Held,
     },
 }
 
 struct Slot {
     generation: u32,
     operation: Option<(Token, InFlight)>,
+}
+
+/// A sync in the kernel.
+struct Syncing {
+    slot: u32,
+    file_id: u64,
+    since: Instant,
 }
 
 /// See the file's head.
@@ -94,19 +121,21 @@ pub(super) struct RingDisk {
     in_flight: usize,
     /// When each sync in the kernel was submitted, oldest first (a sync that ends later than its
     /// successors keeps its place until then).
-    syncs: VecDeque<(u32, Instant)>,
+    syncs: VecDeque<Syncing>,
     /// Bytes appended to a file since its write-back was last started.
     unstarted: HashMap<u64, Range<u64>>,
     /// Early write-backs in the kernel.
     writebacks: usize,
+    /// Keeps the descriptor of the write that was told to be submitted.
+    stalled: Option<Lease>,
 }
 
 impl RingDisk {
     /// `hot_window_bytes`: how much of what was written last counts as resident.
-    pub(super) fn new(ring: Rc<RefCell<RawRing>>, hot_window_bytes: u64) -> Self {
+    pub(super) fn new(ring: Rc<RefCell<RawRing>>, hot_window_bytes: u64, descriptors: Descriptors) -> Self {
         Self {
             ring,
-            direct: StdDisk::with_hot_window(hot_window_bytes),
+            direct: StdDisk::with_descriptors(hot_window_bytes, descriptors),
             slots: Vec::new(),
             free: Vec::new(),
             arrived: Vec::new(),
@@ -114,6 +143,39 @@ impl RingDisk {
             syncs: VecDeque::new(),
             unstarted: HashMap::new(),
             writebacks: 0,
+            stalled: None,
+        }
+    }
+
+    /// Tells what is open and mapped; once a second or so.
+    pub(super) fn report(&mut self, metrics: &ShardCells) {
+        let counts = self.direct.descriptors().counts();
+        let maps = self.direct.hot_maps();
+        metrics.descriptors_open.set(counts.open as i64);
+        metrics.maps_open.set(maps.maps() as i64);
+        let grown = |cell: &Counter, total: u64| cell.add(total.saturating_sub(cell.get()));
+        grown(&metrics.descriptors_evicted, counts.evicted);
+        grown(&metrics.descriptors_refused, counts.refused);
+        grown(&metrics.maps_evicted, maps.maps_evicted());
+        let oldest = self.syncs.front().map(|sync| sync.since.elapsed());
+        let waiting_ms = oldest.map_or(0, |waiting| waiting.as_millis() as i64);
+        metrics.sync_waiting_ms.set(waiting_ms);
+    }
+
+    /// Closes some descriptors that nobody uses, since others are wanted more.
+    pub(super) fn make_room(&self) {
+        self.direct.descriptors().make_room(DESCRIPTORS_FREED);
+    }
+
+    /// The file with its descriptor, or the operation ends here.
+    fn hold(&mut self, token: Token, file: FileHandle) -> Option<Held> {
+        match file.lease() {
+            Ok(fd) => Some(Held { file, fd }),
+            Err(error) => {
+                let result = Err(error);
+                self.arrived.push(Completion { token, result });
+                None
+            }
         }
     }
 
@@ -147,8 +209,12 @@ impl RingDisk {
             generation: place.generation,
             slot,
         };
-        if matches!(operation, InFlight::Sync { .. }) {
-            self.syncs.push_back((slot, Instant::now()));
+        if let InFlight::Sync { held, .. } = &operation {
+            self.syncs.push_back(Syncing {
+                slot,
+                file_id: held.file.id(),
+                since: Instant::now(),
+            });
         }
         place.operation = Some((token, operation));
         self.in_flight += 1;
@@ -176,19 +242,23 @@ impl RingDisk {
                 self.writebacks -= 1;
                 return;
             }
-            InFlight::Sync { .. } => self.syncs.retain(|(sync, _)| *sync != slot),
+            InFlight::Fallocate { held } => held.file.change_ended(),
+            InFlight::Sync { .. } => self.syncs.retain(|sync| sync.slot != slot),
             _ => {}
         }
         self.arrived.push(Completion { token, result });
     }
 
-    /// Whether a write might block: the disk does not keep up, or a commit is late.
-    fn might_stall(&self) -> bool {
+    /// Whether a write might block: the disk does not keep up, a commit is late, or the file system lets none
+    /// through while the file is synced.
+    fn might_stall(&self, file: &FileHandle) -> bool {
         let late = self
             .syncs
             .front()
-            .is_some_and(|(_, since)| since.elapsed() > COMMIT_LATE);
-        late || self.writebacks > WRITEBACKS_MAX
+            .is_some_and(|sync| sync.since.elapsed() > COMMIT_LATE);
+        let is_locked =
+            || file.is_locked_by_sync() && self.syncs.iter().any(|sync| sync.file_id == file.id());
+        late || self.writebacks > WRITEBACKS_MAX || is_locked()
     }
 
     /// Starts write-back of what was appended to a file, each [`WRITEBACK_BYTES`].
@@ -207,10 +277,14 @@ impl RingDisk {
         }
         let range = unstarted.clone();
         self.unstarted.remove(&file.id());
+        let Ok(fd) = file.lease() else { return };
+        let held = Held {
+            file: file.clone(),
+            fd,
+        };
         self.writebacks += 1;
-        let entry = writeback_entry(file, &range).flags(squeue::Flags::ASYNC);
-        let file = file.clone();
-        self.start(Token(0), InFlight::EarlyWriteback { _file: file }, |_| entry);
+        let entry = writeback_entry(&held, &range).flags(squeue::Flags::ASYNC);
+        self.start(Token(0), InFlight::EarlyWriteback { _held: held }, |_| entry);
     }
 
     /// Removes a name on a worker of the kernel: the space of a large file is not freed in an instant.
@@ -242,13 +316,13 @@ impl RingDisk {
         let Some((
             token,
             InFlight::DirectRead {
-                file, position, len, ..
+                held, position, len, ..
             },
         )) = place.operation.take()
         else {
             return;
         };
-        let (entry, operation) = cached_read(file, position, len);
+        let (entry, operation) = cached_read(held, position, len);
         place.operation = Some((token, operation));
         // SAFETY: as in `start`.
         let pushed = unsafe { self.ring.borrow_mut().push(entry, tag) };
@@ -271,30 +345,36 @@ impl RingDisk {
             return;
         };
         let output = match (operation, result) {
-            (InFlight::Write { file, position, data }, Err(error)) => {
+            (InFlight::Write { held, position, data }, Err(error)) => {
+                held.file.write_ended();
                 self.direct
-                    .note_failed_write(file, *position..*position + data.len() as u64);
+                    .note_failed_write(&held.file, *position..*position + data.len() as u64);
                 Err(error)
             }
-            (InFlight::Sync { file }, Err(error)) => {
-                self.direct.note_failed_sync(file);
+            (InFlight::Sync { held, .. }, Err(error)) => {
+                self.direct.note_failed_sync(&held.file);
                 Err(error)
+            }
+            (InFlight::Sync { held, mark }, Ok(_)) => {
+                held.file.synced(*mark);
+                Ok(DiskOutput::Done)
             }
             // Refused, or out of luck: the page cache's own attempt tells.
             (InFlight::DirectRead { .. }, Err(_)) => return self.read_through_cache(reaped.tag),
             (_, Err(error)) => Err(error),
-            (InFlight::Write { file, position, data }, Ok(written)) => {
+            (InFlight::Write { held, position, data }, Ok(written)) => {
+                held.file.write_ended();
                 if written == 0 && !data.is_empty() {
                     Err(io::Error::from(io::ErrorKind::WriteZero))
                 } else {
                     self.direct
-                        .note_written(file, *position..*position + u64::from(written));
+                        .note_written(&held.file, *position..*position + u64::from(written));
                     Ok(DiskOutput::Written(written as usize))
                 }
             }
             (
                 InFlight::Read {
-                    file,
+                    held,
                     position,
                     buffer,
                     filled,
@@ -304,7 +384,7 @@ impl RingDisk {
                 *filled += read as usize;
                 if read > 0 && *filled < buffer.len() {
                     // A short read in the middle of a file: go on where it ended.
-                    let next = read_entry(file, *position + *filled as u64, buffer, *filled);
+                    let next = read_entry(held, *position + *filled as u64, buffer, *filled);
                     // SAFETY: as in `start`.
                     match unsafe { self.ring.borrow_mut().push(next, reaped.tag) } {
                         Ok(()) => return,
@@ -329,24 +409,20 @@ impl RingDisk {
     }
 }
 
-fn descriptor(file: &FileHandle) -> types::Fd {
-    types::Fd(file.fd().map_or(-1, AsRawFd::as_raw_fd))
-}
-
-fn writeback_entry(file: &FileHandle, range: &Range<u64>) -> squeue::Entry {
+fn writeback_entry(held: &Held, range: &Range<u64>) -> squeue::Entry {
     const SYNC_FILE_RANGE_WRITE: u32 = 2;
     let len = u32::try_from(range.end.saturating_sub(range.start)).unwrap_or(u32::MAX);
-    opcode::SyncFileRange::new(descriptor(file), len)
+    opcode::SyncFileRange::new(held.fd(), len)
         .offset(range.start)
         .flags(SYNC_FILE_RANGE_WRITE)
         .build()
 }
 
-fn cached_read(file: FileHandle, position: u64, len: usize) -> (squeue::Entry, InFlight) {
+fn cached_read(held: Held, position: u64, len: usize) -> (squeue::Entry, InFlight) {
     let mut buffer = AlignedBytes::zeroed(len);
-    let entry = read_entry(&file, position, &mut buffer, 0);
+    let entry = read_entry(&held, position, &mut buffer, 0);
     let operation = InFlight::Read {
-        file,
+        held,
         position,
         buffer,
         filled: 0,
@@ -355,14 +431,14 @@ fn cached_read(file: FileHandle, position: u64, len: usize) -> (squeue::Entry, I
 }
 
 /// Not on a worker: the device writes into the buffer by itself, and this thread only submits.
-fn direct_read(file: FileHandle, position: u64, len: usize, direct: OwnedFd) -> (squeue::Entry, InFlight) {
+fn direct_read(held: Held, position: u64, len: usize, direct: OwnedFd) -> (squeue::Entry, InFlight) {
     let mut buffer = AlignedBytes::for_direct_read(position, len);
     let (pages, pages_len) = buffer.direct_pages();
     let entry = opcode::Read::new(types::Fd(direct.as_raw_fd()), pages, pages_len as u32)
         .offset(position - position % DIRECT_ALIGN as u64)
         .build();
     let operation = InFlight::DirectRead {
-        file,
+        held,
         position,
         len,
         buffer,
@@ -371,11 +447,11 @@ fn direct_read(file: FileHandle, position: u64, len: usize, direct: OwnedFd) -> 
     (entry, operation)
 }
 
-fn read_entry(file: &FileHandle, position: u64, buffer: &mut AlignedBytes, filled: usize) -> squeue::Entry {
+fn read_entry(held: &Held, position: u64, buffer: &mut AlignedBytes, filled: usize) -> squeue::Entry {
     let rest = buffer.get_mut(filled..).unwrap_or(&mut []);
     // On a worker of the kernel: else submitting starts the read-ahead, and copies what is there, on this thread,
     // which meanwhile answers nobody.
-    opcode::Read::new(descriptor(file), rest.as_mut_ptr(), rest.len() as u32)
+    opcode::Read::new(held.fd(), rest.as_mut_ptr(), rest.len() as u32)
         .offset(position)
         .build()
         .flags(squeue::Flags::ASYNC)
@@ -385,9 +461,13 @@ impl Disk for RingDisk {
     fn submit(&mut self, token: Token, op: DiskOp) {
         match op {
             DiskOp::Write { file, position, data } => {
-                let fd = descriptor(&file);
-                let (at, len) = (data.as_ptr(), data.len() as u32);
-                self.start(token, InFlight::Write { file, position, data }, |_| {
+                self.stalled = None;
+                let Some(held) = self.hold(token, file) else {
+                    return;
+                };
+                held.file.write_begun();
+                let (fd, at, len) = (held.fd(), data.as_ptr(), data.len() as u32);
+                self.start(token, InFlight::Write { held, position, data }, |_| {
                     opcode::Write::new(fd, at, len).offset(position).build()
                 });
             }
@@ -398,18 +478,24 @@ impl Disk for RingDisk {
                 source: ReadSource::Cached,
             } => {
                 let range = position..position.saturating_add(len as u64);
+                let Some(held) = self.hold(token, file) else {
+                    return;
+                };
                 let direct = (len >= DIRECT_READ_MIN_BYTES)
-                    .then(|| open_for_cold_read(&file, range))
+                    .then(|| open_for_cold_read(&held.file, range))
                     .flatten();
                 let (entry, operation) = match direct {
-                    Some(direct) => direct_read(file, position, len, direct),
-                    None => cached_read(file, position, len),
+                    Some(direct) => direct_read(held, position, len, direct),
+                    None => cached_read(held, position, len),
                 };
                 self.start(token, operation, |_| entry);
             }
             DiskOp::Sync { file } => {
-                let fd = descriptor(&file);
-                self.start(token, InFlight::Sync { file }, |_| {
+                let Some(held) = self.hold(token, file) else {
+                    return;
+                };
+                let (fd, mark) = (held.fd(), held.file.sync_mark());
+                self.start(token, InFlight::Sync { held, mark }, |_| {
                     opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
                 });
             }
@@ -418,34 +504,41 @@ impl Disk for RingDisk {
                 self.direct.drop_closed();
                 self.start_unlink(token, &path);
             }
-            DiskOp::SyncDir { path } => match std::fs::File::open(&path) {
-                Ok(directory) => {
-                    let directory = OwnedFd::from(directory);
-                    let fd = types::Fd(directory.as_raw_fd());
-                    self.start(
-                        token,
-                        InFlight::SyncDir {
+            DiskOp::SyncDir { path } => {
+                let opened = self.direct.descriptors().with_room(|| std::fs::File::open(&path));
+                match opened {
+                    Ok(directory) => {
+                        let directory = OwnedFd::from(directory);
+                        let fd = types::Fd(directory.as_raw_fd());
+                        let operation = InFlight::SyncDir {
                             _directory: directory,
-                        },
-                        |_| opcode::Fsync::new(fd).build(),
-                    );
+                        };
+                        self.start(token, operation, |_| opcode::Fsync::new(fd).build());
+                    }
+                    Err(error) => self.arrived.push(Completion {
+                        token,
+                        result: Err(error),
+                    }),
                 }
-                Err(error) => self.arrived.push(Completion {
-                    token,
-                    result: Err(error),
-                }),
-            },
+            }
             DiskOp::Fallocate { file, range } => {
-                let fd = descriptor(&file);
-                self.start(token, InFlight::Plain { _file: file }, |_| {
+                let Some(held) = self.hold(token, file) else {
+                    return;
+                };
+                held.file.change_begun();
+                let fd = held.fd();
+                self.start(token, InFlight::Fallocate { held }, |_| {
                     opcode::Fallocate::new(fd, range.end.saturating_sub(range.start))
                         .offset(range.start)
                         .build()
                 });
             }
             DiskOp::Writeback { file, range } => {
-                let entry = writeback_entry(&file, &range);
-                self.start(token, InFlight::Plain { _file: file }, |_| entry);
+                let Some(held) = self.hold(token, file) else {
+                    return;
+                };
+                let entry = writeback_entry(&held, &range);
+                self.start(token, InFlight::Writeback { _held: held }, |_| entry);
             }
             other => {
                 self.direct.submit(token, other);
@@ -464,7 +557,8 @@ impl Disk for RingDisk {
         position: u64,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<WriteNow> {
-        if self.might_stall() {
+        if self.might_stall(file) {
+            self.stalled = Some(file.lease()?);
             return Ok(WriteNow::WouldStall);
         }
         let written = self.direct.write_now(file, position, pieces)?;
@@ -537,7 +631,7 @@ mod tests {
 
         fn read(&self, position: u64, len: usize) -> AlignedBytes {
             let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
-            let mut disk = RingDisk::new(Rc::clone(&ring), 0);
+            let mut disk = RingDisk::new(Rc::clone(&ring), 0, Descriptors::unbounded());
             let op = DiskOp::Read {
                 file: self.handle(),
                 position,
@@ -567,7 +661,7 @@ mod tests {
     fn a_name_is_removed_by_the_kernels_worker() {
         let cold = ColdFile::new(1 << 20);
         let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
-        let mut disk = RingDisk::new(Rc::clone(&ring), 0);
+        let mut disk = RingDisk::new(Rc::clone(&ring), 0, Descriptors::unbounded());
         for is_there in [true, false] {
             let path = cold.path.clone();
             disk.submit(Token(1), DiskOp::Unlink { path });
@@ -629,9 +723,10 @@ mod tests {
         let handle = cold.handle();
         let direct = open_for_cold_read(&handle, 0..1 << 20).unwrap();
         let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
-        let mut disk = RingDisk::new(Rc::clone(&ring), 0);
+        let mut disk = RingDisk::new(Rc::clone(&ring), 0, Descriptors::unbounded());
         // More than the file has.
-        let (entry, operation) = direct_read(handle, 8192, 2 << 20, direct);
+        let held = disk.hold(Token(1), handle).unwrap();
+        let (entry, operation) = direct_read(held, 8192, 2 << 20, direct);
         disk.start(Token(1), operation, |_| entry);
         let (mut reaped, mut done) = (Vec::new(), Vec::new());
         while done.is_empty() {

@@ -178,6 +178,9 @@ impl Machine for Echo {
     fn on_sent(&mut self, _charge: Charge) {}
 }
 
+/// More than the tests hold open at a time.
+const CONNECTIONS_MAX: usize = 64;
+
 struct Running {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -197,6 +200,7 @@ fn start(work: Work, busy: bool, spin: Duration) -> Running {
     let shared = Arc::new(Shared {
         stopping: AtomicBool::new(false),
         connections: vec![AtomicUsize::new(0)],
+        connections_max: CONNECTIONS_MAX,
     });
     let (steps_sender, steps) = channel();
     let (looks_sender, looks) = channel();
@@ -219,6 +223,7 @@ fn start(work: Work, busy: bool, spin: Duration) -> Running {
             endpoint,
             listeners: vec![(0, listener)],
             shared: Arc::clone(&shared),
+            files_max: 100,
             hot_window_bytes: 0,
             spin,
             pin: None,
@@ -268,6 +273,35 @@ impl Running {
         self.thread.join().expect("no panic");
         metrics
     }
+}
+
+#[test]
+fn a_connection_that_there_is_no_descriptor_for_is_refused_at_once() {
+    let running = start(Work::None, false, Duration::ZERO);
+    let open = || TcpStream::connect(running.address).expect("connected");
+    let held: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| open()).collect();
+    let began = Instant::now();
+    while running.shared.connections[0].load(Ordering::Relaxed) < CONNECTIONS_MAX {
+        assert!(began.elapsed() < TEST_TIMEOUT, "they are accepted");
+        std::thread::yield_now();
+    }
+    let mut one_more = open();
+    one_more.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
+    assert_eq!(one_more.read(&mut [0]).expect("closed, not left waiting"), 0);
+    // The others are served, and one that goes makes room.
+    let mut first = held.into_iter().next().expect("one");
+    first.write_all(&[0, 0, 0, 2, 1, 7]).expect("sent");
+    let mut answer = [0; 6];
+    first.set_read_timeout(Some(TEST_TIMEOUT)).expect("a timeout");
+    first.read_exact(&mut answer).expect("an answer");
+    let began = Instant::now();
+    while running.shared.connections[0].load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+        assert!(began.elapsed() < TEST_TIMEOUT, "the others are gone");
+        std::thread::yield_now();
+    }
+    running.ask(1);
+    drop(first);
+    assert_eq!(running.stop().connections_refused, 1);
 }
 
 /// Without the poll point the loop would never take another turn.

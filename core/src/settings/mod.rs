@@ -161,6 +161,8 @@ pub struct Settings {
     pub log_durability: LogDurability,
     /// `log.durability.interval_ms`
     pub log_durability_interval_ms: u64,
+    /// `log.open_files_max`; 0 is half of what the descriptor limit leaves.
+    pub log_open_files_max: u64,
     /// `log.segment_bytes`
     pub log_segment_bytes: u64,
     /// `log.segment_ms`
@@ -197,6 +199,12 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// `shard.silent_ms`
     pub shard_silent_ms: u64,
+    /// `storage.allow_network`
+    pub storage_allow_network: bool,
+    /// `storage.min_free`; `None` is auto.
+    pub storage_min_free_bytes: Option<u64>,
+    /// `storage.reserve`; `None` is auto.
+    pub storage_reserve_bytes: Option<u64>,
     /// Every key with its text and source.
     pub origins: BTreeMap<String, Origin>,
 }

@@ -278,6 +278,17 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "log.open_files_max",
+        kind: Kind::Integer {
+            min: 0,
+            max: 10_000_000,
+        },
+        unit: "descriptors",
+        default: "0",
+        doc: "Log files kept open, of all shards; others are opened when they are used. 0: half of what the descriptor limit leaves.",
+        ..BASE
+    },
+    SettingSpec {
         name: "log.retention_bytes",
         kind: Kind::Size {
             min: -1,
@@ -448,6 +459,32 @@ static REGISTRY: &[SettingSpec] = &[
         unit: "shards",
         default: "auto",
         doc: "Threads that own partitions and connections; auto is the usable cores. May change at any restart.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "storage.allow_network",
+        kind: Kind::Bool,
+        default: "false",
+        doc: "Starts on a network file system too, whose durability is what the other side makes of it.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "storage.min_free",
+        kind: Kind::Size {
+            min: 0,
+            max: i64::MAX,
+        },
+        unit: "bytes",
+        default: "auto",
+        doc: "Room on a data directory's file system below which Produce gets KAFKA_STORAGE_ERROR; auto is a twentieth of it, at most 1GiB.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "storage.reserve",
+        kind: Kind::Size { min: 0, max: 1 << 40 },
+        unit: "bytes",
+        default: "auto",
+        doc: "Size of a file that is given up when a disk is full, for metadata, checkpoints and deletions; auto is a hundredth of the file system, at most 64MiB.",
         ..BASE
     },
 ];

@@ -19,7 +19,7 @@ use tidelog_segment_log::log::{LogStartError, PartitionLog};
 
 use super::append::{Refusal, refused_append};
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::parts::{Part, take_waiting, waiting};
+use super::parts::{Asks, Parts};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::metadata::is_internal;
@@ -38,15 +38,14 @@ const WAIT_MS_MAX: u64 = 5 * 60 * 1_000;
 pub(super) struct PendingDeleteRecords {
     origin: Origin,
     response: kp::DeleteRecordsResponse,
-    parts: Vec<Part>,
-    missing: usize,
+    parts: Parts,
     deadline_ms: u64,
 }
 
 impl PendingDeleteRecords {
     /// The parts that wait for their owner.
     pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
-        waiting(&self.parts)
+        self.parts.waiting()
     }
 }
 
@@ -61,7 +60,7 @@ impl Shard {
     ) {
         let image = std::sync::Arc::clone(&self.image);
         let mut response = kp::DeleteRecordsResponse::default();
-        let (mut parts, mut asks) = (Vec::new(), Vec::new());
+        let (mut parts, mut asks) = (Parts::default(), Asks::new());
         for (topic_at, topic) in request.topics.iter().enumerate() {
             let name = &topic.name.0;
             let found = image.topic(name);
@@ -86,7 +85,7 @@ impl Shard {
                             topic: topic_id(found),
                             partition: partition.partition_index,
                         };
-                        parts.push(Part::new(topic_at, partition_at, key));
+                        parts.push(topic_at, partition_at, key);
                         let offset = partition.offset;
                         asks.push((key, PartitionOp::DeleteRecords { offset }));
                     }
@@ -100,8 +99,7 @@ impl Shard {
                     .with_partitions(partitions),
             );
         }
-        let missing = parts.len();
-        if missing == 0 {
+        if parts.are_complete() {
             self.answer(&origin, &ResponseBody::DeleteRecords(response));
             return;
         }
@@ -110,25 +108,17 @@ impl Shard {
             origin,
             response,
             parts,
-            missing,
             deadline_ms: now.monotonic_ms + wait_ms.clamp(WAIT_MS_MIN, WAIT_MS_MAX),
         }));
         self.deletions.insert(id);
-        for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo {
-                shard: self.own,
-                pending: id,
-                part: part as u32,
-            };
-            self.ask_partition(now, disk, reply, key, op);
-        }
+        self.ask_owners(now, disk, id, asks);
     }
 
     pub(super) fn on_records_deleted(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
         let Some(Pending::DeleteRecords(pending)) = self.pending.get_mut(&reply.pending) else {
             return;
         };
-        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
+        let Some(part) = pending.parts.take(reply.part) else {
             return;
         };
         let topic = pending.response.topics.get_mut(part.topic_at);
@@ -143,8 +133,7 @@ impl Shard {
                 _ => {}
             }
         }
-        pending.missing -= 1;
-        if pending.missing == 0
+        if pending.parts.are_complete()
             && let Some(Pending::DeleteRecords(pending)) = self.pending.remove(&reply.pending)
         {
             self.deletions.remove(&reply.pending);

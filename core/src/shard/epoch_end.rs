@@ -7,7 +7,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::parts::{Part, take_waiting, waiting};
+use super::parts::{Asks, Parts};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -15,14 +15,13 @@ use crate::request_context::RequestContext;
 pub(super) struct PendingEpochEnd {
     origin: Origin,
     response: kp::OffsetForLeaderEpochResponse,
-    parts: Vec<Part>,
-    missing: usize,
+    parts: Parts,
 }
 
 impl PendingEpochEnd {
     /// The parts that wait for their owner.
     pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
-        waiting(&self.parts)
+        self.parts.waiting()
     }
 }
 
@@ -38,7 +37,7 @@ impl Shard {
         use kp::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
         let image = std::sync::Arc::clone(&self.image);
         let mut response = kp::OffsetForLeaderEpochResponse::default();
-        let (mut parts, mut asks) = (Vec::new(), Vec::new());
+        let (mut parts, mut asks) = (Parts::default(), Asks::new());
         for (topic_at, topic) in request.topics.iter().enumerate() {
             let found = image.topic(&topic.topic.0);
             let allowed = self
@@ -58,7 +57,7 @@ impl Shard {
                             partition: partition.partition,
                         };
                         let (epoch, leader_epoch) = (partition.leader_epoch, partition.current_leader_epoch);
-                        parts.push(Part::new(topic_at, partition_at, key));
+                        parts.push(topic_at, partition_at, key);
                         asks.push((key, PartitionOp::EpochEnd { epoch, leader_epoch }));
                     }
                     _ => answer.error_code = ErrorCode::UnknownTopicOrPartition.code(),
@@ -71,8 +70,7 @@ impl Shard {
                     .with_partitions(partitions),
             );
         }
-        let missing = parts.len();
-        if missing == 0 {
+        if parts.are_complete() {
             self.answer(&origin, &ResponseBody::OffsetForLeaderEpoch(response));
             return;
         }
@@ -80,23 +78,15 @@ impl Shard {
             origin,
             response,
             parts,
-            missing,
         }));
-        for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo {
-                shard: self.own,
-                pending: id,
-                part: part as u32,
-            };
-            self.ask_partition(now, disk, reply, key, op);
-        }
+        self.ask_owners(now, disk, id, asks);
     }
 
     pub(super) fn on_epoch_end(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
         let Some(Pending::EpochEnd(pending)) = self.pending.get_mut(&reply.pending) else {
             return;
         };
-        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
+        let Some(part) = pending.parts.take(reply.part) else {
             return;
         };
         let topic = pending.response.topics.get_mut(part.topic_at);
@@ -114,8 +104,7 @@ impl Shard {
                 _ => {}
             }
         }
-        pending.missing -= 1;
-        if pending.missing == 0
+        if pending.parts.are_complete()
             && let Some(Pending::EpochEnd(pending)) = self.pending.remove(&reply.pending)
         {
             self.answer(

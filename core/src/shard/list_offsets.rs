@@ -146,14 +146,7 @@ impl Shard {
             searches,
             missing,
         }));
-        for (part, (key, op)) in asks.into_iter().enumerate() {
-            let reply = ReplyTo {
-                shard: self.own,
-                pending: id,
-                part: part as u32,
-            };
-            self.ask_partition(now, disk, reply, key, op);
-        }
+        self.ask_owners(now, disk, id, asks);
         if missing == 0 {
             self.finish_list_offsets(id);
         }

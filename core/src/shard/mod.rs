@@ -56,7 +56,6 @@ use std::time::Instant;
 
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
-use crate::directory_space::DirectorySpace;
 use crate::guard::Guard;
 use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
@@ -134,7 +133,6 @@ pub struct Shard {
     settings: Arc<Settings>,
     listeners: Vec<(Arc<str>, String, u16)>,
     cluster_id: String,
-    space: Arc<DirectorySpace>,
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
@@ -199,7 +197,6 @@ impl Shard {
             settings: Arc::clone(&seed.settings),
             listeners: seed.listeners,
             cluster_id: seed.cluster_id,
-            space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
             leader_epochs: BTreeMap::new(),
@@ -215,7 +212,7 @@ impl Shard {
                 seed.directory.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directory, seed.settings, own, shards),
+            partitions: Partitions::new(seed.directory, seed.settings, own, shards, seed.openings_max),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

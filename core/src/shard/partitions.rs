@@ -22,6 +22,7 @@ use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
 use super::retention_clock::RetentionClock;
 use super::{FastMap, Now, ReplyTo};
+use crate::directory_space::DirectorySpace;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
@@ -48,6 +49,8 @@ pub(super) const SWEEP_SPACE: u32 = 5;
 pub struct DirectorySeed {
     /// The directory this process holds.
     pub directory: Arc<DataDirectory>,
+    /// The room on its file system.
+    pub space: Arc<DirectorySpace>,
 }
 
 impl DirectorySeed {
@@ -105,6 +108,9 @@ pub(super) struct Partitions {
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
+    openings_max: usize,
+    /// The image that is being applied waits for openings to end.
+    waits_for_openings: bool,
     /// How often an opening was begun.
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
@@ -114,7 +120,13 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    pub(super) fn new(seed: DirectorySeed, settings: Arc<Settings>, own: u16, shards: usize) -> Self {
+    pub(super) fn new(
+        seed: DirectorySeed,
+        settings: Arc<Settings>,
+        own: u16,
+        shards: usize,
+        openings_max: usize,
+    ) -> Self {
         let clock = RetentionClock::new(seed.directory.last_change_ms());
         Self {
             seed,
@@ -135,6 +147,8 @@ impl Partitions {
             removing: HashMap::new(),
             next_space: FIRST_SPACE,
             opening: 0,
+            openings_max,
+            waits_for_openings: false,
             openings: 0,
             opened: Vec::new(),
             checkpoints: Checkpoints::default(),
@@ -159,6 +173,11 @@ impl Partitions {
     /// The data directory.
     pub(super) fn directory(&self) -> &Path {
         self.seed.directory.path()
+    }
+
+    /// The room on its file system.
+    pub(super) fn space(&self) -> &DirectorySpace {
+        &self.seed.space
     }
 
     pub(super) fn len(&self) -> usize {
@@ -363,7 +382,7 @@ impl Partitions {
             return true;
         }
         if self.closed.is_some() {
-            return !self.checkpoints.is_being_written();
+            return self.checkpoints.is_last_written();
         }
         let mut closed = Vec::with_capacity(self.by_key.len() + 1);
         let mut pending = self.checkpoints.is_being_written()
@@ -384,7 +403,7 @@ impl Partitions {
         closed.extend(group_zero);
         self.write_last_checkpoint(disk, closed.clone());
         self.closed = Some(closed);
-        !self.checkpoints.is_being_written()
+        self.checkpoints.is_last_written()
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! acks=0 gets no answer at all; an error then closes the connection, as Kafka does.
 
-use smallvec::SmallVec;
 use tidelog_net::ErrorCode;
 use tidelog_net::StrBytes;
 use tidelog_net::hot::{
@@ -15,7 +14,7 @@ use tidelog_segment_log::ids::PartitionKey;
 
 use super::compacted::NO_KEY;
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::parts::{Part, take_waiting, waiting};
+use super::parts::{Asks, Parts};
 use super::{Now, Origin, Pending, ReplyTo, Shard, topic_id};
 use crate::guard::{Operation, Resource};
 use crate::request_context::RequestContext;
@@ -31,15 +30,13 @@ pub(super) struct PendingProduce {
     origin: Origin,
     acks: i16,
     response: ProduceResponse,
-    /// Most requests name one partition.
-    parts: SmallVec<[Part; 1]>,
-    missing: usize,
+    parts: Parts,
 }
 
 impl PendingProduce {
     /// The parts that wait for their owner.
     pub(super) fn waiting(&self) -> Vec<(u32, PartitionKey)> {
-        waiting(&self.parts)
+        self.parts.waiting()
     }
 }
 
@@ -68,8 +65,7 @@ impl Shard {
             throttle_time_ms: 0,
             topics: Vec::with_capacity(request.topics.len()),
         };
-        let mut parts = SmallVec::new();
-        let mut work: SmallVec<[_; 1]> = SmallVec::new();
+        let (mut parts, mut asks) = (Parts::default(), Asks::new());
         let image = std::sync::Arc::clone(&self.image);
         let transaction_denied = request
             .transactional_id
@@ -112,8 +108,8 @@ impl Shard {
                             topic: topic_id(found),
                             partition: partition.index,
                         };
-                        parts.push(Part::new(topic_at, partition_at, key));
-                        work.push((
+                        parts.push(topic_at, partition_at, key);
+                        asks.push((
                             key,
                             PartitionOp::Produce {
                                 batch,
@@ -138,34 +134,25 @@ impl Shard {
                 partitions,
             });
         }
-        let missing = parts.len();
         let pending = PendingProduce {
             origin,
             acks: request.acks,
             response,
             parts,
-            missing,
         };
-        if missing == 0 {
+        if pending.parts.are_complete() {
             self.finish_produce(pending);
             return;
         }
         let pending = self.add_pending(Pending::Produce(pending));
-        for (part, (key, op)) in work.into_iter().enumerate() {
-            let reply = ReplyTo {
-                shard: self.own,
-                pending,
-                part: part as u32,
-            };
-            self.ask_partition(now, disk, reply, key, op);
-        }
+        self.ask_owners(now, disk, pending, asks);
     }
 
     pub(super) fn on_produced(&mut self, reply: ReplyTo, answer: PartitionAnswer) {
         let Some(Pending::Produce(pending)) = self.pending.get_mut(&reply.pending) else {
             return;
         };
-        let Some(part) = take_waiting(&mut pending.parts, reply.part) else {
+        let Some(part) = pending.parts.take(reply.part) else {
             return;
         };
         let topic = pending.response.topics.get_mut(part.topic_at);
@@ -205,8 +192,7 @@ impl Shard {
                 _ => {}
             }
         }
-        pending.missing -= 1;
-        if pending.missing == 0
+        if pending.parts.are_complete()
             && let Some(Pending::Produce(pending)) = self.pending.remove(&reply.pending)
         {
             self.finish_produce(pending);

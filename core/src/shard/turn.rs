@@ -33,14 +33,16 @@ impl Shard {
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
                 Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
-                    self.partitions.tick_checkpoint(now.monotonic_ms);
+                    self.partitions.tick_checkpoint(disk, now.monotonic_ms);
                     self.jobs.want(Job::TickPartitions);
                     if self.partitions.is_retention_due(now) && !self.stopping {
                         self.jobs.want(Job::Retain);
                     }
                     self.jobs.want(Job::LookAtConnections);
-                    if let Some(control) = &mut self.control {
-                        control.tick(now, disk);
+                    if let Some(control) = &mut self.control
+                        && control.tick(now, disk)
+                    {
+                        self.partitions.space().note_full_disk();
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
@@ -84,6 +86,9 @@ impl Shard {
         self.partitions
             .end_of_turn(now, disk, &mut self.answers, &mut self.wakes, &self.metrics);
         self.tell_opened();
+        if self.partitions.may_apply_again() {
+            self.jobs.want(Job::ApplyImage);
+        }
         self.control_end_of_turn(now, disk);
         // What was created while stopping is answered as well, which takes a checkpoint.
         let may_checkpoint = self.has_image && !(self.stopping && self.all_quiet());
@@ -148,6 +153,9 @@ impl Shard {
         self.metrics
             .partitions_opening
             .set(self.partitions.opening() as i64);
+        self.metrics
+            .partitions_failed
+            .set(self.partitions.failed() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
         self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
         self.metrics

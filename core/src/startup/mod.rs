@@ -12,7 +12,10 @@ use std::path::Path;
 pub use directory::{DirectoryFacts, directory_locked, filesystem_name, probe_data_directory};
 pub use ring::{RingProbe, io_uring_unavailable, is_ring_out_of_memory};
 
-use crate::limits::{DESCRIPTORS_MIN, DESCRIPTORS_RECOMMENDED};
+use crate::limits::{
+    CONNECTIONS_MIN, DESCRIPTORS_MIN, DESCRIPTORS_OF_PROCESS, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RECOMMENDED,
+    DESCRIPTORS_UNLIMITED, OPEN_FILES_PER_SHARD_MIN,
+};
 
 /// Why the broker does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +94,50 @@ fn judge_descriptor_limit(limit: Option<u64>) -> Result<DescriptorLimit, Startup
     }
 }
 
+/// How the descriptors of the process are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorShares {
+    /// Log files that each shard keeps open.
+    pub files_per_shard: usize,
+    /// Connections of all shards.
+    pub connections: usize,
+}
+
+/// Divides the descriptors of the process between log files and connections. `files_wanted`: the setting
+/// `log.open_files_max`, 0 = half of what is left.
+///
+/// # Errors
+/// The setting does not fit the limit.
+pub fn divide_descriptors(
+    limit: Option<u64>,
+    shards: u16,
+    files_wanted: u64,
+) -> Result<DescriptorShares, StartupError> {
+    let shards = u64::from(shards.max(1));
+    let kept = DESCRIPTORS_OF_PROCESS + shards * DESCRIPTORS_PER_SHARD;
+    let files_min = shards * OPEN_FILES_PER_SHARD_MIN;
+    let limit = limit.unwrap_or(DESCRIPTORS_UNLIMITED);
+    let left = limit.saturating_sub(kept);
+    if left < files_min + CONNECTIONS_MIN {
+        let needed = kept + files_min + CONNECTIONS_MIN;
+        return Err(StartupError::machine(format!(
+            "this process may open only {limit} descriptors, and {shards} shards need at least {needed}; raise `ulimit -n`, or lower --shards"
+        )));
+    }
+    let files_max = left - CONNECTIONS_MIN;
+    if files_wanted > files_max {
+        return Err(StartupError::usage(format!(
+            "log.open_files_max = {files_wanted} does not fit: the limit is {limit} descriptors, of which {kept} are kept for other things and {CONNECTIONS_MIN} for connections; set at most {files_max}, or raise `ulimit -n`"
+        )));
+    }
+    let files = if files_wanted == 0 { left / 2 } else { files_wanted }.max(files_min);
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Ok(DescriptorShares {
+        files_per_shard: size(files / shards),
+        connections: size(left - files),
+    })
+}
+
 /// The sentence for a listener that cannot be bound.
 pub fn bind_failed(listener: &str, address: &str, error: &std::io::Error) -> StartupError {
     use std::io::ErrorKind;
@@ -137,6 +184,28 @@ mod tests {
         let raised = raise_descriptor_limit().unwrap();
         let after = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         assert_eq!((raised.limit, after.current), (after.current, after.maximum));
+    }
+
+    #[test]
+    fn descriptors_are_divided() {
+        let shares = divide_descriptors(Some(1_024), 2, 0).unwrap();
+        assert_eq!((shares.files_per_shard, shares.connections), (236, 472));
+        let shares = divide_descriptors(Some(1_024), 2, 900).unwrap();
+        assert_eq!((shares.files_per_shard, shares.connections), (450, 44));
+        // A small wish is raised to what a shard cannot do without.
+        let shares = divide_descriptors(Some(256), 2, 1).unwrap();
+        assert_eq!((shares.files_per_shard, shares.connections), (8, 160));
+        let refused = divide_descriptors(Some(1_024), 2, 929).unwrap_err();
+        assert!(
+            refused.exit_code == 2 && refused.sentence.contains("at most 928"),
+            "{refused}"
+        );
+        let refused = divide_descriptors(Some(256), 64, 0).unwrap_err();
+        assert!(
+            refused.exit_code == 1 && refused.sentence.contains("--shards"),
+            "{refused}"
+        );
+        assert!(divide_descriptors(None, 64, 0).unwrap().connections > 100_000);
     }
 
     #[test]

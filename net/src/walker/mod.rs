@@ -13,6 +13,7 @@ mod admin_response_fields;
 mod request_fields;
 mod response_fields;
 mod table;
+mod topic_response_fields;
 
 pub use request_fields::REQUESTS;
 pub use response_fields::RESPONSES;

@@ -7,7 +7,11 @@
 //! - a range is hot only if this process wrote all of it through the same handle, neither a failed
 //!   write, a failed sync nor a zeroing touched it since, and no more than the window's bytes were
 //!   written after it: what is older may have left the page cache, and touching it would block.
-//!   What the kernel took away all the same is not hot either: it is asked, before a byte is touched;
+//!   What the kernel took away all the same is not hot either: it is asked, before a byte is touched. Then nothing
+//!   that was written of that file so far is hot any more, even if its pages come back: they come from the
+//!   device then, where a file may have been damaged, and only a cold read verifies them;
+//! - a file that somebody else changed (truncated, punched, written) is not hot: its size and its time of change are
+//!   asked each time. Between that and the send there is a moment in which it can still happen;
 //! - maps are read-only, cover the whole file as it was when mapped, and are at most [`MAPS_MAX`]
 //!   (leases that were handed out keep theirs beyond that);
 //! - what is remembered of files is bounded by [`FILES_MAX`] and [`RANGES_MAX`]. Forgetting is
@@ -20,7 +24,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{FileHandle, FileInner, HotBytes, MappedBytes};
+use super::handle::FileInner;
+use super::{FileHandle, HotBytes, MappedBytes};
 
 /// Files whose maps are kept.
 pub const MAPS_MAX: usize = 256;
@@ -34,7 +39,35 @@ struct HotFile {
     file: Weak<FileInner>,
     written: WrittenRanges,
     map: Option<Arc<MmapRaw>>,
+    stamp: Option<Stamp>,
     last_use: u64,
+}
+
+/// A file as it was when last looked at.
+#[derive(Clone, Copy)]
+struct Stamp {
+    /// Its time of change, seconds and nanoseconds.
+    changed: (i64, i64),
+    /// Changes of ours that had ended then.
+    own_changes: u32,
+}
+
+impl HotFile {
+    /// Whether nobody but this process changed the file since it was looked at last; `None` if it does not reach
+    /// `end`. Somebody else's change is missed only if one of ours came between the same two looks.
+    fn is_as_we_left_it(&mut self, file: &FileHandle, end: u64) -> Option<bool> {
+        let (begun, ended) = file.changes();
+        let stat = rustix::fs::fstat(file.lease().ok()?).ok()?;
+        let now = Stamp {
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+            own_changes: ended,
+        };
+        let before = self.stamp.replace(now);
+        let is_ours =
+            before.is_none_or(|before| before.changed == now.changed || before.own_changes != begun);
+        let is_whole = u64::try_from(stat.st_size).is_ok_and(|len| len >= end);
+        (is_whole || !is_ours).then_some(is_ours)
+    }
 }
 
 /// Bytes of a window's entry at most; the window moves on by whole entries.
@@ -50,6 +83,7 @@ pub struct HotMaps {
     window_bytes: u64,
     files: HashMap<usize, HotFile>,
     maps: usize,
+    maps_evicted: u64,
     clock: u64,
 }
 
@@ -62,6 +96,7 @@ impl HotMaps {
             window_bytes,
             files: HashMap::new(),
             maps: 0,
+            maps_evicted: 0,
             clock: 0,
         }
     }
@@ -106,6 +141,7 @@ impl HotMaps {
             file: Arc::downgrade(&file.0),
             written: WrittenRanges::default(),
             map: None,
+            stamp: None,
             last_use: clock,
         });
         entry.last_use = clock;
@@ -141,6 +177,10 @@ impl HotMaps {
         entry.last_use = self.clock;
         let start = usize::try_from(range.start).ok()?;
         let end = usize::try_from(range.end).ok()?;
+        if !entry.is_as_we_left_it(file, range.end)? {
+            entry.written = WrittenRanges::default();
+            return None;
+        }
         let map = match &entry.map {
             Some(map) if map.len() >= end => Arc::clone(map),
             stale => {
@@ -156,12 +196,23 @@ impl HotMaps {
         // byte that the log asks for is part of an entry, and entries are never written again.
         let bytes = HotBytes::Mapped(unsafe { MappedBytes::new(map, start..end) });
         // The window only says what is likely: the kernel takes pages away under pressure, or when it was told to.
-        HotBytes::are_resident([&bytes]).then_some(bytes)
+        if HotBytes::are_resident([&bytes]) {
+            return Some(bytes);
+        }
+        if let Some(entry) = self.files.get_mut(&key) {
+            entry.written = WrittenRanges::default();
+        }
+        None
     }
 
     /// Maps kept now.
     pub fn maps(&self) -> usize {
         self.maps
+    }
+
+    /// Maps dropped to make room, since the start.
+    pub fn maps_evicted(&self) -> u64 {
+        self.maps_evicted
     }
 
     fn make_room(&mut self) {
@@ -194,6 +245,7 @@ impl HotMaps {
             let Some((_, entry)) = oldest else { return };
             entry.map = None;
             self.maps -= 1;
+            self.maps_evicted += 1;
         }
     }
 
@@ -211,13 +263,13 @@ fn key_of(file: &FileHandle) -> usize {
 
 /// A map of the whole file, or `None` if that is not possible or would not reach `end`.
 fn map_whole(file: &FileHandle, end: usize) -> Option<MmapRaw> {
-    let fd = file.fd()?;
-    let len = u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok()?;
+    let fd = file.lease().ok()?;
+    let len = u64::try_from(rustix::fs::fstat(&fd).ok()?.st_size).ok()?;
     let len = usize::try_from(len).ok()?;
     if len < end {
         return None;
     }
-    MmapOptions::new().len(len).map_raw_read_only(fd).ok()
+    MmapOptions::new().len(len).map_raw_read_only(&fd).ok()
 }
 
 /// Disjoint, sorted, non-touching ranges.
@@ -336,7 +388,7 @@ mod tests {
     }
 
     fn drop_pages(file: &FileHandle, from: u64, len: u64) {
-        let fd = file.fd().unwrap();
+        let fd = &file.lease().unwrap();
         rustix::fs::fsync(fd).unwrap();
         let len = std::num::NonZeroU64::new(len);
         rustix::fs::fadvise(fd, from, len, rustix::fs::Advice::DontNeed).unwrap();
@@ -356,16 +408,48 @@ mod tests {
         assert!(hot.hot_bytes(&file, 0..BYTES).is_none(), "half of it is gone");
         assert!(hot.hot_bytes(&file, (4 << 20)..(4 << 20) + 10).is_none());
         assert!(
-            hot.hot_bytes(&file, 0..1 << 20).is_some(),
-            "the front is still there"
+            hot.hot_bytes(&file, 0..1 << 20).is_none(),
+            "nor is what is still there: whoever reads on may bring back the rest"
         );
         assert!(!HotBytes::are_resident([&front, &back]), "a lease is no promise");
         assert!(HotBytes::are_resident([&front]));
 
-        // Whoever reads it brings it back.
+        // Whoever reads it brings it back, from a device that nobody has verified.
         std::fs::read(file.path()).unwrap();
-        assert!(hot.hot_bytes(&file, 0..BYTES).is_some());
         assert!(HotBytes::are_resident([&front, &back]));
+        assert!(hot.hot_bytes(&file, 0..BYTES).is_none());
+        assert!(hot.hot_bytes(&file, 4 << 20..5 << 20).is_none());
+        // What is written from now on is hot again.
+        hot.note_written(&file, 4096..8192);
+        assert_eq!(hot.hot_bytes(&file, 4096..8192).unwrap().len(), 4096);
+        assert!(hot.hot_bytes(&file, 0..8192).is_none());
+    }
+
+    #[test]
+    fn a_hole_that_reads_as_zeros_is_never_hot() {
+        let (_dir, file) = file_on_disk(1 << 20);
+        let mut hot = HotMaps::new(u64::MAX);
+        hot.note_written(&file, 0..1 << 20);
+        assert_eq!(hot.hot_bytes(&file, 0..1 << 20).unwrap()[600 << 10], 7);
+        let writer = std::fs::File::options().write(true).open(file.path()).unwrap();
+        let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&writer, punch, 512 << 10, 128 << 10).unwrap();
+        assert!(hot.hot_bytes(&file, 0..1 << 20).is_none(), "its pages are gone");
+        // A cold read brings zeros into the page cache, and finds out; so must the next.
+        assert_eq!(std::fs::read(file.path()).unwrap()[600 << 10], 0);
+        assert!(hot.hot_bytes(&file, 0..1 << 20).is_none());
+        assert!(hot.hot_bytes(&file, 600 << 10..601 << 10).is_none());
+    }
+
+    #[test]
+    fn a_file_that_was_truncated_is_not_touched() {
+        let (_dir, file) = file_on_disk(1 << 20);
+        let mut hot = HotMaps::new(u64::MAX);
+        hot.note_written(&file, 0..1 << 20);
+        assert!(hot.hot_bytes(&file, 0..1 << 20).is_some(), "mapped");
+        let writer = std::fs::File::options().write(true).open(file.path()).unwrap();
+        writer.set_len(512 << 10).unwrap();
+        assert!(hot.hot_bytes(&file, 768 << 10..1 << 20).is_none());
     }
 
     #[test]
@@ -425,6 +509,7 @@ mod tests {
             assert!(hot.maps() <= MAPS_MAX);
         }
         assert_eq!(hot.maps(), MAPS_MAX);
+        assert_eq!(hot.maps_evicted(), 10);
         assert!(leases.iter().all(|lease| **lease == *b"234"));
         assert!(hot.hot_bytes(&files[0], 0..10).is_some(), "mapped again");
         drop(files);

@@ -10,10 +10,15 @@
 //! - a completed [`DiskOp::Sync`] covers every write that completed before the
 //!   sync was *submitted*, and nothing else;
 //! - a buffer given to an operation is owned by it until its completion;
+//! - an operation that fails because no descriptor is left ([`is_out_of_descriptors`]) has done nothing;
 //! - an error is never swallowed: a failed sync is reported once and is not retried here.
 
+pub mod descriptors;
+mod handle;
 pub mod hot;
 pub mod memory;
+pub mod read_only;
+pub mod sigbus;
 pub mod sim;
 pub mod std_disk;
 
@@ -21,66 +26,18 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::{Deref, Range};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use descriptors::{Descriptors, Lease, is_out_of_descriptors};
+pub use handle::FileHandle;
 pub use std_disk::StdDisk;
 
 /// Names one submitted operation. Chosen by the submitter, unique among its operations in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
-
-/// A file opened by a [`Disk`]. Cloning shares the descriptor; it is closed with the last clone.
-///
-/// It may be handed to another shard's thread, which may read through it.
-#[derive(Clone)]
-pub struct FileHandle(Arc<FileInner>);
-
-struct FileInner {
-    id: u64,
-    path: PathBuf,
-    fd: Option<OwnedFd>,
-}
-
-impl FileHandle {
-    /// Wraps a descriptor of the operating system.
-    pub fn from_fd(id: u64, path: PathBuf, fd: OwnedFd) -> Self {
-        Self(Arc::new(FileInner {
-            id,
-            path,
-            fd: Some(fd),
-        }))
-    }
-
-    /// A file that exists only in a simulation.
-    pub fn simulated(id: u64, path: PathBuf) -> Self {
-        Self(Arc::new(FileInner { id, path, fd: None }))
-    }
-
-    /// Unique among all handles that its disk ever opened.
-    pub fn id(&self) -> u64 {
-        self.0.id
-    }
-
-    /// The path it was opened under (a later rename does not change it).
-    pub fn path(&self) -> &Path {
-        &self.0.path
-    }
-
-    /// The descriptor; `None` in a simulation.
-    pub fn fd(&self) -> Option<&OwnedFd> {
-        self.0.fd.as_ref()
-    }
-}
-
-impl fmt::Debug for FileHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileHandle({}, {})", self.0.id, self.0.path.display())
-    }
-}
 
 /// Where a read takes its bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,8 +147,11 @@ pub trait Disk {
 
     /// Writes all of `pieces` one behind the other at `position`, now, into the page cache.
     ///
+    /// After [`WriteNow::WouldStall`] the file keeps its descriptor for the write that is submitted next.
+    ///
     /// # Errors
-    /// Any error, and a short write, leaves the range in an unknown state: the caller fences.
+    /// Any error, and a short write, leaves the range in an unknown state: the caller fences. Only one that
+    /// [`is_out_of_descriptors`] wrote nothing, and may be tried again.
     fn write_now(&mut self, file: &FileHandle, position: u64, pieces: &[IoSlice<'_>])
     -> io::Result<WriteNow>;
 

@@ -28,8 +28,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::hot::HotMaps;
 use super::{
-    AlignedBytes, Completion, DIRECT_ALIGN, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes,
-    ReadSource, Token, WriteNow,
+    AlignedBytes, Completion, DIRECT_ALIGN, Descriptors, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle,
+    HotBytes, ReadSource, Token, WriteNow,
 };
 
 /// Name of the lock file in a data directory.
@@ -48,6 +48,7 @@ static NEXT_HANDLE_ID: AtomicU64 = AtomicU64::new(1);
 /// Files by plain, blocking system calls. See the module.
 pub struct StdDisk {
     hot: HotMaps,
+    descriptors: Descriptors,
     completions: VecDeque<Completion>,
 }
 
@@ -59,10 +60,26 @@ impl StdDisk {
 
     /// A disk with nothing open, of whose writes the last `window_bytes` are hot.
     pub fn with_hot_window(window_bytes: u64) -> Self {
+        Self::with_descriptors(window_bytes, Descriptors::unbounded())
+    }
+
+    /// The same, which keeps to a cache of descriptors.
+    pub fn with_descriptors(window_bytes: u64, descriptors: Descriptors) -> Self {
         Self {
             hot: HotMaps::new(window_bytes),
+            descriptors,
             completions: VecDeque::new(),
         }
+    }
+
+    /// Its descriptors.
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    /// Its maps.
+    pub fn hot_maps(&self) -> &HotMaps {
+        &self.hot
     }
 
     /// A range of a file was written in full by other means than this disk: it is hot from now on.
@@ -87,11 +104,14 @@ impl StdDisk {
 
     fn perform(&mut self, op: DiskOp) -> io::Result<DiskOutput> {
         match op {
-            DiskOp::Open { path } => open(path, OFlags::empty()),
-            DiskOp::Create { path } => open(path, OFlags::CREATE | OFlags::EXCL),
+            DiskOp::Open { path } => open(&self.descriptors, path, OFlags::empty()),
+            DiskOp::Create { path } => open(&self.descriptors, path, OFlags::CREATE | OFlags::EXCL),
             DiskOp::CreateDir { path } => done(fs::create_dir_all(path)),
-            DiskOp::List { path } => list(&path),
-            DiskOp::Len { file } => Ok(DiskOutput::Len(file_len(fd_of(&file)?)?)),
+            DiskOp::List { path } => {
+                let entries = self.descriptors.with_room(|| fs::read_dir(&path))?;
+                list(entries)
+            }
+            DiskOp::Len { file } => Ok(DiskOutput::Len(file_len(file.lease()?.as_fd())?)),
             DiskOp::Rename { from, to } => done(fs::rename(from, to)),
             DiskOp::Link { from, to } => done(fs::hard_link(from, to)),
             DiskOp::Unlink { path } => {
@@ -102,7 +122,8 @@ impl StdDisk {
             DiskOp::SyncDir { path } => {
                 // Whoever unlinked files has let go of them by now; a map would keep their space.
                 self.hot.drop_closed();
-                done(sync_dir(&path))
+                let dir = self.descriptors.with_room(|| open_dir(&path))?;
+                done(rustix::fs::fsync(dir).map_err(io::Error::from))
             }
             DiskOp::Fallocate { file, range } => done(fallocate(&file, &range)),
             DiskOp::ZeroRange { file, range } => {
@@ -129,24 +150,31 @@ impl StdDisk {
                 source,
             } => read(&file, position, len, source).map(DiskOutput::Read),
             DiskOp::Sync { file } => {
-                let result = fd_of(&file).and_then(|fd| Ok(rustix::fs::fdatasync(fd)?));
-                if result.is_err() {
+                let fd = file.lease()?;
+                let mark = file.sync_mark();
+                let result = rustix::fs::fdatasync(fd).map_err(io::Error::from);
+                if result.is_ok() {
+                    file.synced(mark);
+                } else {
                     // The pages are marked clean now although the device may not have them.
                     self.hot.forget(&file);
                 }
                 done(result)
             }
-            DiskOp::Writeback { file, .. } => done(fd_of(&file).map(drop)),
+            DiskOp::Writeback { file, .. } => done(file.lease().map(drop)),
         }
     }
 
     fn write_once(&mut self, file: &FileHandle, position: u64, data: &[u8]) -> io::Result<usize> {
-        let fd = fd_of(file)?;
+        let fd = file.lease()?;
         let end = end_of(position, data.len())?;
         if data.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        match retry_on_intr(|| rustix::io::pwrite(fd, data, position)) {
+        file.write_begun();
+        let result = retry_on_intr(|| rustix::io::pwrite(&fd, data, position));
+        file.write_ended();
+        match result {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 self.hot.note_written(file, position..position + written as u64);
@@ -182,10 +210,13 @@ impl Disk for StdDisk {
         position: u64,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<WriteNow> {
-        let fd = fd_of(file)?;
+        let fd = file.lease()?;
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let end = end_of(position, len)?;
-        match write_all_at(fd, position, pieces) {
+        file.write_begun();
+        let result = write_all_at(fd.as_fd(), position, pieces);
+        file.write_ended();
+        match result {
             Ok(()) => {
                 self.hot.note_written(file, position..end);
                 Ok(WriteNow::Done)
@@ -217,11 +248,6 @@ fn done(result: io::Result<()>) -> io::Result<DiskOutput> {
     result.map(|()| DiskOutput::Done)
 }
 
-fn fd_of(file: &FileHandle) -> io::Result<BorrowedFd<'_>> {
-    let fd = file.fd().ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(fd.as_fd())
-}
-
 /// End of a range that a file can have.
 fn end_of(position: u64, len: usize) -> io::Result<u64> {
     position
@@ -230,17 +256,17 @@ fn end_of(position: u64, len: usize) -> io::Result<u64> {
         .ok_or_else(|| io::ErrorKind::FileTooLarge.into())
 }
 
-fn open(path: PathBuf, extra: OFlags) -> io::Result<DiskOutput> {
+fn open(cache: &Descriptors, path: PathBuf, extra: OFlags) -> io::Result<DiskOutput> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | extra;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let fd = retry_on_intr(|| rustix::fs::open(&path, flags, mode))?;
+    let fd = cache.with_room(|| Ok(retry_on_intr(|| rustix::fs::open(&path, flags, mode))?))?;
     let id = NEXT_HANDLE_ID.fetch_add(1, Ordering::Relaxed);
-    Ok(DiskOutput::File(FileHandle::from_fd(id, path, fd)))
+    Ok(DiskOutput::File(FileHandle::opened(cache, id, path, fd)?))
 }
 
-fn list(path: &Path) -> io::Result<DiskOutput> {
+fn list(entries: fs::ReadDir) -> io::Result<DiskOutput> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(path)? {
+    for entry in entries {
         // A name that is not UTF-8 is not one of the log's, nor is its replacement.
         names.push(entry?.file_name().to_string_lossy().into_owned());
     }
@@ -252,35 +278,38 @@ fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty())?;
-    Ok(rustix::fs::fsync(dir)?)
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 fn fallocate(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
-    let fd = fd_of(file)?;
+    let fd = file.lease()?;
     if range.is_empty() {
         return Ok(());
     }
     let len = range.end - range.start;
     let flags = FallocateFlags::empty();
-    Ok(retry_on_intr(|| {
-        rustix::fs::fallocate(fd, flags, range.start, len)
-    })?)
+    file.change_begun();
+    let result = retry_on_intr(|| rustix::fs::fallocate(&fd, flags, range.start, len));
+    file.change_ended();
+    Ok(result?)
 }
 
 fn zero_range(file: &FileHandle, range: &Range<u64>) -> io::Result<()> {
-    let fd = fd_of(file)?;
+    let fd = file.lease()?;
     if range.is_empty() {
         return Ok(());
     }
     let len = range.end - range.start;
     let flags = FallocateFlags::ZERO_RANGE;
-    match retry_on_intr(|| rustix::fs::fallocate(fd, flags, range.start, len)) {
-        Err(Errno::OPNOTSUPP) => write_zeros(fd, range.clone()),
-        result => Ok(result?),
-    }
+    file.write_begun();
+    let result = match retry_on_intr(|| rustix::fs::fallocate(&fd, flags, range.start, len)) {
+        Err(Errno::OPNOTSUPP) => write_zeros(fd.as_fd(), range.clone()),
+        result => result.map_err(io::Error::from),
+    };
+    file.write_ended();
+    result
 }
 
 fn write_zeros(fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {
@@ -296,7 +325,7 @@ fn write_zeros(fd: BorrowedFd<'_>, range: Range<u64>) -> io::Result<()> {
 
 /// Drops clean pages; an empty range means the whole file.
 fn drop_cache(file: &FileHandle, range: Range<u64>) -> io::Result<()> {
-    let fd = fd_of(file)?;
+    let fd = file.lease()?;
     let len = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
     Ok(rustix::fs::fadvise(fd, range.start, len, Advice::DontNeed)?)
 }
@@ -337,7 +366,8 @@ fn write_some_at(fd: BorrowedFd<'_>, position: u64, pieces: &[IoSlice<'_>]) -> i
 
 /// Reads what the file holds of the range, never allocating more than that.
 fn read(file: &FileHandle, position: u64, len: usize, source: ReadSource) -> io::Result<AlignedBytes> {
-    let fd = fd_of(file)?;
+    let fd = file.lease()?;
+    let fd = fd.as_fd();
     let left = file_len(fd)?.saturating_sub(position);
     let len = usize::try_from(left).map_or(len, |left| len.min(left));
     let mut bytes = AlignedBytes::zeroed(len);
@@ -391,7 +421,7 @@ pub(crate) fn newest_change_ms(directory: &Path, prefixes: &[&str]) -> Option<i6
 /// The same file, opened to bypass the page cache, if that spares a read the copy: where the filesystem allows it
 /// and the range is not in the cache as a whole.
 pub fn open_for_cold_read(file: &FileHandle, range: Range<u64>) -> Option<OwnedFd> {
-    let fd = fd_of(file).ok()?;
+    let fd = file.lease().ok()?;
     // The kernel is asked about whole pages, of whatever size they are.
     let start = range.start - range.start % rustix::param::page_size() as u64;
     let len = usize::try_from(range.end.checked_sub(start)?).ok()?;
@@ -404,7 +434,7 @@ pub fn open_for_cold_read(file: &FileHandle, range: Range<u64>) -> Option<OwnedF
     if super::is_resident(&map, 0..len) {
         return None;
     }
-    open_direct(fd).ok().flatten()
+    open_direct(fd.as_fd()).ok().flatten()
 }
 
 /// The same file, opened to bypass the page cache; `None` where the filesystem refuses.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::segment::{Creation, Mark, OutstandingWrite, Segment, StagedRest};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::batch::{BATCH_PREFIX_LEN, BatchHeader, patch_prefix};
-use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow};
+use crate::disk::{Disk, DiskOp, DiskOutput, WriteNow, is_out_of_descriptors};
 use crate::entry::{
     DURABLE_GAP_UNKNOWN, ENTRY_VERSION, EntryHeader, EntryKind, entry_len, padding_len, payload_crc,
 };
@@ -24,6 +24,7 @@ use crate::limits::{
     ENTRY_PAYLOAD_BYTES_MAX, EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, STAGED_BYTES_MAX, STAGED_ENTRY_BYTES_MAX,
     STAGED_PIECES_MAX,
 };
+use crate::reserve::is_full;
 
 /// What an append got. It is in the log's order, but maybe neither written nor durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +253,8 @@ impl PartitionLog {
                 segment.clear_staged();
                 self.submit(disk, Purpose::Write(id), DiskOp::Write { file, position, data });
             }
+            // Nothing was written: it stays staged until the next flush.
+            Err(error) if is_out_of_descriptors(&error) => {}
             Err(error) => self.fence(error),
         }
     }
@@ -285,14 +288,24 @@ impl PartitionLog {
         self.submit(disk, Purpose::Extend(id), DiskOp::Fallocate { file, range });
     }
 
-    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>) {
+    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
         let end = segment.allocating.take();
         match result {
-            Ok(_) => segment.allocated = end.unwrap_or(segment.allocated),
-            Err(error) if is_full(&error) => segment.no_space = true,
+            // There may be room for less.
+            Err(error) if is_full(&error) && end > Some(segment.least_extent_end()) => {
+                segment.met_full_disk();
+                self.ask_for_space_again(disk);
+            }
+            Ok(_) => {
+                segment.allocated = end.unwrap_or(segment.allocated);
+                segment.no_space = false;
+            }
+            Err(error) if is_full(&error) => segment.met_full_disk(),
+            // It may be there again at the next tick.
+            Err(error) if is_out_of_descriptors(&error) => segment.no_space = true,
             Err(error) => self.fence(error),
         }
     }
@@ -337,12 +350,4 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
-}
-
-/// ENOSPC or a quota.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

@@ -15,7 +15,7 @@ use std::io;
 use super::segment::{Creation, Mark};
 use super::{Durability, LogStatus, PartitionLog, Purpose};
 use crate::checkpoint::PartitionCheckpoint;
-use crate::disk::{Disk, DiskOp, DiskOutput};
+use crate::disk::{Disk, DiskOp, DiskOutput, FileHandle};
 
 /// The commit in flight: the syncs that are out, each with what it will have made durable.
 #[derive(Debug)]
@@ -53,12 +53,13 @@ impl PartitionLog {
         let mut syncs = Vec::new();
         let mut files = Vec::new();
         for (at, segment) in self.segments.iter().enumerate().skip(self.first_unsynced) {
-            // A segment that takes no more appends is synced before it counts as closed.
-            let wanted = due || at < active;
+            // A segment that takes no more appends is synced before it counts as closed, and one whose
+            // descriptor is wanted before that is closed.
+            let wanted = |file: &FileHandle| due || at < active || file.is_asked_to_sync();
             if let Some(file) = segment
                 .file
                 .clone()
-                .filter(|_| wanted && segment.is_dirty() && segment.write.is_none())
+                .filter(|file| wanted(file) && segment.is_dirty() && segment.write.is_none())
             {
                 syncs.push((segment.id, segment.written));
                 files.push(file);

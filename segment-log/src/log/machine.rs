@@ -105,6 +105,19 @@ fn unexpected() -> io::Error {
 }
 
 impl Io {
+    fn new(tokens: TokenCounter, in_flight: BTreeSet<Token>) -> Self {
+        let cell = Cell {
+            tokens,
+            submissions: Vec::new(),
+            in_flight,
+            results: BTreeMap::new(),
+            unreadable: UnreadablePages::default(),
+        };
+        Self {
+            cell: Arc::new(Mutex::new(cell)),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Cell> {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -138,6 +151,11 @@ impl Io {
             op: Some(op),
             token: None,
         }
+    }
+
+    /// Whatever the disk answers.
+    pub(crate) async fn output(&self, op: DiskOp) -> io::Result<DiskOutput> {
+        self.op(op).await
     }
 
     pub(crate) async fn done(&self, op: DiskOp) -> io::Result<()> {
@@ -311,16 +329,7 @@ impl<T> Machine<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let cell = Cell {
-            tokens,
-            submissions: Vec::new(),
-            in_flight,
-            results: BTreeMap::new(),
-            unreadable: UnreadablePages::default(),
-        };
-        let io = Io {
-            cell: Arc::new(Mutex::new(cell)),
-        };
+        let io = Io::new(tokens, in_flight);
         let future = Box::pin(start(io.clone()));
         Self { io, future }
     }
@@ -334,20 +343,7 @@ impl<T> Machine<T> {
     ///
     /// Not to be called again after it was `Ready`.
     pub fn step(&mut self, disk: &mut dyn Disk, completions: Vec<Completion>) -> Poll<T> {
-        {
-            let mut cell = self.io.lock();
-            for completion in completions {
-                if cell.in_flight.remove(&completion.token) {
-                    cell.results.insert(completion.token, completion.result);
-                }
-            }
-        }
-        let progress = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        let submissions = std::mem::take(&mut self.io.lock().submissions);
-        for (token, op) in submissions {
-            disk.submit(token, op);
-        }
-        progress
+        advance(&self.io, self.future.as_mut(), disk, completions)
     }
 
     /// Blocks until the work is done: for start-up, tools and tests, whose disk belongs to them
@@ -362,6 +358,46 @@ impl<T> Machine<T> {
             if completions.is_empty() {
                 std::thread::yield_now();
             }
+        }
+    }
+}
+
+fn advance<F: Future + ?Sized>(
+    io: &Io,
+    future: Pin<&mut F>,
+    disk: &mut dyn Disk,
+    completions: Vec<Completion>,
+) -> Poll<F::Output> {
+    {
+        let mut cell = io.lock();
+        for completion in completions {
+            if cell.in_flight.remove(&completion.token) {
+                cell.results.insert(completion.token, completion.result);
+            }
+        }
+    }
+    let progress = future.poll(&mut Context::from_waker(Waker::noop()));
+    let submissions = std::mem::take(&mut io.lock().submissions);
+    for (token, op) in submissions {
+        disk.submit(token, op);
+    }
+    progress
+}
+
+/// Does straight-line work that borrows from its caller, and blocks until it is done: for tools, whose
+/// disk belongs to them alone.
+pub(crate) fn drive_here<F: Future>(disk: &mut dyn Disk, start: impl FnOnce(Io) -> F) -> F::Output {
+    let io = Io::new(TokenCounter::new(0), BTreeSet::new());
+    let mut future = std::pin::pin!(start(io.clone()));
+    let mut completions = Vec::new();
+    loop {
+        let taken = std::mem::take(&mut completions);
+        if let Poll::Ready(output) = advance(&io, future.as_mut(), disk, taken) {
+            return output;
+        }
+        disk.take_completions(&mut completions);
+        if completions.is_empty() {
+            std::thread::yield_now();
         }
     }
 }

@@ -18,6 +18,7 @@
 mod append;
 mod commit;
 mod front;
+mod full_disk;
 mod index_files;
 mod internal;
 mod log_start;
@@ -102,8 +103,9 @@ pub enum LogStatus {
 /// Why an append was not taken. Nothing of it is in the log.
 #[derive(Debug, Error)]
 pub enum AppendError {
-    /// The disk is full: answer a retriable storage error; works again by itself when there is space.
-    #[error("no space to extend the segment")]
+    /// The disk is full, or no descriptor is left: answer a retriable storage error; works again by itself
+    /// when there is space.
+    #[error("no space, or no descriptor, to extend the segment")]
     NoSpace,
     /// Too much waits for the disk: retry when a completion came in.
     #[error("too many bytes wait for the disk")]
@@ -330,7 +332,7 @@ impl PartitionLog {
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
-            Purpose::Extend(id) => self.extend_completed(id, completion.result),
+            Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
             Purpose::Remove(_) => {
                 self.removal_completed(completion.result, disk);
@@ -346,10 +348,7 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
-        self.create_again(disk);
-        for segment in &mut self.segments {
-            segment.no_space = false;
-        }
+        self.ask_for_space_again(disk);
         self.roll_by_age(now_ms, disk);
         self.remove_front(now_ms, disk);
         self.flush(now_ms, disk);

@@ -31,12 +31,12 @@ use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
 use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
-use crate::limits::TERMS_PER_START;
+use crate::limits::{CLAIMED_INDEX_MAX, NEXT_INDEX_MAX, TERMS_PER_START};
 use crate::recovery::known::look_up;
 use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
 use crate::recovery::{
-    FoundFiles, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, find_files, matches_checkpoint,
-    set_aside, zero_behind,
+    FoundFiles, RecoveryBug, RecoveryOptions, RecoveryReport, find_files, lost_front, lost_whole,
+    matches_checkpoint, set_aside, zero_behind,
 };
 
 /// What is opened.
@@ -263,7 +263,8 @@ impl Opener {
     ) -> Result<(Walked, Vec<String>), Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
-        let known = look_up(&self.io, &self.spec.directory, checkpoint, &segments, source).await?;
+        let (directory, bug) = (&self.spec.directory, self.options.bug);
+        let known = look_up(&self.io, directory, checkpoint, &segments, source, bug).await?;
         let input = WalkInput {
             io: &self.io,
             source,
@@ -271,6 +272,9 @@ impl Opener {
             checkpoint,
             known,
             bug: self.options.bug,
+            batch_bytes: 0,
+            visit: None,
+            only_first: false,
         };
         Ok((walk(input, segments, LogState::new(log_start)).await?, others))
     }
@@ -296,8 +300,20 @@ impl Opener {
             let _ = self.io.unlink_if_present(&directory.join(name)).await;
         }
         let (mut walked, mut aside) = self.walk(segments, others, source, true).await?;
-        self.quarantine_front(&mut walked);
+        if let Some(checkpoint) = &self.spec.checkpoint {
+            lost_front(checkpoint, &mut walked);
+        }
 
+        let durable = self.spec.checkpoint.as_ref().map(|known| known.durable_index);
+        let claimed = walked.quarantined.iter().map(|lost| lost.indices.end);
+        let claimed = claimed
+            .chain(durable.filter(|_| walked.segments.is_empty()))
+            .max();
+        if walked.state.next_index().0 > NEXT_INDEX_MAX
+            || claimed.is_some_and(|claimed| claimed.0 > CLAIMED_INDEX_MAX)
+        {
+            return Err(Failure::IndicesUsedUp);
+        }
         aside.extend(walked.set_aside.iter().map(Segment::name));
         let term = self.raised_term(term_max.max(walked.term_max))?;
         // Entries behind the end may be all that says the damage was durable. They stay until an entry
@@ -320,6 +336,7 @@ impl Opener {
             }
         }
         walked.successor_stays |= proof_is_behind;
+        self.make_stand_ins(&mut walked, &mut generations).await?;
         let replaced = self.continue_log(&mut walked, &mut generations, term).await?;
         if proof_is_behind {
             aside.extend(replaced);
@@ -347,26 +364,31 @@ impl Opener {
             .with_unreadable(|pages| pages.any_behind(&segment.name(), segment.tail.position))
     }
 
-    /// Offsets and indices before the first segment that the checkpoint says are still served, and
-    /// no entry says were deleted.
-    fn lost_front(&self, walked: &Walked) -> Option<Quarantined> {
-        let named = self.spec.checkpoint.as_ref()?.segments.first()?;
-        let first = walked.segments.first()?;
-        let log_start = walked.state.declared_log_start();
-        let lost = named.base_index < first.base_index() && log_start < first.base_offset();
-        lost.then(|| Quarantined {
-            segment: crate::segment_header::segment_file_name(named.base_index, named.generation),
-            position: 0..0,
-            indices: named.base_index..first.base_index(),
-            offsets: log_start..first.base_offset(),
-        })
-    }
-
-    fn quarantine_front(&self, walked: &mut Walked) {
-        if let Some(lost) = self.lost_front(walked) {
-            walked.state.restore_log_start(lost.offsets.start);
-            walked.quarantined.insert(0, lost);
+    /// Makes the segments again, empty, that are lost and whose places say what is dead before them.
+    async fn make_stand_ins(
+        &mut self,
+        walked: &mut Walked,
+        generations: &mut BTreeMap<EntryIndex, u32>,
+    ) -> Result<(), Failure> {
+        let id = walked
+            .segments
+            .iter()
+            .map(|segment| segment.id + 1)
+            .max()
+            .unwrap_or(0);
+        let stand_ins = std::mem::take(&mut walked.stand_ins);
+        for (nth, stand_in) in stand_ins.into_iter().enumerate() {
+            let (index, offset) = (stand_in.base_index, stand_in.base_offset);
+            let generation = generations.get(&index).map_or(0, |used| used + 1);
+            let mut segment = self
+                .create_segment(id + nth as u64, index, offset, generation)
+                .await?;
+            segment.damaged_from.push(Segment::FIRST_ENTRY);
+            generations.insert(index, generation);
+            let place = (stand_in.behind + 1 + nth).min(walked.segments.len());
+            walked.segments.insert(place, segment);
         }
+        Ok(())
     }
 
     /// Makes the segment that the log goes on in, where that is not the last one found; answers the name
@@ -377,21 +399,9 @@ impl Opener {
         generations: &mut BTreeMap<EntryIndex, u32>,
         term: LeaderEpoch,
     ) -> Result<Option<String>, Failure> {
-        let all_lost = self
-            .spec
-            .checkpoint
-            .as_ref()
-            .filter(|checkpoint| walked.segments.is_empty() && checkpoint.durable_index.0 > 0);
+        let checkpoint = self.spec.checkpoint.as_ref();
+        let all_lost = checkpoint.filter(|checkpoint| lost_whole(checkpoint, walked));
         let (index, offset) = if let Some(checkpoint) = all_lost {
-            walked
-                .state
-                .skip(checkpoint.durable_index, checkpoint.next_offset);
-            walked.quarantined.push(Quarantined {
-                segment: String::new(),
-                position: 0..0,
-                indices: EntryIndex(1)..EntryIndex(checkpoint.durable_index.0 + 1),
-                offsets: checkpoint.log_start..checkpoint.next_offset,
-            });
             (walked.state.next_index(), checkpoint.next_offset)
         } else {
             match walked.ending {

@@ -43,6 +43,10 @@ pub enum OpenError {
         /// What is not understood.
         cause: UnsupportedEntry,
     },
+    /// Refuse to serve the partition: an entry with a checksum that holds has an index that no log comes
+    /// to, so that none are left behind it. Nothing was changed.
+    #[error("indices are used up")]
+    IndicesUsedUp,
     /// Refuse to serve the partition: its leader epochs are used up.
     #[error("leader epochs are used up")]
     TermsUsedUp,
@@ -64,6 +68,7 @@ pub(super) enum Failure {
     Io(io::Error),
     Find(FindError),
     Walk(WalkError),
+    IndicesUsedUp,
     TermsUsedUp,
 }
 
@@ -102,6 +107,11 @@ impl Failure {
                 position,
                 cause,
             },
+            Self::Walk(WalkError::Stopped) => OpenError::Io {
+                directory,
+                cause: io::ErrorKind::Interrupted.into(),
+            },
+            Self::IndicesUsedUp => OpenError::IndicesUsedUp,
             Self::TermsUsedUp => OpenError::TermsUsedUp,
         }
     }

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::PartitionLog;
 use super::segment::Segment;
 use crate::batch::BatchHeader;
-use crate::disk::{Disk, FileHandle, HotBytes};
+use crate::disk::{Disk, FileHandle, HotBytes, Lease};
 use crate::entry::{ENTRY_HEADER_LEN, EntryError, EntryHeader, verify_payload};
 use crate::ids::{FilePosition, Incarnation, Offset};
 use crate::limits::READ_PARTS_MAX;
@@ -69,8 +69,10 @@ pub enum ReadPart {
 /// A range of a segment that holds the batches asked for, and maybe others before and behind.
 #[derive(Clone, Debug)]
 pub struct ColdRange {
-    /// The segment's file. Holding it is the lease.
+    /// The segment's file.
     pub file: FileHandle,
+    /// Keeps the file, whatever becomes of its name; `None` in a simulation, and when no descriptor was left.
+    pub lease: Option<Lease>,
     /// What its entries verify under.
     pub incarnation: Incarnation,
     /// The bytes to read; they begin and end between entries.
@@ -215,7 +217,8 @@ impl PartitionLog {
             let Some((pieces, bytes, next)) = hot(disk, &range) else {
                 // How many batches of a cold range fit is known only when it was read: it ends a plan.
                 if is_first {
-                    plan.parts.push(ReadPart::Cold(range));
+                    let lease = range.file.lease().ok();
+                    plan.parts.push(ReadPart::Cold(ColdRange { lease, ..range }));
                 }
                 break;
             };
@@ -267,6 +270,7 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
         return None;
     }
     Some(ColdRange {
+        lease: None,
         file,
         incarnation: segment.incarnation(),
         position: start.0..end,

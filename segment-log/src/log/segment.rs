@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use crate::checkpoint::SegmentCheckpoint;
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
-use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset};
+use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX};
 use crate::log::machine::Io;
 use crate::recovery::scan::Window;
@@ -173,6 +173,19 @@ impl Segment {
         segment
     }
 
+    /// Space for it was asked for and there is none: the log asks again at each tick, for little.
+    pub(crate) fn met_full_disk(&mut self) {
+        self.no_space = true;
+        self.extent = EXTENT_BYTES_MIN;
+    }
+
+    /// Where the smallest extent ends that holds all that is staged.
+    pub(crate) fn least_extent_end(&self) -> u64 {
+        (self.allocated + EXTENT_BYTES_MIN)
+            .max(self.page_end())
+            .next_multiple_of(PAGE_BYTES)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.header.file_name()
     }
@@ -196,6 +209,11 @@ impl Segment {
     /// The highest timestamp of its batches in ms, and the base offset of the first that has it.
     pub(crate) fn max_timestamp(&self) -> Option<(i64, Offset)> {
         self.max_timestamp
+    }
+
+    /// The highest term of its entries.
+    pub(crate) fn last_term(&self) -> LeaderEpoch {
+        self.epochs.last().map_or(LeaderEpoch(0), |last| last.epoch)
     }
 
     /// Whether a sync has something to cover and may be submitted now.

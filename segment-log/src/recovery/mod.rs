@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+mod examine;
 pub(crate) mod known;
+mod repair;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -31,12 +33,15 @@ use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
-    segment_of_index,
+    segment_file_name, segment_of_index,
 };
 use scan::{Found, Window};
 use unreadable::read_around;
 
+pub use examine::{ExamineError, ExamineSpec, Examined, ExaminedDamage, ExaminedSegment, OtherFile, examine};
+pub use repair::{Repair, RepairError, RepairStep, repair};
 pub use unreadable::Unreadable;
+pub use walk::Visit;
 
 /// Where segments go that do not belong to the log, inside the partition's directory.
 pub const SET_ASIDE_DIRECTORY: &str = "set-aside";
@@ -88,6 +93,8 @@ pub enum RecoveryBug {
     ReadFromCache,
     /// Terms are not raised.
     KeepTerm,
+    /// An index file says where its segment ends, whatever the segment holds.
+    TrustIndex,
 }
 
 /// What an open may be told beyond its [`crate::log::OpenSpec`].
@@ -154,6 +161,24 @@ pub(crate) async fn find_files(
     source: ReadSource,
     settle: bool,
 ) -> Result<FoundFiles, FindError> {
+    let names = io.names_if_present(directory).await?;
+    let orphaned_indexes = orphaned_indexes(&names);
+    let found = find_named(io, directory, names, key, source, settle).await?;
+    Ok(FoundFiles {
+        orphaned_indexes,
+        ..found
+    })
+}
+
+/// As [`find_files`], of these names alone.
+pub(crate) async fn find_named(
+    io: &Io,
+    directory: &Path,
+    names: Vec<String>,
+    key: PartitionKey,
+    source: ReadSource,
+    settle: bool,
+) -> Result<FoundFiles, FindError> {
     let mut found = FoundFiles {
         segments: Vec::new(),
         others: Vec::new(),
@@ -161,8 +186,6 @@ pub(crate) async fn find_files(
         orphaned_indexes: Vec::new(),
         term_max: LeaderEpoch(0),
     };
-    let names = io.names_if_present(directory).await?;
-    found.orphaned_indexes = orphaned_indexes(&names);
     for name in names {
         let Some((base_index, generation)) = parse_segment_file_name(&name) else {
             continue;
@@ -290,6 +313,46 @@ pub(crate) async fn set_aside(io: &Io, directory: &Path, names: &[String]) -> io
     }
     io.sync_dir(&target).await?;
     io.sync_dir(directory).await
+}
+
+/// Offsets and indices before the first segment that the checkpoint says are still served, and no entry
+/// says were deleted: they are lost, and still part of the log.
+pub(crate) fn lost_front(checkpoint: &PartitionCheckpoint, walked: &mut walk::Walked) {
+    let (Some(named), Some(first)) = (checkpoint.segments.first(), walked.segments.first()) else {
+        return;
+    };
+    let log_start = walked.state.declared_log_start();
+    if named.base_index < first.base_index() && log_start < first.base_offset() {
+        let lost = Quarantined {
+            segment: segment_file_name(named.base_index, named.generation),
+            position: 0..0,
+            indices: named.base_index..first.base_index(),
+            offsets: log_start..first.base_offset(),
+        };
+        walked.state.restore_log_start(lost.offsets.start);
+        walked.quarantined.insert(0, lost);
+    }
+}
+
+/// No segment is there, and the checkpoint says that there was something.
+pub(crate) fn lost_whole(checkpoint: &PartitionCheckpoint, walked: &mut walk::Walked) -> bool {
+    let is_lost = walked.segments.is_empty() && checkpoint.durable_index.0 > 0;
+    if is_lost {
+        let named = checkpoint.segments.first();
+        walked
+            .state
+            .skip(checkpoint.durable_index, checkpoint.next_offset);
+        walked.quarantined.push(Quarantined {
+            segment: named.map_or_else(String::new, |named| {
+                segment_file_name(named.base_index, named.generation)
+            }),
+            position: 0..0,
+            indices: named.map_or(EntryIndex(1), |named| named.base_index)
+                ..EntryIndex(checkpoint.durable_index.0 + 1),
+            offsets: checkpoint.log_start..checkpoint.next_offset,
+        });
+    }
+    is_lost
 }
 
 /// How far is zeroed behind a cut: to the end of its page, or of the whole next page where it lies on

@@ -93,6 +93,43 @@ impl<'a> Window<'a> {
         self.file_len
     }
 
+    /// Drops what was read, so that it is read again from the file as it is now.
+    pub(crate) async fn refresh(&mut self) -> io::Result<()> {
+        self.bytes = AlignedBytes::zeroed(0);
+        self.ahead = FIRST_READ_BYTES;
+        self.file_len = self.io.len(&self.file).await?;
+        Ok(())
+    }
+
+    /// Whether there is nothing but zeros from `position` on.
+    pub(crate) async fn is_zero_from(&mut self, position: u64) -> io::Result<bool> {
+        let mut at = position;
+        while at < self.file_len {
+            let bytes = self.at(at, WINDOW_BYTES).await?;
+            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+                return Ok(bytes.is_empty());
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+
+    /// What the bytes at `position` fail as an entry.
+    pub(crate) async fn fault(&mut self, position: u64) -> io::Result<String> {
+        let incarnation = self.incarnation;
+        let head = self.at(position, ENTRY_HEADER_LEN + PLAIN_PREFIX_LEN).await?;
+        if head.is_empty() {
+            return Ok("end of file".to_owned());
+        }
+        let header = match EntryHeader::decode(head, &incarnation) {
+            Ok(header) => header,
+            Err(error) => return Ok(error.to_string()),
+        };
+        let whole = self.at(position, header.entry_len()).await?;
+        let decoded = decode_entry(whole, &incarnation);
+        Ok(decoded.err().map(|error| error.to_string()).unwrap_or_default())
+    }
+
     /// Up to `len` bytes at `position`; fewer where the file ends.
     async fn at(&mut self, position: u64, len: usize) -> io::Result<&[u8]> {
         let end = position.saturating_add(len as u64).min(self.file_len);

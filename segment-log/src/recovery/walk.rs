@@ -11,10 +11,11 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+use std::collections::BTreeMap;
 use std::io;
 
 use crate::batch::{BATCH_HEADER_LEN, BatchHeader};
-use crate::checkpoint::PartitionCheckpoint;
+use crate::checkpoint::{PartitionCheckpoint, SegmentCheckpoint};
 use crate::disk::ReadSource;
 use crate::entry::{EntryError, EntryHeader};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
@@ -27,6 +28,7 @@ use crate::recovery::known::Known;
 use crate::recovery::scan::{Found, Probe, Window};
 use crate::recovery::{Quarantined, RecoveryBug, zeroed_end};
 use crate::sealed::SealedError;
+use crate::segment_header::segment_file_name;
 
 /// How the walk reads and what it may believe.
 pub(crate) struct WalkInput<'a> {
@@ -36,7 +38,16 @@ pub(crate) struct WalkInput<'a> {
     pub(crate) checkpoint: Option<&'a PartitionCheckpoint>,
     pub(crate) known: Known,
     pub(crate) bug: RecoveryBug,
+    /// Bytes of each batch that the visitor is shown, at most.
+    pub(crate) batch_bytes: usize,
+    /// Sees each accepted entry. With one a broker may be writing the files.
+    pub(crate) visit: Option<&'a mut Visit<'a>>,
+    /// Only the first segment is walked.
+    pub(crate) only_first: bool,
 }
+
+/// Sees an accepted entry: file name, position, header, payload. False ends the walk.
+pub type Visit<'a> = dyn FnMut(&str, u64, &EntryHeader, &[u8]) -> bool + Send + 'a;
 
 /// How the log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +66,8 @@ pub(crate) enum WalkError {
         position: u64,
         cause: UnsupportedEntry,
     },
+    /// The visitor asked for it.
+    Stopped,
 }
 
 impl From<io::Error> for WalkError {
@@ -78,6 +91,43 @@ pub(crate) struct Walked {
     pub(crate) successor_stays: bool,
     /// Whether any header verifies at or behind the end in the segment that the log ends in.
     pub(crate) found_behind: bool,
+    /// Segments to make again, so that what is dead behind the end of the one before stays dead.
+    pub(crate) stand_ins: Vec<StandIn>,
+}
+
+/// An empty segment that takes the place of a lost one.
+pub(crate) struct StandIn {
+    /// Where it belongs among the segments that were kept: behind this one.
+    pub(crate) behind: usize,
+    pub(crate) base_index: EntryIndex,
+    pub(crate) base_offset: Offset,
+}
+
+/// What the entries seen so far of the segment that is walked claim to have been durable: for each term
+/// the highest index, and an offset behind it. A claim holds as long as no entry of a higher term was
+/// accepted, also once the walk went on behind the entry that makes it.
+#[derive(Default)]
+struct Claims(BTreeMap<LeaderEpoch, (EntryIndex, Offset)>);
+
+impl Claims {
+    fn note(&mut self, header: &EntryHeader) {
+        let Some(durable) = header.durable_index() else {
+            return;
+        };
+        let behind = if header.index > durable {
+            header.base_offset
+        } else {
+            header.next_offset()
+        };
+        let highest = self.0.entry(header.term).or_default();
+        *highest = (*highest).max((durable, behind));
+    }
+
+    /// The highest of those that entries of `term` or a later one make.
+    fn highest(&self, term: LeaderEpoch) -> (EntryIndex, Offset) {
+        let claims = self.0.range(term..).map(|(_, claim)| *claim);
+        claims.max().unwrap_or_default()
+    }
 }
 
 /// What lies behind the first index that fails.
@@ -85,7 +135,8 @@ pub(crate) struct Walked {
 struct Later {
     /// The highest index that a later entry proves durable.
     proven: EntryIndex,
-    /// The first later entry of the same segment that the walk could go on with.
+    /// The first later entry of the same segment that the walk could go on with, were it alive and what
+    /// lies between proven.
     resume: Option<(u64, EntryHeader)>,
     /// Offset of the first later entry above every proof.
     offset_beyond: Option<Offset>,
@@ -110,10 +161,28 @@ struct Walk<'a> {
     segments: Vec<Segment>,
     state: LogState,
     quarantined: Vec<Quarantined>,
+    claims: Claims,
     term_max: LeaderEpoch,
     successor_seen: bool,
     successor_stays: bool,
     found_behind: bool,
+    stand_ins: Vec<StandIn>,
+    /// The position that was read again, since a broker may have been writing there.
+    read_again: Option<(usize, u64)>,
+}
+
+/// Where a segment ends at the latest: where the next one begins.
+#[derive(Clone, Copy)]
+struct Limit {
+    index: EntryIndex,
+    /// That one is named by the checkpoint and is not there.
+    lost: Option<SegmentCheckpoint>,
+}
+
+impl Limit {
+    fn is_reached(limit: Option<Self>, index: EntryIndex) -> bool {
+        limit.is_some_and(|limit| index >= limit.index)
+    }
 }
 
 /// Walks `segments` (sorted, their headers verified, one for each base index).
@@ -131,10 +200,13 @@ pub(crate) async fn walk(
         segments,
         state,
         quarantined: Vec::new(),
+        claims: Claims::default(),
         term_max: LeaderEpoch(0),
         successor_seen: false,
         successor_stays: false,
         found_behind: false,
+        stand_ins: Vec::new(),
+        read_again: None,
     };
     let mut ending = Ending::Here;
     let mut kept = walk.segments.len();
@@ -142,6 +214,10 @@ pub(crate) async fn walk(
         if let Some(end) = walk.segment(at).await? {
             ending = end;
             kept = at + 1;
+            break;
+        }
+        if walk.input.only_first {
+            kept = 1;
             break;
         }
     }
@@ -156,6 +232,7 @@ pub(crate) async fn walk(
         successor_seen: walk.successor_seen,
         successor_stays: walk.successor_stays,
         found_behind: walk.found_behind,
+        stand_ins: walk.stand_ins,
     })
 }
 
@@ -170,18 +247,24 @@ impl Walk<'_> {
         else {
             return Ok(None);
         };
-        let limit = self.segments.get(at + 1).map(|next| next.base_index());
+        let limit = self.limit(at);
+        // What a segment claims of indices behind its end is dead, and the rest is passed now.
+        self.claims = Claims::default();
         if let Some(segment) = self.segments.get(at) {
             self.state
                 .begin_segment(segment.base_index(), segment.base_offset());
         }
         let (mut position, mut chain) = (Segment::FIRST_ENTRY, Some(0u32));
-        let known = self.adopt_known(at, limit);
+        let known = self.adopt_known(at, limit.map(|limit| limit.index));
         if let Some(mark) = known {
             (position, chain) = (mark.position, Some(mark.crc));
+            if self.input.bug == RecoveryBug::TrustIndex {
+                return Ok((at + 1 == self.segments.len()).then_some(Ending::Here));
+            }
         }
         loop {
-            if limit.is_some_and(|limit| self.state.next_index() >= limit) {
+            let is_over = Limit::is_reached(limit, self.state.next_index());
+            if is_over && limit.is_none_or(|limit| limit.lost.is_none()) {
                 if !self.input.verify_payload {
                     self.look_behind(&mut window, position, chain).await?;
                 } else if known.is_none() || !self.is_named(at + 1) {
@@ -191,11 +274,16 @@ impl Walk<'_> {
                 return Ok(None);
             }
             let verify = self.input.verify_payload && self.input.bug != RecoveryBug::TrustPayload;
-            let probe = window.probe(position, BATCH_HEADER_LEN, verify).await?;
+            let probe = match is_over {
+                // What lies there is dead, though the segment that says so is lost.
+                true => Probe::Nothing,
+                false => window.probe(position, self.shown_bytes(), verify).await?,
+            };
             if let Probe::Entry { header, payload } = &probe
                 && self.fits(header, chain)
                 && self.accept(at, position, header, payload)?
             {
+                self.show(at, position, header, payload)?;
                 position += header.entry_len() as u64;
                 chain = Some(header.header_crc);
                 continue;
@@ -205,7 +293,10 @@ impl Walk<'_> {
                 Probe::Unsupported(cause) => return Err(self.unsupported(at, position, cause)),
                 _ => None,
             };
-            match self.failed(at, &mut window, position, limit, bad).await? {
+            match self
+                .failed(at, &mut window, (position, chain), limit, bad)
+                .await?
+            {
                 Next::At(next, next_chain) => {
                     position = next;
                     chain = next_chain;
@@ -213,6 +304,49 @@ impl Walk<'_> {
                 Next::Segment => return Ok(None),
                 Next::End(ending) => return Ok(Some(ending)),
             }
+        }
+    }
+
+    fn limit(&self, at: usize) -> Option<Limit> {
+        let lost = self.lost_behind(at);
+        let index = lost.map(|lost| lost.base_index);
+        let found = || self.segments.get(at + 1).map(|next| next.base_index());
+        index.or_else(found).map(|index| Limit { index, lost })
+    }
+
+    /// The segment that the checkpoint names behind segment `at`, which it names too, if that one is not
+    /// there, nor one that begins at or before its place.
+    fn lost_behind(&self, at: usize) -> Option<SegmentCheckpoint> {
+        let (checkpoint, segment) = (self.input.checkpoint?, self.segments.get(at)?);
+        let mut named = checkpoint.segments.iter();
+        named.find(|named| named.incarnation == segment.incarnation())?;
+        let next = named.find(|next| next.base_index > segment.base_index())?;
+        let found = self.segments.get(at + 1);
+        let is_there = found.is_some_and(|found| found.base_index() <= next.base_index);
+        (!is_there).then_some(*next)
+    }
+
+    fn shown_bytes(&self) -> usize {
+        self.input.batch_bytes.max(BATCH_HEADER_LEN)
+    }
+
+    fn show(
+        &mut self,
+        at: usize,
+        position: u64,
+        header: &EntryHeader,
+        payload: &[u8],
+    ) -> Result<(), WalkError> {
+        let Some(visit) = self.input.visit.as_mut() else {
+            return Ok(());
+        };
+        let name = self.segments.get(at).map(Segment::name).unwrap_or_default();
+        let shown = payload
+            .get(..self.input.batch_bytes)
+            .filter(|_| header.kind.is_batch());
+        match visit(&name, position, header, shown.unwrap_or(payload)) {
+            true => Ok(()),
+            false => Err(WalkError::Stopped),
         }
     }
 
@@ -341,8 +475,14 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Looks at everything behind `position` of segment `at`.
-    async fn later(&mut self, at: usize, window: &mut Window<'_>, position: u64) -> Result<Later, WalkError> {
+    /// Looks at everything behind `position` of segment `at`, of which what begins at `limit` is dead.
+    async fn later(
+        &mut self,
+        at: usize,
+        window: &mut Window<'_>,
+        position: u64,
+        limit: Option<Limit>,
+    ) -> Result<Later, WalkError> {
         let mut later = Later::default();
         let expected = self.state.next_index();
         let last_term = self.state.last_term();
@@ -354,7 +494,14 @@ impl Walk<'_> {
                 Found::Unsupported(cause) => return Err(self.unsupported(at, found_at, cause)),
             };
             later.found_here = true;
-            self.note_later(&mut later, expected, last_term, &header);
+            if Limit::is_reached(limit, header.index) {
+                self.note_dead(&mut later, limit, &header);
+            } else {
+                if header.term >= last_term && header.index >= expected {
+                    self.claims.note(&header);
+                }
+                self.note_later(&mut later, expected, last_term, &header);
+            }
             if later.seen {
                 later.last_seen_at = found_at;
             }
@@ -389,6 +536,20 @@ impl Walk<'_> {
         Ok(later)
     }
 
+    /// An entry at or above the index that the next segment begins with: what it claims of those below
+    /// still holds.
+    fn note_dead(&mut self, later: &mut Later, limit: Option<Limit>, header: &EntryHeader) {
+        self.term_max = self.term_max.max(header.term);
+        if header.term < self.state.last_term() {
+            return;
+        }
+        later.seen = true;
+        if let (Some(durable), Some(limit)) = (header.durable_index(), limit) {
+            let below = EntryIndex(limit.index.0.saturating_sub(1));
+            later.proven = later.proven.max(durable.min(below));
+        }
+    }
+
     fn note_later(
         &mut self,
         later: &mut Later,
@@ -414,8 +575,8 @@ impl Walk<'_> {
         &mut self,
         at: usize,
         window: &mut Window<'_>,
-        position: u64,
-        limit: Option<EntryIndex>,
+        (position, chain): (u64, Option<u32>),
+        limit: Option<Limit>,
         bad_payload: Option<EntryHeader>,
     ) -> Result<Next, WalkError> {
         if !self.input.verify_payload {
@@ -424,70 +585,115 @@ impl Walk<'_> {
             return Ok(Next::End(Ending::Here));
         }
         let expected = self.state.next_index();
-        let later = self.later(at, window, position).await?;
+        let later = self.later(at, window, position, limit).await?;
+        let lost = limit.and_then(|limit| limit.lost);
         self.successor_seen |= later.seen;
         self.found_behind = later.found_here;
-        self.successor_stays = later.last_seen_at >= zeroed_end(position);
-        let proven = later.proven.max(self.checkpoint_claim(at));
+        // Beside a segment that is lost nothing is appended: what is behind its place counts as dead.
+        self.successor_stays = later.last_seen_at >= zeroed_end(position) || lost.is_some();
+        let (claimed, claimed_offset) = self.claims.highest(self.state.last_term());
+        let proven = later.proven.max(claimed).max(self.checkpoint_claim(at));
         if proven < expected {
             return Ok(Next::End(Ending::Here));
+        }
+        if self.input.visit.is_some() && self.read_again != Some((at, position)) {
+            // A running broker may have written this entry, and what proves it durable, since it was read.
+            self.read_again = Some((at, position));
+            window.refresh().await?;
+            return Ok(Next::At(position, chain));
         }
         if let Some(header) = bad_payload {
             let end = position + header.entry_len() as u64;
             self.quarantine(at, position..end, header.index, header.next_offset());
-            self.state.skip(header.index, header.next_offset());
-            if let Some(segment) = self.segments.get_mut(at) {
-                segment.skip_recovered(end, header.index, header.next_offset(), header.header_crc);
-            }
+            self.go_on(at, end, &header, header.header_crc);
             return Ok(Next::At(end, Some(header.header_crc)));
         }
-        let alive = |index: EntryIndex| limit.is_none_or(|limit| index < limit);
         if let Some((resume, header)) = later.resume
             && header.index.0 <= proven.0 + 1
-            && alive(header.index)
+            && !Limit::is_reached(limit, header.index)
         {
-            self.quarantine(
-                at,
-                position..resume,
-                EntryIndex(header.index.0 - 1),
-                header.base_offset,
-            );
-            self.state
-                .skip(EntryIndex(header.index.0 - 1), header.base_offset);
-            if let Some(segment) = self.segments.get_mut(at) {
-                segment.skip_recovered(
-                    resume,
-                    EntryIndex(header.index.0 - 1),
-                    header.base_offset,
-                    header.prev_crc,
-                );
-            }
+            let before = EntryHeader {
+                index: EntryIndex(header.index.0 - 1),
+                last_offset_delta: -1,
+                ..header
+            };
+            self.quarantine(at, position..resume, before.index, header.base_offset);
+            self.go_on(at, resume, &before, header.prev_crc);
             return Ok(Next::At(resume, None));
         }
-        let file_end = window.file_len().max(position);
-        if let Some(next) = self.segments.get(at + 1)
-            && next.base_index().0 <= proven.0 + 1
-        {
-            let (index, offset) = (EntryIndex(next.base_index().0 - 1), next.base_offset());
-            self.quarantine(at, position..file_end, index, offset);
-            self.state.skip(index, offset);
-            return Ok(Next::Segment);
+        let claimed_offset = (claimed >= expected).then_some(claimed_offset);
+        Ok(self.lose_the_rest(
+            at,
+            position..window.file_len().max(position),
+            lost,
+            &later,
+            proven,
+            claimed_offset,
+        ))
+    }
+
+    /// The walk goes on at `position`, behind what `last` is the last of.
+    fn go_on(&mut self, at: usize, position: u64, last: &EntryHeader, crc: u32) {
+        self.state.skip(last.index, last.next_offset());
+        if let Some(segment) = self.segments.get_mut(at) {
+            segment.skip_recovered(position, last.index, last.next_offset(), crc);
         }
-        let checkpoint_offset = self
+    }
+
+    /// Nothing behind `rest` of segment `at` belongs to it: the log goes on in the next segment, or behind
+    /// all that is proven.
+    fn lose_the_rest(
+        &mut self,
+        at: usize,
+        rest: std::ops::Range<u64>,
+        lost: Option<SegmentCheckpoint>,
+        later: &Later,
+        proven: EntryIndex,
+        claimed_offset: Option<Offset>,
+    ) -> Next {
+        let expected = self.state.next_index();
+        let next = self
+            .segments
+            .get(at + 1)
+            .filter(|next| next.base_index().0 <= proven.0 + 1);
+        let next = next.map(|next| (next.base_index(), next.base_offset()));
+        let checkpoint = self
             .input
             .checkpoint
-            .filter(|checkpoint| checkpoint.durable_index >= expected)
-            .map(|checkpoint| checkpoint.next_offset);
-        let offset = [checkpoint_offset, later.offset_beyond]
-            .into_iter()
-            .flatten()
-            .fold(self.state.next_offset(), Offset::max);
-        self.quarantine(at, position..file_end, proven, offset);
-        self.state.skip(proven, offset);
-        Ok(Next::End(Ending::Beyond {
-            index: EntryIndex(proven.0 + 1),
-            offset,
-        }))
+            .filter(|known| known.durable_index >= expected);
+        let checkpoint_offset = checkpoint.map(|checkpoint| checkpoint.next_offset);
+        let (begins, offset) = next.unwrap_or_else(|| {
+            let offset = [checkpoint_offset, later.offset_beyond, claimed_offset]
+                .into_iter()
+                .flatten()
+                .fold(self.state.next_offset(), Offset::max);
+            (EntryIndex(proven.0 + 1), offset)
+        });
+        if let Some(lost) = lost.filter(|lost| later.found_here && lost.base_index < begins) {
+            self.stand_ins.push(StandIn {
+                behind: at,
+                base_index: lost.base_index,
+                base_offset: self.state.next_offset(),
+            });
+        }
+        let last = EntryIndex(begins.0 - 1);
+        match lost.filter(|lost| lost.base_index <= expected) {
+            Some(lost) => self.quarantined.push(Quarantined {
+                segment: segment_file_name(lost.base_index, lost.generation),
+                position: 0..lost.length.0,
+                indices: expected..begins,
+                offsets: self.state.next_offset()..offset,
+            }),
+            None => self.quarantine(at, rest, last, offset),
+        }
+        self.state.skip(last, offset);
+        match next {
+            Some(_) => Next::Segment,
+            None => Next::End(Ending::Beyond {
+                index: begins,
+                offset,
+            }),
+        }
     }
 
     fn quarantine(&mut self, at: usize, range: std::ops::Range<u64>, last: EntryIndex, next_offset: Offset) {

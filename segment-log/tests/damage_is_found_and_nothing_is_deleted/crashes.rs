@@ -23,14 +23,23 @@ use crate::oracle::read_all;
 const CUTS: u64 = 4;
 
 /// A disk that dies at the given change: that one happens or not, and nothing after it.
-struct Dying<'a> {
+pub struct Dying<'a> {
     disk: &'a mut SimDisk,
     changes_left: Option<u64>,
     refused: Vec<Completion>,
 }
 
-impl Dying<'_> {
-    fn is_dead(&self) -> bool {
+impl<'a> Dying<'a> {
+    /// At change number `changes_left` (from 1 on), or never.
+    pub fn at(disk: &'a mut SimDisk, changes_left: Option<u64>) -> Self {
+        Self {
+            disk,
+            changes_left,
+            refused: Vec::new(),
+        }
+    }
+
+    pub fn is_dead(&self) -> bool {
         self.changes_left == Some(0)
     }
 }
@@ -97,7 +106,7 @@ fn now(disk: &mut SimDisk, op: DiskOp) -> DiskOutput {
 }
 
 /// The files of a directory on a disk that loses what is not synced; these are.
-fn simulated(files: &BTreeMap<PathBuf, FileBytes>, seed: u64) -> SimDisk {
+pub fn simulated(files: &BTreeMap<PathBuf, FileBytes>, seed: u64) -> SimDisk {
     let mut disk = SimDisk::new(SimConfig {
         seed,
         root: root(),
@@ -142,11 +151,7 @@ struct Start {
 
 /// Starts on the disk; `None` if it died at change number `dies_at` (from 1 on).
 fn start(disk: &mut SimDisk, dies_at: Option<u64>, seed: u64) -> Option<Start> {
-    let mut dying = Dying {
-        disk,
-        changes_left: dies_at,
-        refused: Vec::new(),
-    };
+    let mut dying = Dying::at(disk, dies_at);
     let opened = DataDirectory::open(&mut dying, &root(), identity())
         .ok()
         .and_then(|data| {
@@ -176,7 +181,7 @@ fn start(disk: &mut SimDisk, dies_at: Option<u64>, seed: u64) -> Option<Start> {
 }
 
 /// The partition's files as a read sees them now.
-fn image(disk: &mut SimDisk) -> MemoryDisk {
+pub fn image(disk: &mut SimDisk) -> MemoryDisk {
     let directory = crate::fixture::partition();
     let mut image = MemoryDisk::new();
     let DiskOutput::Names(names) = now(
@@ -197,7 +202,7 @@ fn image(disk: &mut SimDisk) -> MemoryDisk {
 }
 
 /// Changes bytes of a copy of the fixture's files.
-fn damaged(
+pub fn damaged(
     fixture: &Fixture,
     path: &Path,
     change: impl FnOnce(&mut Vec<u8>),

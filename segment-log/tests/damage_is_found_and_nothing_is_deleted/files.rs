@@ -57,7 +57,7 @@ fn kind(path: &Path) -> String {
 }
 
 /// Each way to lose a file as a whole.
-fn coarse(fixture: &Fixture) -> Vec<Damage> {
+pub fn coarse(fixture: &Fixture) -> Vec<Damage> {
     let mut damages = Vec::new();
     for path in fixture.all() {
         let bytes = fixture.disk.file(&path).unwrap();
@@ -85,7 +85,7 @@ fn coarse(fixture: &Fixture) -> Vec<Damage> {
 }
 
 /// Each length that means something, and those beside it.
-fn truncations(fixture: &Fixture) -> Vec<Damage> {
+pub fn truncations(fixture: &Fixture) -> Vec<Damage> {
     let mut damages = Vec::new();
     for path in fixture.all() {
         let bytes = fixture.disk.file(&path).unwrap();

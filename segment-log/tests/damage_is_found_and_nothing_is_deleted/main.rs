@@ -6,9 +6,11 @@
 //! that is the same each time, since every bit takes minutes.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod agreement;
 mod bits;
 mod controls;
 mod crashes;
 mod files;
 mod fixture;
 mod oracle;
+mod repairs;

@@ -16,7 +16,6 @@ mod describe_log_dirs;
 mod describe_topic_partitions;
 mod elect_leaders;
 mod find_coordinator;
-mod incremental_alter_configs;
 mod init_producer_id;
 mod large_answer;
 mod list_config_resources;

@@ -2,16 +2,18 @@
 //!
 //! A raised term is confirmed only after a checkpoint that carries it is on the disk; until then the log refuses
 //! appends by itself. Invariants: a checkpoint names each open partition once, so one that an opening came into
-//! while it was gathered is gathered anew; the next is begun when the one before is confirmed.
+//! while it was gathered is gathered anew; the next is begun when the one before is confirmed; one that the full
+//! disk did not take is gathered again at a tick, and nothing that rests on it goes on before.
 
 use std::io;
 use std::task::Poll;
 
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::write_checkpoint;
-use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::disk::{Completion, Disk, is_out_of_descriptors};
 use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey};
 use tidelog_segment_log::log::Machine;
+use tidelog_segment_log::reserve::is_full;
 
 use super::Partitions;
 use crate::fatal::{FatalReason, fatal};
@@ -21,6 +23,8 @@ use crate::reactor::{Progress, StepBudget};
 pub(super) const SPACE: u32 = 2;
 /// Time between checkpoints, milliseconds.
 const INTERVAL_MS: u64 = 30_000;
+/// Time until one that found the disk full, or no descriptor, is tried again, milliseconds.
+const PUT_OFF_MS: u64 = 250;
 
 /// What the newest checkpoint is doing.
 #[derive(Default)]
@@ -33,6 +37,8 @@ enum State {
     Writing(Machine<io::Result<()>>),
     /// Written; terms are confirmed from this place of `covered` on.
     Confirming(usize),
+    /// The disk was full, or there was no descriptor. The older generation still counts; tried again then, from the next tick on at first.
+    PutOff(Option<u64>),
 }
 
 #[derive(Default)]
@@ -76,6 +82,11 @@ impl Checkpoints {
     pub(super) fn is_being_written(&self) -> bool {
         matches!(self.state, State::Writing(_))
     }
+
+    /// Whether the one that was begun last is on the disk.
+    pub(super) fn is_last_written(&self) -> bool {
+        !matches!(self.state, State::Writing(_) | State::PutOff(_))
+    }
 }
 
 impl Partitions {
@@ -84,8 +95,19 @@ impl Partitions {
         self.checkpoints.is_wanted = true;
     }
 
-    /// Wants the checkpoint that is due by time.
-    pub(in crate::shard) fn tick_checkpoint(&mut self, now_ms: u64) {
+    /// Wants the checkpoint that is due by time, or that the disk had no room for.
+    pub(in crate::shard) fn tick_checkpoint(&mut self, disk: &mut dyn Disk, now_ms: u64) {
+        match self.checkpoints.state {
+            State::PutOff(None) => self.checkpoints.state = State::PutOff(Some(now_ms + PUT_OFF_MS)),
+            State::PutOff(Some(at)) if at <= now_ms => {
+                self.checkpoints.state = State::Resting;
+                match self.closed.clone() {
+                    Some(closed) => self.write_last_checkpoint(disk, closed),
+                    None => self.want_checkpoint(),
+                }
+            }
+            _ => {}
+        }
         if now_ms >= self.checkpoints.due_ms {
             self.checkpoints.due_ms = now_ms + INTERVAL_MS;
             self.want_checkpoint();
@@ -105,7 +127,10 @@ impl Partitions {
                 ..Gathering::default()
             });
         }
-        !matches!(self.checkpoints.state, State::Resting | State::Writing(_))
+        !matches!(
+            self.checkpoints.state,
+            State::Resting | State::Writing(_) | State::PutOff(_)
+        )
     }
 
     /// Goes on with the checkpoint. `group_zero` tells shard 0's own log; None on others, and while it is not
@@ -124,7 +149,7 @@ impl Partitions {
                 Progress::Done
             }
             State::Confirming(from) => self.confirm_step(from, budget),
-            state @ (State::Resting | State::Writing(_)) => {
+            state @ (State::Resting | State::Writing(_) | State::PutOff(_)) => {
                 self.checkpoints.state = state;
                 Progress::Done
             }
@@ -191,13 +216,23 @@ impl Partitions {
         let Poll::Ready(result) = machine.step(disk, completions) else {
             return;
         };
-        if let Err(error) = result {
-            fatal(
+        match result {
+            Ok(()) => self.checkpoints.state = State::Confirming(0),
+            // A new file was made for it, which is gone: nothing rests on the write that failed.
+            Err(error) if is_full(&error) => {
+                tracing::warn!("no room for a checkpoint; it is tried again");
+                self.seed.space.note_full_disk();
+                self.checkpoints.state = State::PutOff(None);
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
+                tracing::warn!(%error, "the checkpoint is put off");
+                self.checkpoints.state = State::PutOff(None);
+            }
+            Err(error) => fatal(
                 FatalReason::Checkpoint,
                 &format!("the checkpoint cannot be written: {error}"),
-            );
+            ),
         }
-        self.checkpoints.state = State::Confirming(0);
     }
 
     fn confirm_step(&mut self, from: usize, budget: &mut StepBudget) -> Progress {

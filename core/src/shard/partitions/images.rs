@@ -69,6 +69,13 @@ impl Partitions {
         self.applying.is_some()
     }
 
+    /// Whether applying an image waited for openings to end, and can go on.
+    pub(in crate::shard) fn may_apply_again(&mut self) -> bool {
+        let may = self.waits_for_openings && self.opening < self.openings_max;
+        self.waits_for_openings &= !may;
+        may
+    }
+
     /// Whether topics were deleted since the last call.
     pub(in crate::shard) fn take_topics_gone(&mut self) -> bool {
         std::mem::take(&mut self.topics_gone)
@@ -95,7 +102,12 @@ impl Partitions {
             }
             if progress == Progress::Pending {
                 self.applying = Some(applying);
-                return Progress::Pending;
+                // Else the job would keep the loop awake: it is wanted again when an opening has ended.
+                return if self.waits_for_openings {
+                    Progress::Done
+                } else {
+                    Progress::Pending
+                };
             }
             self.image = applying.image;
             self.applying = self.next_image.take().map(|next| Applying::new(next, false));
@@ -166,6 +178,10 @@ impl Partitions {
                     partition.set_config(config.clone(), log);
                     continue;
                 }
+                if self.opening >= self.openings_max {
+                    self.waits_for_openings = true;
+                    return applying.go_on_at(topic, partition);
+                }
                 self.begin_partition(topic, key, config.clone(), applying.is_first);
                 self.drive_opening(now, disk, key, Vec::new());
                 budget.end();
@@ -197,6 +213,7 @@ impl Partitions {
             },
             config,
             options: evidence.options,
+            space: Arc::clone(&self.seed.space),
         });
         self.spaces.insert(space, key);
         self.by_key.insert(key, (space, partition));

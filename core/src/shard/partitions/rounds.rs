@@ -22,12 +22,21 @@ pub(super) struct Round {
     so_far: usize,
     /// As the last whole round counted them.
     segments: usize,
+    /// Partitions found that could not be opened.
+    failed_so_far: usize,
+    /// As the last whole round counted them.
+    failed: usize,
 }
 
 impl Partitions {
     /// Segments of all open partitions, as the last round counted them.
     pub(in crate::shard) fn segments(&self) -> usize {
         self.round.segments
+    }
+
+    /// Partitions that could not be opened, as the last round counted them.
+    pub(in crate::shard) fn failed(&self) -> usize {
+        self.round.failed
     }
 
     /// Goes on with the tick's round.
@@ -58,7 +67,10 @@ impl Partitions {
                     self.active.insert(*key);
                     budget.look();
                 }
-            } else if partition.wants_opening(now) {
+                continue;
+            }
+            self.round.failed_so_far += usize::from(!partition.is_opening());
+            if self.opening < self.openings_max && partition.wants_opening(now) {
                 failed = Some((*space, *key));
                 break;
             }
@@ -70,6 +82,7 @@ impl Partitions {
             return Progress::Pending;
         }
         self.round.segments = std::mem::take(&mut self.round.so_far);
+        self.round.failed = std::mem::take(&mut self.round.failed_so_far);
         self.round.next_space = 0;
         Progress::Done
     }

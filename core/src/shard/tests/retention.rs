@@ -5,7 +5,6 @@ use tidelog_segment_log::disk::sim::SimConfig;
 
 use super::super::retention_clock::HOLD_MS;
 use super::harness::{Client, Cluster};
-use super::requests::*;
 
 const CHECK_MS: u64 = 5_000;
 const BATCH_BYTES: usize = 300_000;

@@ -106,6 +106,7 @@ impl Running {
         let shared = Arc::new(Shared {
             stopping: AtomicBool::new(false),
             connections: vec![AtomicUsize::new(0)],
+            connections_max: 1_000,
         });
         let (metrics_sender, metrics) = mpsc::channel();
         let (started_sender, started) = mpsc::channel();
@@ -116,6 +117,7 @@ impl Running {
                 endpoint,
                 listeners: vec![(0, listener)],
                 shared: Arc::clone(&shared),
+                files_max: 100,
                 hot_window_bytes: 0,
                 spin,
                 pin,

@@ -108,6 +108,8 @@ pub enum Fault {
     Eio,
     /// ENOSPC, with nothing done.
     NoSpace,
+    /// EMFILE, with nothing done: the process has no descriptor left.
+    NoDescriptor,
     /// A write takes only a part of its bytes. No effect on other operations.
     ShortWrite,
 }

@@ -288,6 +288,7 @@ impl SimDisk {
         match fault {
             Some(Fault::Eio) => self.events.io_errors += 1,
             Some(Fault::NoSpace) => self.events.no_space += 1,
+            Some(Fault::NoDescriptor) => self.events.no_descriptor += 1,
             Some(Fault::ShortWrite) | None => return fault,
         }
         self.trace.note(format_args!("fault {kind:?} {fault:?}"));
@@ -374,8 +375,10 @@ impl Disk for SimDisk {
             return Ok(WriteNow::Done);
         }
         let fault = self.next_fault(OpKind::WriteNow);
-        if fault == Some(Fault::NoSpace) {
-            return Err(Errno::NOSPC.into());
+        match fault {
+            Some(Fault::NoSpace) => return Err(Errno::NOSPC.into()),
+            Some(Fault::NoDescriptor) => return Err(Errno::MFILE.into()),
+            _ => {}
         }
         let written = self.write(file, position, &data, fault)?;
         if written < data.len() {

@@ -24,6 +24,7 @@ impl SimDisk {
     ) -> io::Result<DiskOutput> {
         match fault {
             Some(Fault::NoSpace) => return Err(Errno::NOSPC.into()),
+            Some(Fault::NoDescriptor) => return Err(Errno::MFILE.into()),
             Some(Fault::Eio) if !matches!(op, DiskOp::Write { .. } | DiskOp::Sync { .. }) => {
                 return Err(Errno::IO.into());
             }
@@ -87,7 +88,7 @@ impl SimDisk {
 
     pub(super) fn handle_mut(&mut self, file: &FileHandle) -> io::Result<&mut Handle> {
         match self.handles.get_mut(&file.id()) {
-            Some(handle) if file.fd().is_none() => Ok(handle),
+            Some(handle) if file.is_simulated() => Ok(handle),
             _ => {
                 self.events.stale_handles += 1;
                 Err(Errno::BADF.into())
@@ -221,7 +222,7 @@ impl SimDisk {
         }
         self.check_space(file, asked.end)?;
         let len = match fault {
-            None | Some(Fault::NoSpace) => data.len(),
+            None | Some(Fault::NoSpace | Fault::NoDescriptor) => data.len(),
             Some(Fault::Eio) => self.rng.index(data.len()),
             Some(Fault::ShortWrite) => 1 + self.rng.index(data.len()),
         };

@@ -81,6 +81,8 @@ pub struct SimEvents {
     pub io_errors: u64,
     /// ENOSPC, by chance, script or a full disk.
     pub no_space: u64,
+    /// Operations that found no descriptor left.
+    pub no_descriptor: u64,
     /// Cuts of power.
     pub power_cuts: u64,
     /// Kills of the process.

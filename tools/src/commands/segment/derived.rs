@@ -10,7 +10,7 @@ use tidelog_segment_log::limits::INDEX_FILE_BYTES_MAX;
 use tidelog_segment_log::segment_header::SegmentHeader;
 use tidelog_segment_log::segment_index::{IndexEntry, IndexFile};
 
-use super::evidence::read_bounded;
+use super::places::read_bounded;
 
 /// Bytes of a sealed file before its archive.
 const SEAL_BYTES: usize = 32;

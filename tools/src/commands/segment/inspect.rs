@@ -1,16 +1,18 @@
 //! `tidelog segment inspect`.
 
+use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 use tidelog_segment_log::entry::EntryHeader;
+use tidelog_segment_log::recovery::Examined;
+use tidelog_segment_log::segment_header::SegmentHeader;
 
-use super::evidence::Evidence;
-use super::files::plan;
-use super::scan::scan;
+use super::places::{failure, find};
 use super::selection::{Record, Selection, batch_facts};
-use crate::failure::{DAMAGE, DONE, Failure, PARTLY, USAGE};
+use super::verify::in_words;
+use crate::failure::{DAMAGE, DONE, FAILED, Failure, PARTLY, USAGE};
 use crate::limits::ENTRIES_LISTED;
 use crate::output::{OutputFormat, print_document, print_text, table};
 use crate::when::format_time;
@@ -75,14 +77,14 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
     }
     let mut rows: Vec<Vec<Value>> = Vec::new();
     let (mut wanted, mut not_decoded) = (0u64, Vec::new());
-    let files = plan(std::slice::from_ref(&args.path), &mut Evidence::default());
-    let around = files
-        .into_iter()
-        .next()
-        .map(|file| file.around)
-        .unwrap_or_default();
+    let found = find(&args.path)?;
+    let Some(place) = found.places.first() else {
+        return Err(Failure::new(FAILED, format!("{} is gone", args.path.display())));
+    };
     let selection = &args.selection;
-    let scan = scan(&args.path, &around, |position, entry, payload| {
+    let (mut entry_count, mut failed) = (0u64, None);
+    let mut take = |position: u64, entry: &EntryHeader, payload: &[u8]| -> io::Result<()> {
+        entry_count += 1;
         let is_listed = |wanted: u64| args.num == 0 || wanted < args.num;
         if !selection.may_hold(entry) {
             return Ok(());
@@ -116,12 +118,22 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
         }
         wanted += matches;
         Ok(())
-    })?;
+    };
+    let examined = place.examine(usize::MAX, &mut |_, position, entry, payload| {
+        failed = take(position, entry, payload).err();
+        failed.is_none()
+    });
+    let examined = match (examined, failed) {
+        (_, Some(error)) => return Err(error.into()),
+        (Err(error), None) => return Err(failure(&error)),
+        (Ok(examined), None) => examined,
+    };
+    let judged = Judged::of(&examined);
     for why in &not_decoded {
         eprintln!("tidelog: {why}");
     }
     let columns = if args.records { RECORD_COLUMNS } else { COLUMNS };
-    let header = scan.header.map(|h| {
+    let header = judged.header.map(|h| {
         vec![
             ("topic_id", json!(h.topic.to_string())),
             ("partition", json!(h.partition)),
@@ -133,11 +145,12 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
         ]
     });
     let mut facts = header.unwrap_or_default();
-    facts.push(("file_bytes", json!(scan.file_bytes)));
-    facts.push(("entries_end_at", json!(scan.end_position)));
-    facts.push(("entry_count", json!(scan.entries)));
-    facts.push(("next_offset", json!(scan.last.map(|l| l.next_offset().0))));
-    facts.push(("verdict", json!(scan.verdict())));
+    facts.push(("file_bytes", json!(judged.file_bytes)));
+    facts.push(("entries_end_at", json!(judged.end)));
+    facts.push(("entry_count", json!(entry_count)));
+    let next_offset = judged.next_offset.filter(|_| entry_count > 0);
+    facts.push(("next_offset", json!(next_offset)));
+    facts.push(("verdict", json!(judged.verdict)));
     match args.output {
         OutputFormat::Table => {
             let line = |(name, value): &(&str, Value)| {
@@ -166,11 +179,52 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
             print_document(format, &Value::Object(document))?;
         }
     }
-    Ok(match (scan.is_damaged(), not_decoded.is_empty()) {
+    Ok(match (judged.is_damaged, not_decoded.is_empty()) {
         (true, _) => DAMAGE,
         (false, true) => DONE,
         (false, false) => PARTLY,
     })
+}
+
+/// What the walk came to, of the one file.
+struct Judged {
+    header: Option<SegmentHeader>,
+    file_bytes: u64,
+    end: u64,
+    next_offset: Option<i64>,
+    verdict: String,
+    is_damaged: bool,
+}
+
+impl Judged {
+    fn of(examined: &Examined) -> Self {
+        let mut words: Vec<String> = examined.damage.iter().map(in_words).collect();
+        let (segment, other) = (examined.segments.first(), examined.others.first());
+        let faults = segment.map(|segment| &segment.header_faults);
+        let faults = faults.or(other.map(|other| &other.header_faults));
+        words.extend(faults.into_iter().flatten().cloned());
+        let is_damaged = !words.is_empty();
+        if let Some((end, why)) = segment.and_then(|segment| Some((segment.end, segment.torn.as_ref()?))) {
+            words.push(format!("torn tail at {end}: {why}"));
+        }
+        if other.is_some_and(|other| other.header.is_none()) {
+            words.push("no header, so no entry can be checked".to_owned());
+        }
+        let file_bytes = segment.map(|segment| segment.file_len);
+        Self {
+            header: segment
+                .map(|segment| segment.header)
+                .or(other.and_then(|other| other.header)),
+            file_bytes: file_bytes.or(other.map(|other| other.file_len)).unwrap_or(0),
+            end: segment.map_or(0, |segment| segment.end),
+            next_offset: segment.map(|segment| segment.next_offset.0),
+            verdict: match words.is_empty() {
+                true => "good".to_owned(),
+                false => words.join("; "),
+            },
+            is_damaged,
+        }
+    }
 }
 
 /// Bytes that are not UTF-8 come as `base64:...`.

@@ -1,15 +1,16 @@
-//! `tidelog segment`: segment files, read offline and never changed.
+//! `tidelog segment`: segment files, offline. Only `repair` changes any, and only when it is told to.
 
 mod derived;
 mod dump;
-mod evidence;
-mod files;
 mod inspect;
-mod missing;
-mod scan;
+mod places;
+mod repair;
 mod selection;
+mod stats;
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod testing;
 mod verify;
-mod window;
 
 use clap::{Args, Subcommand};
 
@@ -30,6 +31,10 @@ enum SegmentCommand {
     Dump(dump::DumpArgs),
     /// Check every byte of a segment, or of all segments below a directory
     Verify(verify::VerifyArgs),
+    /// Count batches, records and bytes, by partition, codec and size
+    Stats(stats::StatsArgs),
+    /// Mend damaged segments of a stopped broker, keeping what is replaced
+    Repair(repair::RepairArgs),
 }
 
 /// Runs a segment command.
@@ -38,5 +43,7 @@ pub fn run(args: SegmentArgs) -> Result<u8, Failure> {
         SegmentCommand::Inspect(args) => inspect::run(args),
         SegmentCommand::Dump(args) => dump::run(args),
         SegmentCommand::Verify(args) => verify::run(args),
+        SegmentCommand::Stats(args) => stats::run(args),
+        SegmentCommand::Repair(args) => repair::run(args),
     }
 }

@@ -1,7 +1,7 @@
-//! `tidelog segment verify`.
+//! `tidelog segment verify`: recovery's own walk over every partition, without changing anything.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,26 +9,26 @@ use std::thread;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tidelog_segment_log::entry::{EntryHeader, EntryKind};
-use tidelog_segment_log::ids::{Incarnation, Offset};
-use tidelog_segment_log::producer_state::{ProducerStates, decode_log_start};
+use tidelog_segment_log::ids::Offset;
+use tidelog_segment_log::recovery::{
+    ExamineError, Examined, ExaminedDamage, ExaminedSegment, OtherFile, Quarantined,
+};
+use tidelog_segment_log::segment_header::SEGMENT_HEADER_LEN;
 
 use super::derived::IndexCheck;
-use super::evidence::Evidence;
-use super::files::{Planned, find, plan};
-use super::missing::{Kept, Named};
-use super::scan::{Damage, End, Scan, scan};
+use super::places::{LostPlace, Place, find, read_header};
 use crate::failure::{DAMAGE, DONE, FAILED, Failure};
 use crate::limits::{READ_CHUNK_BYTES, VERIFY_THREADS_MAX};
 use crate::output::{OutputFormat, print_rows, progress_bytes};
 
 const AFTER_HELP: &str = "\
 Exit code 0 when all is good, 3 when damage was found: each place is named with its file, its bytes,
-the offsets lost and why. A torn tail is not damage: nothing proves that it was acknowledged, and the
-broker cuts it when it opens the log. Below a data directory its checkpoints are such proofs too, and
-a segment that the newest one names and that is not there is damage. Index files and checkpoints are
-derived: a bad one is reported and is no damage. Exit code 1 when a file cannot be read. Files are
-only read; the broker may be running.
+the offsets lost and why. It is the walk that the broker's own recovery takes, over every byte. A torn
+tail is not damage: nothing proves that it was acknowledged, and the broker cuts it when it opens the
+log. Below a data directory its checkpoints are such proofs too, and a segment that the newest one
+names and that is not there is damage. Index files and checkpoints are derived: a bad one is reported
+and is no damage. Exit code 1 when a file cannot be read. Partitions are read side by side. Files are
+only read; the broker may be running. `tidelog segment repair` mends what is found.
 
 Examples:
   tidelog segment verify tidelog-data
@@ -60,70 +60,141 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not a number from 1 to {VERIFY_THREADS_MAX}"))
 }
 
-/// What became of one file.
-#[derive(Debug)]
-enum Outcome {
-    Checked {
-        scan: Box<Scan>,
-        derived: Vec<String>,
-        /// The highest log start that its entries name.
-        log_start: Offset,
-    },
-    Failed(Failure),
-    Gone,
+/// One line of the answer.
+#[derive(Debug, PartialEq)]
+struct Row {
+    file: String,
+    entries: u64,
+    bytes: u64,
+    words: Vec<String>,
+    damage: Vec<Value>,
+    derived: Vec<String>,
+    is_damaged: bool,
+    is_torn: bool,
+}
+
+impl Row {
+    fn new(path: &Path) -> Self {
+        Row {
+            file: path.display().to_string(),
+            entries: 0,
+            bytes: 0,
+            words: Vec::new(),
+            damage: Vec::new(),
+            derived: Vec::new(),
+            is_damaged: false,
+            is_torn: false,
+        }
+    }
+
+    fn note_header_faults(&mut self, faults: &[String]) {
+        for why in faults {
+            self.words.push(why.clone());
+            self.damage
+                .push(json!({"position": 0, "end": SEGMENT_HEADER_LEN, "why": why}));
+            self.is_damaged = true;
+        }
+    }
+
+    fn note_damage(&mut self, damage: &ExaminedDamage) {
+        self.words.push(in_words(damage));
+        self.damage.push(damage_json(damage));
+        self.is_damaged = true;
+    }
+
+    fn cells(&self) -> Vec<Value> {
+        let verdict = match self.words.is_empty() {
+            true => "good".to_owned(),
+            false => self.words.join("; "),
+        };
+        vec![
+            json!(self.file),
+            json!(self.entries),
+            json!(self.bytes),
+            json!(verdict),
+            json!(self.damage),
+            json!(self.derived),
+        ]
+    }
+}
+
+/// Offsets lost, in words.
+pub fn lost_offsets(lost: &Quarantined) -> String {
+    match lost.offsets.is_empty() {
+        true => "no offsets".to_owned(),
+        false => format!("offsets {} to {}", lost.offsets.start, lost.offsets.end.0 - 1),
+    }
+}
+
+/// A damaged place, in words.
+pub fn in_words(damage: &ExaminedDamage) -> String {
+    let lost = &damage.quarantined;
+    format!(
+        "damage at {} to {}, {}: {}",
+        lost.position.start,
+        lost.position.end,
+        lost_offsets(lost),
+        damage.why
+    )
+}
+
+fn damage_json(damage: &ExaminedDamage) -> Value {
+    let lost = &damage.quarantined;
+    json!({
+        "position": lost.position.start,
+        "end": lost.position.end,
+        "first_offset": lost.offsets.start.0,
+        "next_offset": lost.offsets.end.0,
+        "first_index": lost.indices.start.0,
+        "next_index": lost.indices.end.0,
+        "why": damage.why,
+    })
 }
 
 /// Verifies the segments.
 pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
-    // Checkpoints first: what is written after them can only be more than they say.
-    let named = Named::read(&args.path);
     let found = find(&args.path)?;
-    let files = plan(&found.segments, &mut Evidence::default());
-    if let [file] = &files[..]
-        && !args.path.is_dir()
-        && let Err(error) = std::fs::File::open(&file.path)
-    {
-        return Err(Failure::new(
-            FAILED,
-            format!("cannot read {}: {error}", file.path.display()),
-        ));
-    }
     let threads = args
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
         .clamp(1, VERIFY_THREADS_MAX);
-    let outcomes = check_all(&files, threads);
     let mut report = Report::default();
-    for (file, outcome) in files.iter().zip(outcomes) {
-        report.take(file, outcome, args.path.is_dir());
+    for (place, outcome) in found.places.iter().zip(check_all(&found.places, threads)) {
+        match outcome {
+            Ok(Some(rows)) => report.rows.extend(rows),
+            Ok(None) => report.take_gone(place),
+            Err(failure) => report.failures.push(failure),
+        }
     }
-    let seen: HashSet<Incarnation> = files
-        .iter()
-        .filter_map(|file| file.header.map(|h| h.incarnation))
-        .collect();
-    report.take_missing(&named, &seen, &found.indexes);
+    found.lost.iter().for_each(|lost| report.take_lost(lost));
+    report.derived.extend(found.faults);
+    for index in found.orphans.iter().filter(|index| index.exists()) {
+        let name = index.display();
+        report.derived.push(format!("{name}: its segment is not there"));
+    }
     report.print(args.output, found.set_aside)
 }
 
-/// Checks the files, `threads` at a time; the outcomes are in the order of the files.
-fn check_all(files: &[Planned], threads: usize) -> Vec<Outcome> {
-    let bytes = |file: &Planned| file.path.metadata().map_or(0, |m| m.len());
-    let bar = progress_bytes(files.iter().map(bytes).sum());
+type Outcome = Result<Option<Vec<Row>>, Failure>;
+
+/// Checks the partitions, `threads` at a time; the outcomes are in their order.
+fn check_all(places: &[Place], threads: usize) -> Vec<Outcome> {
+    let bar = progress_bytes(places.iter().map(|place| place.bytes).sum());
     let next = AtomicUsize::new(0);
-    let outcomes: Vec<Mutex<Option<Outcome>>> = files.iter().map(|_| Mutex::new(None)).collect();
+    let outcomes: Vec<Mutex<Option<Outcome>>> = places.iter().map(|_| Mutex::new(None)).collect();
     let work = || {
-        while let Some((file, slot)) = {
+        while let Some((place, slot)) = {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            files.get(at).zip(outcomes.get(at))
+            places.get(at).zip(outcomes.get(at))
         } {
-            let outcome = check(file, &bar);
+            let outcome = check(place, &bar);
             if let Ok(mut slot) = slot.lock() {
                 *slot = Some(outcome);
             }
         }
     };
     thread::scope(|scope| {
-        for _ in 1..threads.min(files.len()) {
+        for _ in 1..threads.min(places.len()) {
             scope.spawn(work);
         }
         work();
@@ -131,179 +202,211 @@ fn check_all(files: &[Planned], threads: usize) -> Vec<Outcome> {
     bar.finish_and_clear();
     let taken = |slot: Mutex<Option<Outcome>>| {
         let outcome = slot.into_inner().ok().flatten();
-        outcome.unwrap_or_else(|| Outcome::Failed(Failure::new(FAILED, "a thread ended early")))
+        outcome.unwrap_or_else(|| Err(Failure::new(FAILED, "a thread ended early")))
     };
     outcomes.into_iter().map(taken).collect()
 }
 
-fn check(file: &Planned, bar: &ProgressBar) -> Outcome {
-    match check_once(file, bar) {
+fn check(place: &Place, bar: &ProgressBar) -> Outcome {
+    let rows = place.until_settled(|place| check_once(place, bar))?;
+    let is_suspect = |rows: &Vec<Row>| rows.iter().any(|row| !row.derived.is_empty());
+    match rows {
         // A running broker may have been writing the index file: then it is right now.
-        Outcome::Checked { derived, .. } if !derived.is_empty() => check_once(file, &ProgressBar::hidden()),
-        outcome => outcome,
+        Some(rows) if is_suspect(&rows) => {
+            place.until_settled(|place| check_once(place, &ProgressBar::hidden()))
+        }
+        rows => Ok(rows),
     }
 }
 
-fn check_once(file: &Planned, bar: &ProgressBar) -> Outcome {
-    let mut derived = Vec::new();
-    let mut index = match file
-        .header
-        .as_ref()
-        .and_then(|h| IndexCheck::begin(&file.path, h))
-    {
-        Some(Ok(index)) => Some(index),
-        Some(Err(why)) => {
-            derived.push(why);
-            None
+/// What was seen of one file.
+#[derive(Default)]
+struct Seen {
+    entries: u64,
+    index: Option<IndexCheck>,
+    faults: Vec<String>,
+}
+
+impl Seen {
+    fn begin(path: &Path) -> Self {
+        let mut seen = Seen::default();
+        // What cannot be read is said by the walk.
+        let header = read_header(path).ok().flatten();
+        match header.and_then(|header| IndexCheck::begin(path, &header)) {
+            Some(Ok(index)) => seen.index = Some(index),
+            Some(Err(why)) => seen.faults.push(why),
+            None => {}
         }
-        None => None,
-    };
-    let (mut drawn, mut log_start) = (0, Offset(0));
-    let scanned = scan(&file.path, &file.around, |position, entry, payload| {
-        log_start = log_start.max(log_start_in(entry, payload));
-        if let Some(index) = &mut index {
-            index.observe(position, entry);
+        seen
+    }
+
+    fn finish(self) -> (u64, Vec<String>) {
+        let mut faults = self.faults;
+        faults.extend(self.index.and_then(IndexCheck::finish));
+        (self.entries, faults)
+    }
+}
+
+fn check_once(place: &Place, bar: &ProgressBar) -> Result<Vec<Row>, ExamineError> {
+    let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+    let mut drawn: (String, u64) = Default::default();
+    let examined = place.examine(0, &mut |name, position, entry, _| {
+        if drawn.0 != name {
+            drawn = (name.to_owned(), 0);
         }
-        if position - drawn >= READ_CHUNK_BYTES as u64 {
-            bar.inc(position - drawn);
-            drawn = position;
+        if position - drawn.1 >= READ_CHUNK_BYTES as u64 {
+            bar.inc(position - drawn.1);
+            drawn.1 = position;
         }
-        Ok(())
-    });
-    match scanned {
-        Ok(scan) => {
-            derived.extend(index.and_then(IndexCheck::finish));
-            Outcome::Checked {
-                scan: Box::new(scan),
-                derived,
-                log_start,
+        if !seen.contains_key(name) {
+            seen.insert(name.to_owned(), Seen::begin(&place.path(name)));
+        }
+        if let Some(seen) = seen.get_mut(name) {
+            seen.entries += 1;
+            if let Some(index) = &mut seen.index {
+                index.observe(position, entry);
             }
         }
-        Err(_) if !file.path.exists() => Outcome::Gone,
-        Err(failure) => Outcome::Failed(failure),
-    }
+        true
+    })?;
+    Ok(rows_of(place, &examined, seen))
 }
 
-/// The log start that an entry names, or 0.
-fn log_start_in(entry: &EntryHeader, payload: &[u8]) -> Offset {
-    let named = match entry.kind {
-        EntryKind::LogStart => decode_log_start(payload),
-        EntryKind::ProducerState => ProducerStates::decode(payload).map(|(_, log_start)| log_start),
-        _ => return Offset(0),
-    };
-    named.unwrap_or(Offset(0))
+fn rows_of(place: &Place, examined: &Examined, mut seen: BTreeMap<String, Seen>) -> Vec<Row> {
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for segment in &examined.segments {
+        let path = place.path(&segment.name);
+        let seen = seen.remove(&segment.name).unwrap_or_else(|| Seen::begin(&path));
+        let mut row = Row::new(&path);
+        (row.entries, row.derived) = seen.finish();
+        row.bytes = segment.end;
+        row.note_header_faults(&segment.header_faults);
+        rows.insert(segment.name.clone(), row);
+    }
+    for segment in &examined.behind {
+        rows.insert(segment.name.clone(), behind_row(place, segment));
+    }
+    for other in &examined.others {
+        rows.insert(other.name.clone(), other_row(place, other));
+    }
+    for damage in &examined.damage {
+        let name = &damage.quarantined.segment;
+        let row = rows
+            .entry(name.clone())
+            .or_insert_with(|| Row::new(&place.path(name)));
+        row.note_damage(damage);
+    }
+    for segment in &examined.segments {
+        if let (Some(why), Some(row)) = (&segment.torn, rows.get_mut(&segment.name)) {
+            row.words.push(format!("torn tail at {}: {why}", segment.end));
+            row.is_torn = true;
+        }
+    }
+    rows.into_values().collect()
+}
+
+fn behind_row(place: &Place, segment: &ExaminedSegment) -> Row {
+    let mut row = Row::new(&place.path(&segment.name));
+    row.words
+        .push("torn tail: it lies behind the end of the log".to_owned());
+    row.is_torn = true;
+    row
+}
+
+fn other_row(place: &Place, other: &OtherFile) -> Row {
+    let mut row = Row::new(&place.path(&other.name));
+    match &other.header {
+        Some(header) if header.partition_key() == place.key && header.file_name() == other.name => {
+            row.words.push("replaced by a later generation".to_owned());
+        }
+        Some(header) => {
+            row.is_damaged = true;
+            row.words.push(format!(
+                "its header is that of {} of partition {}-{}, so it is no part of this log",
+                header.file_name(),
+                header.topic,
+                header.partition
+            ));
+            row.damage
+                .push(json!({"position": 0, "end": other.file_len, "why": row.words.last()}));
+        }
+        None if other.is_blank => row.words.push("nothing is in it yet".to_owned()),
+        None => {
+            row.note_header_faults(&other.header_faults);
+            row.words.push("no header, so no entry can be checked".to_owned());
+        }
+    }
+    row
 }
 
 /// What is said in the end.
 #[derive(Debug, Default)]
 struct Report {
-    kept: Kept,
-    rows: Vec<Vec<Value>>,
+    rows: Vec<Row>,
     failures: Vec<Failure>,
-    damaged: u64,
-    torn: u64,
     derived: Vec<String>,
     notes: Vec<String>,
 }
 
 impl Report {
-    fn take(&mut self, file: &Planned, outcome: Outcome, in_directory: bool) {
-        let name = file.path.display().to_string();
-        let (scan, derived) = match outcome {
-            Outcome::Checked {
-                scan,
-                derived,
-                log_start,
-            } => {
-                if let Some(header) = &file.header {
-                    let next = scan.last.map_or(header.base_offset, |last| last.next_offset());
-                    self.kept.note(&file.path, header, next, log_start);
-                }
-                (scan, derived)
-            }
-            Outcome::Gone if in_directory => {
-                self.notes.push(format!("{name} is gone; skipped"));
-                return;
-            }
-            Outcome::Gone => {
-                self.failures
-                    .push(Failure::new(FAILED, format!("{name} is gone")));
-                return;
-            }
-            Outcome::Failed(failure) => {
+    fn take_gone(&mut self, place: &Place) {
+        match &place.only {
+            Some(name) => {
+                let path = place.path(name);
+                let failure = Failure::new(FAILED, format!("{} is gone", path.display()));
                 self.failures.push(failure);
-                return;
             }
+            None => self
+                .notes
+                .push(format!("{} is gone; skipped", place.directory.display())),
+        }
+    }
+
+    fn take_lost(&mut self, lost: &LostPlace) {
+        let directory = lost.directory.display();
+        if !lost.is_certain {
+            self.notes.push(format!(
+                "{directory} is named by the checkpoint and not there: a deleted topic, or lost"
+            ));
+            return;
+        }
+        let checkpoint = &lost.checkpoint;
+        let first = checkpoint.segments.first();
+        let quarantined = Quarantined {
+            segment: String::new(),
+            position: 0..0,
+            indices: first.map_or_else(Default::default, |first| first.base_index)
+                ..tidelog_segment_log::ids::EntryIndex(checkpoint.durable_index.0 + 1),
+            offsets: checkpoint.log_start..Offset::max(checkpoint.log_start, checkpoint.next_offset),
         };
-        let mut verdict = scan.verdict();
-        if file.is_superseded {
-            verdict = format!("replaced by a later generation; {verdict}");
-        } else {
-            self.damaged += u64::from(scan.is_damaged());
-            self.torn += u64::from(matches!(scan.end, End::TornTail { .. }));
-        }
-        if let End::Unsupported { why, .. } = &scan.end {
-            let failure = Failure::new(FAILED, format!("{name}: {why}"));
-            self.failures
-                .push(failure.hint("Another version of this program wrote it; use that one."));
-        }
-        self.derived.extend(derived.iter().cloned());
-        self.rows.push(vec![
-            Value::from(name),
-            json!(scan.entries),
-            json!(scan.end_position),
-            Value::from(verdict),
-            damage_of(&scan),
-            json!(derived),
-        ]);
-    }
-
-    fn take_missing(&mut self, named: &Named, seen: &HashSet<Incarnation>, indexes: &[PathBuf]) {
-        for (file, damage, is_certain) in named.missing(seen, &self.kept) {
-            let name = file.display().to_string();
-            if !is_certain {
-                self.notes.push(format!(
-                    "{name} is not there, nor its directory: a deleted topic, or lost"
-                ));
-                continue;
-            }
-            self.damaged += 1;
-            self.rows.push(vec![
-                Value::from(name),
-                json!(0),
-                json!(0),
-                Value::from(format!("damage: {}, {}", damage.why, damage.offsets())),
-                Value::Array(vec![damage_json(&damage)]),
-                json!([]),
-            ]);
-        }
-        self.derived.extend(named.faults.iter().cloned());
-        let orphans = indexes.iter().filter(|index| {
-            let segment = index.with_extension("log");
-            index.exists() && !segment.exists()
+        let mut row = Row::new(&lost.directory);
+        row.note_damage(&ExaminedDamage {
+            quarantined,
+            why: "the checkpoint names this partition, and it is not there".to_owned(),
         });
-        self.derived
-            .extend(orphans.map(|index| format!("{}: its segment is not there", index.display())));
+        self.rows.push(row);
     }
 
-    fn print(self, output: OutputFormat, set_aside: usize) -> Result<u8, Failure> {
+    fn print(mut self, output: OutputFormat, set_aside: usize) -> Result<u8, Failure> {
+        self.rows.sort_by(|one, other| one.file.cmp(&other.file));
+        let cells: Vec<Vec<Value>> = self.rows.iter().map(Row::cells).collect();
         match output {
             OutputFormat::Table => {
-                let columns = COLUMNS.get(..TABLE_COLUMNS).unwrap_or(COLUMNS);
-                print_rows(output, columns, &self.rows)?;
+                print_rows(output, COLUMNS.get(..TABLE_COLUMNS).unwrap_or(COLUMNS), &cells)?
             }
-            _ => print_rows(output, COLUMNS, &self.rows)?,
+            _ => print_rows(output, COLUMNS, &cells)?,
         }
-        for line in self.notes {
+        for line in &self.notes {
             eprintln!("{line}");
         }
-        for line in &self.derived {
+        let derived = self.rows.iter().flat_map(|row| &row.derived);
+        for line in derived.chain(&self.derived) {
             eprintln!("derived, rebuilt by the broker, no damage: {line}");
         }
         if set_aside > 0 {
             eprintln!("{set_aside} segments that recovery set aside were not looked at");
         }
-        if self.torn > 0 {
+        if self.rows.iter().any(|row| row.is_torn) {
             eprintln!(
                 "a torn tail was never acknowledged: a broker is writing it now, or was stopped in the midst"
             );
@@ -311,7 +414,8 @@ impl Report {
         for failure in &self.failures {
             failure.print();
         }
-        match (self.damaged, self.failures.is_empty()) {
+        let damaged = self.rows.iter().filter(|row| row.is_damaged).count();
+        match (damaged, self.failures.is_empty()) {
             (0, true) => Ok(DONE),
             (0, false) => Ok(FAILED),
             (n, _) => {
@@ -322,75 +426,59 @@ impl Report {
     }
 }
 
-fn damage_of(scan: &Scan) -> Value {
-    let copies = scan.header_faults.iter().map(|why| {
-        json!({"position": 0, "end": tidelog_segment_log::segment_header::SEGMENT_HEADER_LEN, "why": why})
-    });
-    copies.chain(scan.damage.iter().map(damage_json)).collect()
-}
-
-fn damage_json(damage: &Damage) -> Value {
-    json!({
-        "position": damage.position.start,
-        "end": damage.position.end,
-        "first_offset": damage.first_offset.0,
-        "next_offset": damage.next_offset.map(|offset| offset.0),
-        "why": damage.why,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use tidelog_segment_log::ids::EntryIndex;
-    use tidelog_segment_log::segment_header::{SEGMENT_HEADER_LEN, segment_file_name};
-
-    use std::path::Path;
-
     use super::*;
-    use crate::commands::segment::scan::tests::make_segment;
+    use crate::commands::segment::testing::Partition;
+
+    fn verify(path: &Path) -> Result<u8, Failure> {
+        run(VerifyArgs {
+            path: path.to_owned(),
+            threads: Some(2),
+            output: OutputFormat::Jsonl,
+        })
+    }
 
     #[test]
     fn a_directory_is_verified_whole_and_damage_is_exit_code_3() {
-        let directory = tempfile::tempdir().expect("directory");
-        let partition = directory.path().join("topic-0");
-        std::fs::create_dir(&partition).expect("partition");
-        let file = partition.join(segment_file_name(EntryIndex(1), 0));
-        let mut bytes = make_segment(4);
-        std::fs::write(&file, &bytes).expect("write");
-        std::fs::write(partition.join("notes.txt"), "x").expect("write");
-        let verify = || {
-            run(VerifyArgs {
-                path: directory.path().to_owned(),
-                threads: Some(2),
-                output: OutputFormat::Jsonl,
-            })
-        };
-        assert_eq!(find(directory.path()).map(|f| f.segments), Ok(vec![file.clone()]));
-        assert_eq!(verify(), Ok(DONE));
-        bytes[SEGMENT_HEADER_LEN + 70] ^= 1;
-        std::fs::write(&file, &bytes).expect("write");
-        assert_eq!(verify(), Ok(DAMAGE));
+        let partition = Partition::with_batches(4);
+        std::fs::write(partition.directory().join("notes.txt"), "x").expect("write");
+        assert_eq!(verify(partition.root()), Ok(DONE));
+        partition.flip(SEGMENT_HEADER_LEN as u64 + 70);
+        assert_eq!(verify(partition.root()), Ok(DAMAGE));
+        assert_eq!(
+            verify(&partition.file()),
+            Ok(DAMAGE),
+            "a file alone is judged alike"
+        );
+    }
+
+    #[test]
+    fn the_last_entry_is_damage_only_where_a_checkpoint_proves_it() {
+        let partition = Partition::with_batches(3);
+        partition.flip(partition.end() - 20);
+        assert_eq!(verify(partition.root()), Ok(DONE), "a torn tail");
+        partition.write_checkpoint();
+        assert_eq!(verify(partition.root()), Ok(DAMAGE));
+        assert_eq!(verify(&partition.file()), Ok(DAMAGE));
+    }
+
+    #[test]
+    fn a_segment_that_is_being_created_is_no_damage_and_garbage_is() {
+        let partition = Partition::with_batches(2);
+        let next = partition.directory().join("00000000000000000009-0.log");
+        std::fs::write(&next, vec![0; 8_192]).expect("write");
+        assert_eq!(verify(partition.root()), Ok(DONE));
+        std::fs::write(&next, vec![7; 8_192]).expect("write");
+        assert_eq!(verify(partition.root()), Ok(DAMAGE));
     }
 
     #[test]
     fn nothing_to_verify_is_said() {
         let directory = tempfile::tempdir().expect("directory");
-        let run = |path: &Path| {
-            run(VerifyArgs {
-                path: path.to_owned(),
-                threads: None,
-                output: OutputFormat::Table,
-            })
-        };
-        assert!(
-            run(directory.path())
-                .expect_err("empty")
-                .message()
-                .contains("no segment")
-        );
-        assert_eq!(
-            run(Path::new("/does/not/exist")).expect_err("missing").code(),
-            FAILED
-        );
+        let refused = verify(directory.path()).expect_err("empty");
+        assert!(refused.message().contains("no segment"), "{}", refused.message());
+        let missing = verify(Path::new("/does/not/exist")).expect_err("missing");
+        assert_eq!(missing.code(), FAILED);
     }
 }

@@ -1,0 +1,84 @@
+"""The log under fsync: what an acknowledgement waits for, and what many partitions cost.
+
+The server under load has core 0 and the load generator core 1. Every run has a server and a data directory of
+its own, on the disk that holds --data-root; directories are removed after the run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import compare
+from compare import LIGHT, LOAD_TIMEOUT_S, SERVER_CORE, Options, Table, broker, directory, kafka, median, ratio, rounds
+
+# 200 MB/s in records of which each is a request.
+LATENCY_RECORD_BYTES = 64 << 10
+LATENCY_RATE = 200_000_000 // LATENCY_RECORD_BYTES
+# What an acknowledgement at that rate may take beside the device's own sync of as many bytes.
+LATENCY_P99_RATIO_MAX = 2.0
+# Hot partitions: all of them get batches in turn, with so many requests on their way.
+HOT_BATCH_BYTES = 16 << 10
+HOT_CONNECTIONS, HOT_IN_FLIGHT = 4, 256
+HOT_SHARE_MIN = 0.7
+
+
+def latency_at_200_mb() -> Table:
+    seconds = Options.seconds() + 1
+
+    def ours() -> dict:
+        with broker(durability="fsync") as running:
+            size = ("--record-bytes", LATENCY_RECORD_BYTES, "--rate", LATENCY_RATE, "--seconds", seconds)
+            return kafka(running, "latency", 1, *size)["answer"]
+
+    def device() -> dict:
+        with directory() as path:
+            count = "200" if Options.quick else "2000"
+            command = ["taskset", "-c", SERVER_CORE, str(LIGHT), "sync-latency", "--dir", str(path)]
+            command += ["--bytes", str(LATENCY_RECORD_BYTES), "--count", count]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=True)
+            return json.loads(result.stdout)
+
+    results = rounds({"broker: acknowledgement": ours, "append + fdatasync, one after the other": device})
+    table = Table(
+        f"latency at {LATENCY_RATE:,} records/s of 64 KiB (200 MB/s), acks=all, `fsync`, us", "what", "p50", "p99", "p99.9", "max"
+    )
+    for name, reports in results.items():
+        table.row(name, *(f"{median(reports, q):,.0f}" for q in ("p50_us", "p99_us", "p999_us", "max_us")))
+    ours_p99, device_p99 = (median(reports, "p99_us") for reports in results.values())
+    table.note(f"p99 to the device's own: {ratio(ours_p99, device_p99)} (wanted: at most {LATENCY_P99_RATIO_MAX:.1f}).")
+    return table
+
+
+def hot_partitions() -> Table:
+    counts = (16, 1_000, 10_000)
+
+    def run(partitions: int):
+        def one() -> dict:
+            with broker(durability="fsync") as running:
+                shape = ("--connections", HOT_CONNECTIONS, "--in-flight", HOT_IN_FLIGHT, "--batch-bytes", HOT_BATCH_BYTES)
+                return kafka(running, "produce", partitions, *shape, "--bytes", Options.bytes() * 2)
+
+        return one
+
+    results = rounds({f"{count:,}": run(count) for count in counts})
+    table = Table(
+        f"produce into many hot partitions, 16 KiB batches, {HOT_CONNECTIONS} x {HOT_IN_FLIGHT} in flight, `fsync`",
+        "partitions", "GiB/s", "to 16 partitions", "CPU s/GiB", "switches/record",
+    )  # fmt: skip
+    first = None
+    for name, reports in results.items():
+        rate = median(reports, "gib_per_s")
+        first = first or rate
+        cpu = median(reports, "broker.cpu_s_per_gib")
+        switches = median(reports, "broker.context_switches_per_record")
+        table.row(name, f"{rate:.2f}", ratio(rate, first), f"{cpu:.2f}", f"{switches:.4f}")
+    table.note(f"10,000 partitions are to reach {HOT_SHARE_MIN:.0%} of 16.")
+    return table
+
+
+ROWS = {"latency-200": latency_at_200_mb, "hot-partitions": hot_partitions}
+
+if __name__ == "__main__":
+    sys.exit(compare.main(ROWS, "perf/log.py", __doc__, "log"))

@@ -1,0 +1,240 @@
+//! `tidelog segment repair`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use tidelog_segment_log::data_directory::remove_clean_flag;
+use tidelog_segment_log::disk::DirectoryLock;
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::disk::read_only::ReadOnlyDisk;
+use tidelog_segment_log::disk::std_disk::{LOCK_FILE, StdDisk};
+use tidelog_segment_log::recovery::{Repair, RepairError, RepairStep, SET_ASIDE_DIRECTORY, repair};
+
+use super::places::{LostPlace, Place, data_directory_of, find};
+use super::verify::lost_offsets;
+use crate::failure::{DAMAGE, DONE, FAILED, Failure, PARTLY, USAGE};
+use crate::output::{OutputFormat, print_rows};
+
+const AFTER_HELP: &str = "\
+Mends what `tidelog segment verify` finds, so that it finds nothing any more and the broker serves what is
+left. Without --execute nothing is changed: what would be done is printed, with what is lost, exactly.
+
+A segment with damage is written anew, under its next generation, with every entry that verifies. Empty
+batches take the place of what is lost, so that readers go over those offsets. What a new file replaces,
+and files that are no part of the log, go into the directory set-aside beside the segments; nothing is
+deleted. A torn tail is left to the broker, which cuts it when it opens the log. Index files and
+checkpoints are derived: the broker makes them anew.
+
+The broker must be stopped. Make a copy of the directory first: a disk that damaged files once may do so
+again.
+
+Exit code 0 when nothing is to be repaired or all was, 3 when something would be, 5 when some partitions
+could not be repaired, 1 when the directory is in use.
+
+Examples:
+  tidelog segment repair tidelog-data
+  tidelog segment repair tidelog-data --execute
+  tidelog segment repair tidelog-data/partitions/<topic id>-0 --output jsonl | jq 'select(.action == \"lost\")'";
+
+const COLUMNS: &[&str] = &[
+    "topic_id",
+    "partition",
+    "action",
+    "file",
+    "becomes",
+    "position",
+    "bytes",
+    "first_offset",
+    "next_offset",
+    "why",
+];
+
+/// Arguments of `tidelog segment repair`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct RepairArgs {
+    /// Data directory, or a partition's directory in it
+    path: PathBuf,
+    /// Repair; without it, only say what would be done
+    #[arg(long)]
+    execute: bool,
+    /// How data is printed
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Table)]
+    output: OutputFormat,
+}
+
+/// Repairs the partitions.
+pub fn run(args: RepairArgs) -> Result<u8, Failure> {
+    if args.path.is_file() {
+        let failure = format!(
+            "{} is a file; a repair needs all segments of a partition",
+            args.path.display()
+        );
+        return Err(Failure::new(USAGE, failure).hint("Give its directory, or the data directory."));
+    }
+    let root = args
+        .path
+        .exists()
+        .then(|| data_directory_of(&args.path))
+        .flatten();
+    let _lock = root.as_deref().map(|root| lock(root, args.execute)).transpose()?;
+    let found = find(&args.path)?;
+    let mut rows = Vec::new();
+    let mut failures = Vec::new();
+    let mut repaired = 0usize;
+    let mut is_clean_flag_removed = false;
+    for place in &found.places {
+        let planned = match plan(place) {
+            Ok(planned) => planned,
+            Err(error) => {
+                failures.push(refused(place, &error));
+                continue;
+            }
+        };
+        if planned.steps.is_empty() {
+            continue;
+        }
+        if let (true, Some(root), false) = (args.execute, &root, is_clean_flag_removed) {
+            // Files that changed are no more what the checkpoint says: that is the first change.
+            remove_clean_flag(&mut StdDisk::new(), root)
+                .map_err(|error| Failure::new(FAILED, format!("cannot remove the clean flag: {error}")))?;
+            is_clean_flag_removed = true;
+        }
+        match act(place, planned, args.execute) {
+            Ok(done) => {
+                repaired += 1;
+                rows.extend(rows_of(place, &done));
+            }
+            Err(error) => failures.push(refused(place, &error)),
+        }
+    }
+    for lost in found.lost.iter().filter(|lost| lost.is_certain) {
+        failures.push(no_directory(lost));
+    }
+    print_rows(args.output, COLUMNS, &rows)?;
+    failures.iter().for_each(Failure::print);
+    say(&args, repaired);
+    Ok(match (repaired, failures.is_empty(), args.execute) {
+        (0, false, _) => FAILED,
+        (_, false, true) => PARTLY,
+        (0, true, _) | (_, true, true) => DONE,
+        (_, _, false) => DAMAGE,
+    })
+}
+
+fn say(args: &RepairArgs, repaired: usize) {
+    match (repaired, args.execute) {
+        (0, _) => eprintln!("nothing to repair"),
+        (n, false) => eprintln!("{n} partitions would be repaired; give --execute to do it"),
+        (n, true) => eprintln!(
+            "{n} partitions repaired; what was replaced is in their {SET_ASIDE_DIRECTORY} directories"
+        ),
+    }
+}
+
+/// Holds the data directory, so that no broker starts on it. One on which no broker ever ran has no lock
+/// file, and a dry run makes none.
+fn lock(root: &Path, execute: bool) -> Result<Option<DirectoryLock>, Failure> {
+    if !execute && !root.join(LOCK_FILE).exists() {
+        return Ok(None);
+    }
+    StdDisk::new()
+        .lock_directory(root)
+        .map(Some)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                Failure::new(FAILED, format!("{} is in use by a broker", root.display()))
+                    .hint("Stop the broker first; `tidelog segment verify` works beside it.")
+            }
+            _ => Failure::new(FAILED, format!("cannot lock {}: {error}", root.display())),
+        })
+}
+
+fn plan(place: &Place) -> Result<Repair, RepairError> {
+    repair(&mut ReadOnlyDisk::new(), &place.spec(0), false)
+}
+
+/// Does what was planned, and makes sure that it is so then.
+fn act(place: &Place, planned: Repair, execute: bool) -> Result<Repair, RepairError> {
+    if !execute {
+        return Ok(planned);
+    }
+    let mut disk = StdDisk::new();
+    let done = repair(&mut disk, &place.spec(0), true)?;
+    let left = plan(place)?;
+    match left.steps.is_empty() {
+        true => Ok(done),
+        false => Err(RepairError::Io {
+            directory: place.directory.clone(),
+            cause: std::io::Error::other("it does not verify after the repair"),
+        }),
+    }
+}
+
+fn refused(place: &Place, error: &RepairError) -> Failure {
+    let failure = Failure::new(
+        FAILED,
+        format!("{}-{}: {error}", place.key.topic, place.key.partition),
+    );
+    match error {
+        RepairError::TooMuch { .. } => failure.hint(
+            "What is named lost is mostly a checkpoint or an entry that names too much; nothing was changed.",
+        ),
+        RepairError::Encrypted { .. } => failure.hint("Nothing was changed."),
+        RepairError::Io { .. } => failure.hint("What was there is still there; run it again."),
+        RepairError::Examine(_) => failure,
+    }
+}
+
+fn no_directory(lost: &LostPlace) -> Failure {
+    let directory = lost.directory.display();
+    Failure::new(
+        FAILED,
+        format!(
+            "{directory} is gone, and with it offsets up to {}",
+            lost.checkpoint.next_offset
+        ),
+    )
+    .hint("Restore it from a backup, or make an empty directory of that name and repair again.")
+}
+
+fn rows_of(place: &Place, done: &Repair) -> Vec<Vec<Value>> {
+    let row = |action: &str, file: &str, becomes: Option<String>, rest: [Value; 5]| {
+        let [position, bytes, first, next, why] = rest;
+        vec![
+            json!(place.key.topic.to_string()),
+            json!(place.key.partition),
+            json!(action),
+            json!(place.path(file).display().to_string()),
+            json!(becomes),
+            position,
+            bytes,
+            first,
+            next,
+            why,
+        ]
+    };
+    let nothing = || [Value::Null, Value::Null, Value::Null, Value::Null, Value::Null];
+    let mut rows = Vec::new();
+    for damage in &done.found.damage {
+        let lost = &damage.quarantined;
+        let rest = [
+            json!(lost.position.start),
+            json!(lost.position.end.saturating_sub(lost.position.start)),
+            json!(lost.offsets.start.0),
+            json!(lost.offsets.end.0),
+            json!(format!("{}: {}", lost_offsets(lost), damage.why)),
+        ];
+        rows.push(row("lost", &lost.segment, None, rest));
+    }
+    for step in &done.steps {
+        let (action, file, becomes) = match step {
+            RepairStep::Rewrite { from, to } => ("rewrite", from, to.clone()),
+            RepairStep::Fill { to } => ("fill", to, to.clone()),
+            RepairStep::SetAside { name } => ("set aside", name, format!("{SET_ASIDE_DIRECTORY}/{name}")),
+        };
+        rows.push(row(action, file, Some(becomes), nothing()));
+    }
+    rows
+}
