@@ -229,6 +229,7 @@ fn an_index() {
                 offset: Offset(100),
             },
         ],
+        has_gaps: false,
         index,
     };
     let bytes = file.encode();

@@ -130,6 +130,22 @@ pub enum AppendError {
         /// What was given, bytes.
         given_bytes: usize,
     },
+    /// A batch with an offset of its own that is not behind the log: truncate first, or leave it out.
+    #[error("the batch begins at offset {given}, and the log ends at {log_end}")]
+    OffsetTaken {
+        /// Its base offset.
+        given: Offset,
+        /// The lowest it may have.
+        log_end: Offset,
+    },
+    /// A batch with a leader epoch of its own, below that of the log; reject it.
+    #[error("the batch has leader epoch {given}, the lowest possible one is {lowest}")]
+    EpochFalls {
+        /// Its leader epoch.
+        given: LeaderEpoch,
+        /// The lowest it may have.
+        lowest: LeaderEpoch,
+    },
     /// Offsets are used up; reject it.
     #[error("offsets of this partition are used up")]
     OffsetsUsedUp,
@@ -168,6 +184,8 @@ pub struct PartitionLog {
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,
+    /// Of the last batch, if it came with an epoch of its own.
+    assigned_term: Option<LeaderEpoch>,
     durable: Mark,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,

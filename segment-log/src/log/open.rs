@@ -563,6 +563,7 @@ impl Opener {
             state,
             term,
             term_durable,
+            assigned_term: None,
             durable,
             watermark_floor: Offset(0),
             log_starts,
