@@ -312,6 +312,10 @@ impl Partition {
         }
     }
 
+    pub(super) fn config(&self) -> &TopicConfig {
+        &self.config
+    }
+
     pub(super) fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))
     }
