@@ -11,7 +11,7 @@ use tidelog_segment_log::journal::{
 use tidelog_segment_log::limits::JOURNAL_FILE_BYTES;
 use tidelog_segment_log::log::PartitionLog;
 
-use super::Partitions;
+use super::{DirectoryId, Partitions};
 use crate::fatal::{FatalReason, fatal};
 use crate::metrics::ShardCells;
 use crate::reactor::{Progress, StepBudget};
@@ -21,11 +21,8 @@ use crate::shard::partition::Partition;
 /// Files that `journal.max_bytes` is divided into.
 const FILES_PER_JOURNAL: u64 = 16;
 
-/// The number of a data directory among those of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct DirectoryNumber(usize);
-
 struct Group {
+    id: DirectoryId,
     space: u32,
     commit: GroupCommit,
     /// What of its counts is in the metrics.
@@ -35,7 +32,7 @@ struct Group {
 /// See the file's head.
 #[derive(Default)]
 pub(super) struct Commits {
-    /// By the number of their data directory.
+    /// In the order of the data directories.
     groups: Vec<Group>,
 }
 
@@ -49,8 +46,8 @@ impl Logs for OpenLogs<'_> {
 }
 
 impl Commits {
-    fn of(&mut self, directory: DirectoryNumber) -> Option<&mut Group> {
-        self.groups.get_mut(directory.0)
+    fn of(&mut self, directory: Option<DirectoryId>) -> Option<&mut Group> {
+        self.groups.iter_mut().find(|group| Some(group.id) == directory)
     }
 
     fn in_space(&mut self, space: u32) -> Option<&mut Group> {
@@ -60,8 +57,9 @@ impl Commits {
 
 impl Partitions {
     /// The data directory that a partition's files are in.
-    fn directory_of(&self, _key: &PartitionKey) -> DirectoryNumber {
-        DirectoryNumber(0)
+    fn directory_with(&self, key: &PartitionKey) -> Option<DirectoryId> {
+        let (_, partition) = self.by_key.get(key)?;
+        partition.directory()
     }
 
     /// Makes the group of each data directory.
@@ -70,26 +68,32 @@ impl Partitions {
         if max_bytes == 0 {
             return;
         }
-        let space = self.take_space();
-        let config = JournalConfig {
-            shard: self.own as u32,
-            start_counter: self.seed.directory.start_counter(),
-            file_bytes: (max_bytes / FILES_PER_JOURNAL).min(JOURNAL_FILE_BYTES),
-            max_bytes,
-            id_seed: None,
-            bug: Default::default(),
-        };
-        let journal = Journal::new(self.seed.directory.path(), space, config);
-        self.commits.groups.push(Group {
-            space,
-            commit: GroupCommit::new(journal, GroupConfig::for_max_bytes(max_bytes)),
-            published: Way::default(),
-        });
+        for place in 0..self.directories.len() {
+            let space = self.take_space();
+            let Some(directory) = self.directories.get(place) else {
+                continue;
+            };
+            let config = JournalConfig {
+                shard: self.own as u32,
+                start_counter: directory.seed.directory.start_counter(),
+                file_bytes: (max_bytes / FILES_PER_JOURNAL).min(JOURNAL_FILE_BYTES),
+                max_bytes,
+                id_seed: None,
+                bug: Default::default(),
+            };
+            let journal = Journal::new(directory.seed.directory.path(), space, config);
+            self.commits.groups.push(Group {
+                id: DirectoryId::at(place),
+                space,
+                commit: GroupCommit::new(journal, GroupConfig::for_max_bytes(max_bytes)),
+                published: Way::default(),
+            });
+        }
     }
 
     /// A log has just opened: its commits are the group's from now on, and what a journal holds of it is not needed.
     pub(super) fn join_group(&mut self, key: &PartitionKey) {
-        let directory = self.directory_of(key);
+        let directory = self.directory_with(key);
         let Some(group) = self.commits.of(directory) else {
             return;
         };
@@ -103,22 +107,21 @@ impl Partitions {
 
     /// A partition was deleted: group 0 says so for good.
     pub(super) fn leave_group(&mut self, key: &PartitionKey) {
-        let directory = self.directory_of(key);
-        if let Some(group) = self.commits.of(directory) {
+        for group in &mut self.commits.groups {
             group.commit.forget(key);
         }
     }
 
     /// Whether a journal has something of a partition in flight.
     pub(super) fn is_in_flight(&mut self, key: &PartitionKey) -> bool {
-        let directory = self.directory_of(key);
+        let directory = self.directory_with(key);
         let group = self.commits.of(directory);
         group.is_some_and(|group| group.commit.is_committing(key))
     }
 
     /// What the journal holds, for a partition that is opened again.
     pub(super) fn live_journal(&mut self, key: &PartitionKey) -> JournalEvidence {
-        let directory = self.directory_of(key);
+        let directory = self.directory_with(key);
         match self.commits.of(directory) {
             Some(group) => JournalEvidence::Live(group.commit.live()),
             None => JournalEvidence::None,
@@ -127,7 +130,7 @@ impl Partitions {
 
     /// A log was flushed.
     pub(super) fn note_flushed(&mut self, key: &PartitionKey) {
-        let directory = self.directory_of(key);
+        let directory = self.directory_with(key);
         if let Some(group) = self.commits.of(directory) {
             group.commit.note(*key);
         }
@@ -158,21 +161,25 @@ impl Partitions {
 
     /// What the groups have to say: partitions to look at in this turn, or the end.
     pub(super) fn hear_groups(&mut self) {
-        let is_closing = self.is_closing;
+        let mut failed = Vec::new();
         let mut logs = OpenLogs(&mut self.by_key);
         for group in &mut self.commits.groups {
             for event in group.commit.take_events(&mut logs) {
                 match event {
                     GroupEvent::Committed(keys) => self.active.extend(keys),
-                    GroupEvent::Failed(error) if is_closing => {
-                        tracing::error!(%error, "the journal cannot be removed; the next start replays it");
-                        self.cut_short = true;
-                    }
-                    GroupEvent::Failed(error) => fatal(
-                        FatalReason::Journal,
-                        &format!("the commit journal failed, and so did a fresh file: {error}"),
-                    ),
+                    GroupEvent::Failed(error) => failed.push((group.id, error)),
                 }
+            }
+        }
+        for (id, error) in failed {
+            if self.is_closing {
+                tracing::error!(%error, "the journal cannot be removed; the next start replays it");
+                self.cut_short = true;
+                continue;
+            }
+            let reason = format!("the commit journal failed, and so did a fresh file: {error}");
+            if self.give_up(id, &reason) {
+                fatal(FatalReason::Journal, &reason);
             }
         }
     }
@@ -206,7 +213,9 @@ impl Partitions {
     pub(super) fn close_groups(&mut self, disk: &mut dyn Disk) -> bool {
         let mut is_closed = true;
         for group in &mut self.commits.groups {
-            is_closed &= group.commit.close(disk);
+            let directory = self.directories.get(group.id.place());
+            let has_failed = directory.is_some_and(|directory| directory.has_failed());
+            is_closed &= has_failed || group.commit.close(disk);
         }
         self.hear_groups();
         is_closed
