@@ -2,7 +2,7 @@
 //! sequence of power cuts, kills, failed writes and failed syncs, in every state of journal, trim, checkpoint and
 //! roll, whatever the number of shards that wrote and that read; and nothing else is served.
 //!
-//! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (100). The tests at the end
+//! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (40). The tests at the end
 //! show that the oracle can fail: with faults planted in the journal, and with a broker that answers too early.
 
 mod order;
@@ -25,7 +25,7 @@ fn seeds() -> u64 {
     std::env::var("TIDELOG_SIM_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(100)
+        .unwrap_or(40)
 }
 
 #[test]

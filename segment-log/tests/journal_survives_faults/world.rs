@@ -319,7 +319,7 @@ impl World {
                 dirty_files_min: 1 + self.rng.index(2),
                 bytes_per_file_max: 20 << 10,
                 trim_above_bytes: match self.rng.index(4) {
-                    _ if self.scenario.names_lag => 0,
+                    _ if self.scenario.names_lag || self.scenario.bug == JournalBug::TrimBeforeSync => 0,
                     // Never: it becomes full.
                     0 => u64::MAX,
                     some => some as u64 * FILE_BYTES,
@@ -544,7 +544,7 @@ impl World {
 
     fn pump(&mut self, count: usize) -> Verdict {
         for _ in 0..count {
-            if !self.held_dir_syncs.is_empty() && self.rng.index(150) == 0 {
+            if !self.held_dir_syncs.is_empty() && self.rng.index(5_000) == 0 {
                 for (token, op) in std::mem::take(&mut self.held_dir_syncs) {
                     self.disk.submit(token, op);
                 }
