@@ -25,6 +25,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, PartitionCheckpoint};
+use crate::disk::std_disk::newest_change_ms;
 use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
 use crate::identity::{CleanFlag, DirectoryUuid, FEATURE_LEVEL, Identity, IdentityError};
@@ -117,6 +118,7 @@ pub struct DataDirectory {
     is_first_start: bool,
     was_clean: bool,
     last_start: u64,
+    last_change_ms: Option<i64>,
     found: Vec<FoundCheckpoint>,
     unreadable: Vec<String>,
     _lock: DirectoryLock,
@@ -154,6 +156,7 @@ impl DataDirectory {
                 cause,
             },
         })?;
+        let last_change_ms = newest_change_ms(path, &[CHECKPOINT_PREFIX, CLEAN_FILE]);
         let directory = path.to_path_buf();
         let start = Machine::new(TokenCounter::new(0), |io| start(io, directory, new)).drive(disk)?;
         Ok(Self {
@@ -162,6 +165,7 @@ impl DataDirectory {
             is_first_start: start.is_first,
             was_clean: start.was_clean,
             last_start: start.last_start,
+            last_change_ms,
             found: start.found,
             unreadable: start.unreadable,
             _lock: lock,
@@ -196,6 +200,12 @@ impl DataDirectory {
     /// Whether the last start on it ended in order.
     pub fn was_clean(&self) -> bool {
         self.was_clean
+    }
+
+    /// By the clock of that time, in ms since 1970: when the last start before this one wrote a checkpoint.
+    /// Of files outside a simulation only; no evidence of anything but a clock.
+    pub fn last_change_ms(&self) -> Option<i64> {
+        self.last_change_ms
     }
 
     /// All checkpoints that could be read.

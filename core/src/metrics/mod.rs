@@ -238,6 +238,9 @@ shard_metrics! {
         fetch_hot_bytes: "Bytes sent from the resident tail.",
         fetch_cold_bytes: "Bytes read from disk, verified and sent.",
         commits: "Times a partition's durable offset moved.",
+        segments_removed: "Segments removed because they lay below the log start.",
+        segments_removed_bytes: "Bytes of log in them.",
+        segment_removal_failures: "Files of segments that could not be unlinked; each is tried again.",
         partition_fences: "Partitions fenced after a failed write or sync.",
         checksum_failures: "Stored bytes that did not verify and were not served.",
         guard_denials: "Requests denied by the guard.",
@@ -252,6 +255,7 @@ shard_metrics! {
         descriptors_evicted: "Descriptors of log files closed to make room for others.",
         descriptors_refused: "Times there was no descriptor left for a log file.",
         maps_evicted: "Maps of log files dropped to make room for others.",
+        topics_refused: "Topics that a client asked for and that were not made by themselves.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
@@ -264,6 +268,7 @@ shard_metrics! {
         socket_receive_bytes: "Bytes that the kernel may keep for connections to receive.",
         socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",
+        retention_clock_held: "1 while retention by age does not believe a clock that leapt ahead.",
         partitions_failed: "Partitions that could not be opened; it is tried again where that can help.",
         sync_waiting_ms: "Age of the oldest sync under way, milliseconds, looked at once a second.",
         descriptors_open: "Descriptors of log files open.",

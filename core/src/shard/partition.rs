@@ -312,6 +312,10 @@ impl Partition {
         }
     }
 
+    pub(super) fn config(&self) -> &TopicConfig {
+        &self.config
+    }
+
     pub(super) fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))
     }
@@ -363,6 +367,8 @@ impl Partition {
                 }
                 self.last_high_watermark = log.high_watermark();
                 self.last_log_start = log.log_start_offset();
+                // What a checkpoint said of it is said better by the log from now on.
+                self.open.checkpoint = None;
                 self.state = State::Open(log);
                 true
             }

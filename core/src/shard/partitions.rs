@@ -1,7 +1,7 @@
 //! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
 //!
-//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick) and
-//! `checkpoints`.
+//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick),
+//! `retention` and `checkpoints`.
 //!
 //! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
 //! its partition by the upper half of its token.
@@ -19,6 +19,7 @@ use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, re
 
 use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
+use super::retention_clock::RetentionClock;
 use super::{FastMap, Now, ReplyTo};
 use crate::limits::DATA_DIRS_MAX;
 use crate::metadata::MetadataImage;
@@ -29,6 +30,9 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 mod checkpoints;
 mod directories;
 mod images;
+#[cfg(test)]
+mod memory_tests;
+mod retention;
 mod rounds;
 
 pub(super) use directories::DirectoryId;
@@ -36,6 +40,7 @@ use directories::OwnDirectory;
 pub use directories::{DirectoriesSeed, DirectorySeed};
 use images::Applying;
 pub(super) use images::{Outbox, has_partition};
+use retention::RetentionRound;
 use rounds::Round;
 
 /// Token spaces below this belong to the shard itself.
@@ -81,6 +86,8 @@ pub(super) struct Partitions {
     next_image: Option<Arc<MetadataImage>>,
     topics_gone: bool,
     round: Round,
+    retention: RetentionRound,
+    clock: RetentionClock,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
@@ -106,9 +113,12 @@ impl Partitions {
         shards: usize,
         openings_max: usize,
     ) -> Self {
+        let clock = RetentionClock::new(seed.last_change_ms());
         Self {
             unusable: seed.unusable.clone(),
             directories: OwnDirectory::all(seed),
+            clock,
+            retention: RetentionRound::default(),
             defaults: TopicDefaults::from_settings(&settings),
             settings,
             own: usize::from(own),

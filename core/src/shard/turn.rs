@@ -35,6 +35,9 @@ impl Shard {
                 Timer::Tick => {
                     self.partitions.tick_checkpoint(disk, now.monotonic_ms);
                     self.jobs.want(Job::TickPartitions);
+                    if self.partitions.is_retention_due(now) && !self.stopping {
+                        self.jobs.want(Job::Retain);
+                    }
                     self.jobs.want(Job::LookAtConnections);
                     if let Some(control) = &mut self.control
                         && control.tick(now, disk)

@@ -98,6 +98,8 @@ pub(crate) struct Segment {
     pub(crate) synced: Mark,
     pub(crate) staged: Vec<Piece>,
     pub(crate) staged_bytes: usize,
+    /// Something was staged since the last tick.
+    pub(crate) was_staged: bool,
     pub(crate) write: Option<OutstandingWrite>,
     pub(crate) allocated: u64,
     pub(crate) extent: u64,
@@ -112,6 +114,9 @@ pub(crate) struct Segment {
     pub(crate) resumes: Vec<(Offset, u64)>,
     /// Where damage begins, in order.
     pub(crate) damaged_from: Vec<u64>,
+    /// Between two of its batches are offsets without records, so that the offset of an index point says
+    /// nothing of the batch before it.
+    pub(crate) has_gaps: bool,
     epochs: Vec<EpochStart>,
     max_timestamp: Option<(i64, Offset)>,
     /// An index file that speaks of all of it is there.
@@ -140,6 +145,7 @@ impl Segment {
             synced: start,
             staged: Vec::new(),
             staged_bytes: 0,
+            was_staged: false,
             write: None,
             allocated: Self::FIRST_ENTRY,
             extent: EXTENT_BYTES_MIN,
@@ -150,6 +156,7 @@ impl Segment {
             file_len: 0,
             resumes: Vec::new(),
             damaged_from: Vec::new(),
+            has_gaps: false,
             epochs: Vec::new(),
             max_timestamp: None,
             is_indexed: false,
@@ -266,6 +273,7 @@ impl Segment {
         if header.is_plain_data() && self.max_timestamp.is_none_or(newer) {
             self.max_timestamp = Some((header.max_timestamp, header.base_offset));
         }
+        self.has_gaps |= header.base_offset > self.tail.next_offset;
         self.is_indexed = false;
         self.tail = Mark {
             position: position + header.entry_len() as u64,
@@ -312,6 +320,7 @@ impl Segment {
             crc_chain_end: self.tail.crc,
             max_timestamp: self.max_timestamp,
             epochs: self.epochs.clone(),
+            has_gaps: self.has_gaps,
             index: self.index.clone(),
         })
     }
@@ -328,6 +337,7 @@ impl Segment {
         self.synced = self.tail;
         self.index = file.index;
         self.epochs = file.epochs;
+        self.has_gaps = file.has_gaps;
         self.max_timestamp = file.max_timestamp;
         self.is_indexed = true;
     }
@@ -356,6 +366,14 @@ impl Segment {
             buffer.resize(buffer.len() + padding, 0);
         }
         self.staged_bytes += len;
+        self.was_staged = true;
+    }
+
+    /// At a tick: lets the staging buffer go that nobody needed since the last one.
+    pub(crate) fn rest(&mut self) {
+        if !std::mem::replace(&mut self.was_staged, false) && self.staged_bytes == 0 {
+            self.staged = Vec::new();
+        }
     }
 
     /// The staged bytes and zeros to the end of the page, for a gathering write.

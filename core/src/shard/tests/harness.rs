@@ -78,6 +78,8 @@ pub(super) struct Cluster {
     pub(super) directories: Vec<DirectorySeed>,
     keepers: Vec<SpaceKeeper>,
     monotonic_ms: u64,
+    /// The wall clock is so far ahead of where it was.
+    pub(super) leap_ms: i64,
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
@@ -89,7 +91,7 @@ pub(super) struct Cluster {
     pub(super) tidy: bool,
 }
 
-fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> {
+pub(in crate::shard) fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> {
     let host = HostFacts {
         cgroup_memory_bytes: None,
         total_memory_bytes: 1 << 30,
@@ -127,6 +129,7 @@ impl Cluster {
             directories: Vec::new(),
             keepers: Vec::new(),
             monotonic_ms: 0,
+            leap_ms: 0,
             shards,
             stalled: None,
             steps_held: false,
@@ -229,7 +232,7 @@ impl Cluster {
     }
 
     pub(super) fn wall_ms(&self) -> i64 {
-        EPOCH_MS + self.monotonic_ms as i64
+        EPOCH_MS + self.monotonic_ms as i64 + self.leap_ms
     }
 
     fn now(&self) -> Now {

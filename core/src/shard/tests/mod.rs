@@ -20,6 +20,9 @@ mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;
+mod retention;
 mod silence;
 mod stopping;
 mod topics;
+
+pub(in crate::shard) use harness::settings;
