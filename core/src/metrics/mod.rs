@@ -255,6 +255,7 @@ shard_metrics! {
         descriptors_evicted: "Descriptors of log files closed to make room for others.",
         descriptors_refused: "Times there was no descriptor left for a log file.",
         maps_evicted: "Maps of log files dropped to make room for others.",
+        topics_refused: "Topics that a client asked for and that were not made by themselves.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {

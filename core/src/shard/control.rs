@@ -23,6 +23,7 @@ use tidelog_segment_log::log::{
 };
 
 use super::plan::fail;
+use super::sockets::partitions_max;
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
 use crate::metadata::{MetadataMachine, MetadataRecord};
@@ -296,6 +297,16 @@ impl Shard {
         }
         if !control.started {
             control.started = true;
+            let there = control.machine.image().partition_count();
+            let room = partitions_max(self.settings.memory_limit_bytes, self.endpoint.shards());
+            if there > room {
+                tracing::warn!(
+                    partitions = there,
+                    room,
+                    "there are more partitions than memory.limit has room for: all are opened, and no more can be made; \
+                     raise memory.limit or delete topics"
+                );
+            }
             self.partitions.want_checkpoint();
             self.partitions.list_directories(disk);
             self.publish_image();

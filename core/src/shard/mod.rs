@@ -188,7 +188,7 @@ impl Shard {
         // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
-        let control = share / 5;
+        let control = sockets::control_bytes(share);
         let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);

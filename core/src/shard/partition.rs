@@ -296,6 +296,8 @@ impl Partition {
                 }
                 self.last_high_watermark = log.high_watermark();
                 self.last_log_start = log.log_start_offset();
+                // What a checkpoint said of it is said better by the log from now on.
+                self.open.checkpoint = None;
                 self.state = State::Open(log);
                 true
             }

@@ -30,6 +30,8 @@ use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
 mod images;
+#[cfg(test)]
+mod memory_tests;
 mod retention;
 mod rounds;
 

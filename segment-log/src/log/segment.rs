@@ -98,6 +98,8 @@ pub(crate) struct Segment {
     pub(crate) synced: Mark,
     pub(crate) staged: Vec<Piece>,
     pub(crate) staged_bytes: usize,
+    /// Something was staged since the last tick.
+    pub(crate) was_staged: bool,
     pub(crate) write: Option<OutstandingWrite>,
     pub(crate) allocated: u64,
     pub(crate) extent: u64,
@@ -140,6 +142,7 @@ impl Segment {
             synced: start,
             staged: Vec::new(),
             staged_bytes: 0,
+            was_staged: false,
             write: None,
             allocated: Self::FIRST_ENTRY,
             extent: EXTENT_BYTES_MIN,
@@ -347,6 +350,14 @@ impl Segment {
             buffer.resize(buffer.len() + padding, 0);
         }
         self.staged_bytes += len;
+        self.was_staged = true;
+    }
+
+    /// At a tick: lets the staging buffer go that nobody needed since the last one.
+    pub(crate) fn rest(&mut self) {
+        if !std::mem::replace(&mut self.was_staged, false) && self.staged_bytes == 0 {
+            self.staged = Vec::new();
+        }
     }
 
     /// The staged bytes and zeros to the end of the page, for a gathering write.

@@ -88,7 +88,7 @@ pub(super) struct Cluster {
     pub(super) tidy: bool,
 }
 
-fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> {
+pub(in crate::shard) fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> {
     let host = HostFacts {
         cgroup_memory_bytes: None,
         total_memory_bytes: 1 << 30,

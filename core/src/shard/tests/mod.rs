@@ -23,3 +23,5 @@ mod retention;
 mod silence;
 mod stopping;
 mod topics;
+
+pub(in crate::shard) use harness::settings;
