@@ -14,6 +14,7 @@ pub mod limits;
 pub mod log;
 pub mod producer_state;
 pub mod recovery;
+pub mod reserve;
 mod sealed;
 pub mod segment_header;
 pub mod segment_index;

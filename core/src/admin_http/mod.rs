@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::health::HealthRegistry;
 use crate::limits::{ADMIN_REQUESTS_IN_FLIGHT_MAX, METRICS_GATHER_TIMEOUT_MS};
-use crate::metrics::{CONTENT_TYPE, ShardMetrics, render};
+use crate::metrics::{CONTENT_TYPE, DirectoryMetrics, ShardMetrics, render, render_directories};
 
 /// A future that the pages await.
 pub type ViewFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -31,6 +31,9 @@ pub type ViewFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait ClusterView: Send + Sync + 'static {
     /// A copy of every shard's cells; fewer than there are shards when some cannot be asked.
     fn shard_metrics(&self) -> ViewFuture<Vec<ShardMetrics>>;
+
+    /// The room on the data directories' file systems.
+    fn directories(&self) -> Vec<DirectoryMetrics>;
 
     /// Health of all components, merged.
     fn health(&self) -> ViewFuture<HealthRegistry>;
@@ -169,7 +172,10 @@ async fn ask<T>(pages: &Pages, question: impl Future<Output = T>) -> Result<T, R
 
 async fn metrics_page(State(pages): State<Pages>) -> Response {
     match ask(&pages, pages.view.shard_metrics()).await {
-        Ok(shards) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&shards)).into_response(),
+        Ok(shards) => {
+            let text = render(&shards) + &render_directories(&pages.view.directories());
+            ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+        }
         Err(response) => response,
     }
 }
@@ -219,6 +225,15 @@ mod tests {
             cells.requests.add(42);
             let copy = cells.snapshot();
             Box::pin(async move { vec![copy] })
+        }
+
+        fn directories(&self) -> Vec<DirectoryMetrics> {
+            vec![DirectoryMetrics {
+                path: "/data".into(),
+                total_bytes: 7,
+                usable_bytes: 5,
+                takes_writes: true,
+            }]
         }
 
         fn health(&self) -> ViewFuture<HealthRegistry> {

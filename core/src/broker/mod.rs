@@ -21,11 +21,12 @@ use tidelog_segment_log::disk::StdDisk;
 use tidelog_segment_log::disk::sigbus::end_process_on_fault;
 
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
+use crate::directory_space::{DirectorySpace, RoomRules, SpaceKeeper};
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
 use crate::limits::{OPENING_DESCRIPTORS, OPENINGS_PER_SHARD_MAX};
 use crate::mesh::{Beats, Silence, SilenceWatch, Waker, mesh};
-use crate::metrics::{ShardCells, ShardMetrics};
+use crate::metrics::{DirectoryMetrics, ShardCells, ShardMetrics};
 use crate::reactor::{self, Shared, Start};
 use crate::settings::{
     HostFacts, HostPort, ListenerSettings, LogDurability, Profile, Settings, SettingsBuilder, SettingsError,
@@ -168,6 +169,7 @@ fn bind_page(name: &str, address: &HostPort) -> Result<TcpListener, StartupError
 /// What the admin pages see of the broker.
 struct View {
     metrics: Vec<Arc<Mutex<ShardMetrics>>>,
+    directories: Vec<(PathBuf, Arc<DirectorySpace>)>,
     health: Arc<Mutex<HealthRegistry>>,
 }
 
@@ -186,6 +188,18 @@ impl ClusterView for View {
             })
             .collect();
         Box::pin(std::future::ready(copies))
+    }
+
+    fn directories(&self) -> Vec<DirectoryMetrics> {
+        self.directories
+            .iter()
+            .map(|(path, space)| DirectoryMetrics {
+                path: path.clone(),
+                total_bytes: space.total_bytes(),
+                usable_bytes: space.usable_bytes(),
+                takes_writes: space.takes_writes(),
+            })
+            .collect()
     }
 
     fn health(&self) -> ViewFuture<HealthRegistry> {
@@ -247,7 +261,8 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     }
     let shards = usize::from(settings.shards);
     let cores = pin::choose(settings.runtime_pin, shards)?;
-    let facts = probe_data_directory(data_dir)?;
+    let facts = probe_data_directory(data_dir, settings.storage_allow_network)?;
+    tracing::info!(path = %facts.path.display(), file_system = facts.filesystem, "data directory");
     if let Some(warning) = &facts.warning {
         tracing::warn!("{warning}");
     }
@@ -290,8 +305,15 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         // Each under its own number from the start: a page may be asked for before a shard's first tick.
         .map(|shard| Arc::new(Mutex::new(ShardCells::new(shard as u16).snapshot())))
         .collect();
+    let mut space = Space::new(Arc::clone(&health));
+    let rules = RoomRules {
+        min_free_bytes: settings.storage_min_free_bytes,
+        reserve_bytes: settings.storage_reserve_bytes,
+    };
+    let figures = space.keep(SpaceKeeper::new(facts.path.clone(), rules));
     let view = View {
         metrics: metrics.clone(),
+        directories: vec![(facts.path.clone(), Arc::clone(&figures))],
         health: Arc::clone(&health),
     };
     let admin = AdminHttp::start(admin, metrics_page, Arc::new(view))
@@ -299,11 +321,10 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
 
     let settings = Arc::new(settings);
     let directory = Arc::new(directory);
-    let space = Space::measured(facts.path.clone());
     let running = start_shards(
         &settings,
         &directory,
-        &space,
+        &figures,
         &listeners,
         &metrics,
         (&cores, descriptors),
@@ -400,7 +421,7 @@ struct Running {
 fn start_shards(
     settings: &Arc<Settings>,
     directory: &Arc<DataDirectory>,
-    space: &Space,
+    space: &Arc<DirectorySpace>,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
     (cores, descriptors): (&[usize], DescriptorShares),
@@ -451,9 +472,9 @@ fn start_shards(
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
-            space: Arc::clone(&space.figures),
             directory: DirectorySeed {
                 directory: Arc::clone(directory),
+                space: Arc::clone(space),
             },
             control: (own == 0).then(|| ControlSeed {
                 evidence: group_zero_evidence(directory),
@@ -543,7 +564,7 @@ fn wait_for_end(
         loop {
             tokio::select! {
                 _ = look.tick() => report_silence(&mut watch, started.elapsed().as_millis() as u64, silent_ms, health),
-                _ = measure.tick() => space.measure_again(),
+                _ = measure.tick() => space.look_again(),
                 _ = look_at_disk.tick() => disk.look(health),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,

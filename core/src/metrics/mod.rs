@@ -6,10 +6,12 @@
 //! own, per shard, so that a sum over a name never counts twice.
 #![forbid(unsafe_code)]
 
+mod directories;
 mod render;
 
 use std::cell::Cell;
 
+pub use directories::{DirectoryMetrics, render_directories};
 pub use render::{CONTENT_TYPE, render};
 
 /// A number that only grows.
@@ -231,6 +233,7 @@ shard_metrics! {
         produced_records: "Records appended.",
         produced_bytes: "Bytes of record batches appended.",
         produce_rejected: "Record batches refused.",
+        produce_refused_full: "Record batches refused because the disk was full, or nearly so.",
         fetched_bytes: "Bytes of record batches sent.",
         fetch_hot_bytes: "Bytes sent from the resident tail.",
         fetch_cold_bytes: "Bytes read from disk, verified and sent.",

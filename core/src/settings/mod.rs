@@ -197,6 +197,12 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// `shard.silent_ms`
     pub shard_silent_ms: u64,
+    /// `storage.allow_network`
+    pub storage_allow_network: bool,
+    /// `storage.min_free`; `None` is auto.
+    pub storage_min_free_bytes: Option<u64>,
+    /// `storage.reserve`; `None` is auto.
+    pub storage_reserve_bytes: Option<u64>,
     /// Every key with its text and source.
     pub origins: BTreeMap<String, Origin>,
 }

@@ -448,6 +448,32 @@ static REGISTRY: &[SettingSpec] = &[
         doc: "Threads that own partitions and connections; auto is the usable cores. May change at any restart.",
         ..BASE
     },
+    SettingSpec {
+        name: "storage.allow_network",
+        kind: Kind::Bool,
+        default: "false",
+        doc: "Starts on a network file system too, whose durability is what the other side makes of it.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "storage.min_free",
+        kind: Kind::Size {
+            min: 0,
+            max: i64::MAX,
+        },
+        unit: "bytes",
+        default: "auto",
+        doc: "Room on a data directory's file system below which Produce gets KAFKA_STORAGE_ERROR; auto is a twentieth of it, at most 1GiB.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "storage.reserve",
+        kind: Kind::Size { min: 0, max: 1 << 40 },
+        unit: "bytes",
+        default: "auto",
+        doc: "Size of a file that is given up when a disk is full, for metadata, checkpoints and deletions; auto is a hundredth of the file system, at most 64MiB.",
+        ..BASE
+    },
 ];
 
 /// Every setting, sorted by name.

@@ -49,6 +49,14 @@ impl Values {
         number.ok_or_else(|| SettingsError::Conflict(format!("{key} does not fit its type")))
     }
 
+    /// As [`Values::number`]; `None` is `auto`.
+    fn number_or_auto<T: TryFrom<i64>>(&self, key: &str) -> Result<Option<T>, SettingsError> {
+        match self.text(key) {
+            "auto" => Ok(None),
+            _ => self.number(key).map(Some),
+        }
+    }
+
     fn address(&self, key: &str) -> Result<HostPort, SettingsError> {
         HostPort::parse(self.text(key)).map_err(|error| SettingsError::Conflict(format!("{key}: {error}")))
     }
@@ -168,6 +176,9 @@ impl Values {
             rack,
             drain_timeout_ms: self.number("drain_timeout_ms")?,
             shard_silent_ms: self.number("shard.silent_ms")?,
+            storage_allow_network: self.text("storage.allow_network") == "true",
+            storage_min_free_bytes: self.number_or_auto("storage.min_free")?,
+            storage_reserve_bytes: self.number_or_auto("storage.reserve")?,
             origins: self.origins,
         })
     }
@@ -178,6 +189,8 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
     if text == "auto" && spec.allows_auto() {
         return Ok(match spec.name {
             "shards" => host.default_shards().to_string(),
+            // Each directory's file system has its own.
+            "storage.min_free" | "storage.reserve" => "auto".to_owned(),
             _ => host.default_memory_bytes().to_string(),
         });
     }

@@ -11,7 +11,9 @@ use tidelog_segment_log::producer_state::SequenceCheck;
 use super::Now;
 use super::compacted::check_keys;
 use super::partition::PartitionAnswer;
+use crate::directory_space::DirectorySpace;
 use crate::metrics::ShardCells;
+use crate::settings::format_size;
 use crate::topic_config::{TimestampType, TopicConfig};
 
 /// Why a client's request changes nothing.
@@ -70,15 +72,39 @@ fn refused(error: BatchError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
+/// There is too little room on the disk: clients try again.
+pub(super) fn no_room(space: &DirectorySpace) -> Refusal {
+    let free = match u64::try_from(space.usable_bytes()) {
+        Ok(bytes) => format_size(bytes),
+        Err(_) => "an unknown number of bytes".to_owned(),
+    };
+    let text = format!(
+        "the disk is full: {free} are free, less than storage.min_free or what this needs; try again when there is room"
+    );
+    Refusal::new(ErrorCode::KafkaStorageError, text)
+}
+
+/// What an append has to go by besides the log.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) config: &'a TopicConfig,
+    pub(super) space: &'a DirectorySpace,
+    pub(super) metrics: &'a ShardCells,
+}
+
 /// Checks a client's batch as Kafka does, and appends it.
 pub(super) fn produce(
     now: Now,
     disk: &mut dyn Disk,
     log: &mut PartitionLog,
-    config: &TopicConfig,
+    owner: Owner<'_>,
     batch: Bytes,
-    metrics: &ShardCells,
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
+    let Owner {
+        config,
+        space,
+        metrics,
+    } = owner;
     let header = BatchHeader::parse(&batch).map_err(refused)?;
     if header.total_len() != batch.len() {
         return Err(Refusal::new(
@@ -176,6 +202,10 @@ pub(super) fn produce(
             }
         }
     }
+    if !space.takes_writes() {
+        metrics.produce_refused_full.increment();
+        return Err(no_room(space));
+    }
     match log.append(now.wall_ms, disk, &batch) {
         Ok(appended) => {
             metrics.produced_batches.increment();
@@ -187,6 +217,10 @@ pub(super) fn produce(
                 appended.last_offset,
                 produced(appended.base_offset, log_append_time_ms),
             ))
+        }
+        Err(AppendError::NoSpace) => {
+            metrics.produce_refused_full.increment();
+            Err(no_room(space))
         }
         Err(error) => Err(refused_append(&error)),
     }

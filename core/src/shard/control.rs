@@ -32,6 +32,8 @@ pub(super) const TOKEN_SPACE: u32 = 3;
 /// Of the machine that reads its entries back.
 pub(super) const READ_SPACE: u32 = 4;
 const SEGMENT_BYTES: u64 = 64 << 20;
+/// How long a request waits for room on a full disk.
+const FULL_WAIT_MS: u64 = 5_000;
 
 /// The partition whose log group 0 is.
 pub(super) const GROUP_ZERO: PartitionKey = PartitionKey {
@@ -56,6 +58,16 @@ pub enum ControlOp {
     InitProducerId,
     /// Topics that a Metadata request named and that do not exist.
     AutoCreate(Vec<String>),
+}
+
+impl ControlOp {
+    /// Whether it makes partitions, each of which takes room on the disk.
+    fn takes_room(&self) -> bool {
+        matches!(
+            self,
+            ControlOp::CreateTopics(_) | ControlOp::CreatePartitions(_) | ControlOp::AutoCreate(_)
+        )
+    }
 }
 
 /// Group 0's answer.
@@ -118,6 +130,8 @@ pub(super) struct Control {
     /// The shards have been told of the first image.
     started: bool,
     term_confirmed: bool,
+    /// Since when the request whose turn it is finds no room on the disk.
+    full_since_ms: Option<u64>,
 }
 
 impl Control {
@@ -147,6 +161,7 @@ impl Control {
             producer_ids: 0..0,
             started: false,
             term_confirmed: false,
+            full_since_ms: None,
         }
     }
 
@@ -169,9 +184,14 @@ impl Control {
         self.log().is_some()
     }
 
-    pub(super) fn tick(&mut self, now: Now, disk: &mut dyn Disk) {
-        if let Some(State::Open(log)) = &mut self.state {
-            log.tick(now.wall_ms, disk);
+    /// True when its log has met a full disk.
+    pub(super) fn tick(&mut self, now: Now, disk: &mut dyn Disk) -> bool {
+        match &mut self.state {
+            Some(State::Open(log)) => {
+                log.tick(now.wall_ms, disk);
+                log.has_met_full_disk()
+            }
+            _ => false,
         }
     }
 
@@ -396,7 +416,12 @@ impl Shard {
             let Some((reply, op)) = control.queue.pop_front() else {
                 return;
             };
-            let (answer, records) = self.plan(&op);
+            let (mut answer, mut records) = self.plan(&op);
+            if !records.is_empty() && op.takes_room() && !self.partitions.space().takes_writes() {
+                let text = "the disk is full, or nearly so: there is no room for more partitions";
+                fail(&mut answer, ErrorCode::KafkaStorageError, text);
+                records.clear();
+            }
             if records.is_empty() {
                 self.answer_control(now, disk, reply, answer);
                 continue;
@@ -405,8 +430,6 @@ impl Shard {
             let Some(State::Open(log)) = &mut control.state else {
                 return;
             };
-            let mut records = records;
-            let mut answer = answer;
             let mut index = EntryIndex(0);
             let mut appended = 0;
             let mut refused = None;
@@ -429,12 +452,24 @@ impl Shard {
                         control.queue.push_front((reply, op));
                         return;
                     }
+                    // The reserve is given up for it.
+                    Err(AppendError::NoSpace)
+                        if appended == 0
+                            && now.monotonic_ms
+                                < *control.full_since_ms.get_or_insert(now.monotonic_ms) + FULL_WAIT_MS =>
+                    {
+                        self.partitions.space().note_full_disk();
+                        control.producer_ids = 0..0;
+                        control.queue.push_front((reply, op));
+                        return;
+                    }
                     Err(error) => {
                         refused = Some((ErrorCode::KafkaStorageError, error.to_string()));
                         break;
                     }
                 }
             }
+            control.full_since_ms = None;
             if let Some((code, message)) = refused {
                 // What was appended is in the log and holds; the client is told to look and to try again.
                 tracing::error!(%message, "group 0 did not take all of a request");

@@ -55,7 +55,6 @@ use std::time::Instant;
 
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 
-use crate::directory_space::DirectorySpace;
 use crate::guard::Guard;
 use crate::mesh::Endpoint;
 use crate::metadata::{MetadataImage, TopicImage};
@@ -133,7 +132,6 @@ pub struct Shard {
     settings: Arc<Settings>,
     listeners: Vec<(Arc<str>, String, u16)>,
     cluster_id: String,
-    space: Arc<DirectorySpace>,
     guard: Guard,
     image: Arc<MetadataImage>,
     /// Leader epochs, as their owners told; -1 is answered for one not known yet.
@@ -198,7 +196,6 @@ impl Shard {
             settings: Arc::clone(&seed.settings),
             listeners: seed.listeners,
             cluster_id: seed.cluster_id,
-            space: seed.space,
             guard: Guard::allow_all(),
             image: Arc::new(MetadataImage::default()),
             leader_epochs: BTreeMap::new(),

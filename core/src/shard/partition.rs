@@ -7,6 +7,7 @@
 //! watermark moves, never on append; nothing is appended while the log is fenced or opening.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidelog_net::error_code::ErrorCode;
@@ -16,11 +17,13 @@ use tidelog_segment_log::log::{
     LogConfig, LogStatus, NewestRecord, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
 };
 use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::reserve::is_full;
 
-use super::append::produce;
+use super::append::{Owner, no_room, produce};
 use super::delete_records::move_log_start;
 use super::look_up::{check_epoch, fetch, list_offset};
 use super::{Now, ReplyTo};
+use crate::directory_space::DirectorySpace;
 use crate::metrics::ShardCells;
 use crate::topic_config::TopicConfig;
 
@@ -195,6 +198,8 @@ pub(super) struct Partition {
     watchers: Vec<Watcher>,
     last_high_watermark: Offset,
     last_log_start: Offset,
+    /// The room on the file system of its files.
+    space: Arc<DirectorySpace>,
 }
 
 /// What a partition is opened with.
@@ -203,6 +208,7 @@ pub(super) struct PartitionSpec {
     pub config: TopicConfig,
     pub open: OpenSpec,
     pub options: RecoveryOptions,
+    pub space: Arc<DirectorySpace>,
 }
 
 impl Partition {
@@ -222,6 +228,7 @@ impl Partition {
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
             last_log_start: Offset(0),
+            space: spec.space,
         }
     }
 
@@ -290,6 +297,9 @@ impl Partition {
             }
             OpenProgress::Failed(error) => {
                 tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
+                if matches!(&error, OpenError::Io { cause, .. } if is_full(cause)) {
+                    self.space.note_full_disk();
+                }
                 // Files may be there by now, in whatever state.
                 (self.open.created, self.open.clean) = (false, false);
                 let retry_ms =
@@ -344,7 +354,12 @@ impl Partition {
         };
         match op {
             PartitionOp::Produce { batch, acks } => {
-                match produce(now, disk, log, &self.config, batch, metrics) {
+                let owner = Owner {
+                    config: &self.config,
+                    space: &self.space,
+                    metrics,
+                };
+                match produce(now, disk, log, owner, batch) {
                     Ok((last_offset, answer)) if acks != 0 => {
                         let until = match acks {
                             -1 => Until::Committed(last_offset),
@@ -441,13 +456,23 @@ impl Partition {
             wakes.extend(self.watchers.drain(..).map(|watcher| watcher.reply));
             return;
         }
+        if log.has_met_full_disk() {
+            self.space.note_full_disk();
+        }
+        let stuck = log.waits_for_space_from();
         let (written, committed, durable) = (log.written_offset(), log.high_watermark(), log.durable_index());
         self.waiting.retain_mut(|waiting| {
-            let is_reached = match waiting.until {
-                Until::Written(last) => last < written,
-                Until::Committed(last) => last < committed,
-                Until::Durable(index) => index <= durable,
+            let (is_reached, is_stuck) = match waiting.until {
+                Until::Written(last) => (last < written, stuck.is_some_and(|(from, _)| last >= from)),
+                Until::Committed(last) => (last < committed, stuck.is_some_and(|(from, _)| last >= from)),
+                Until::Durable(index) => (index <= durable, stuck.is_some_and(|(_, from)| index >= from)),
             };
+            if !is_reached && is_stuck {
+                // It stays in the log and is written when there is room; one who asks again finds it.
+                let refusal = no_room(&self.space);
+                answers.push((waiting.reply, refusal.into_answer()));
+                return false;
+            }
             if !is_reached {
                 return true;
             }

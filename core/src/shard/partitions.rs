@@ -21,6 +21,7 @@ use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, re
 use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
 use super::{FastMap, Now, ReplyTo};
+use crate::directory_space::DirectorySpace;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
@@ -45,6 +46,8 @@ pub(super) const SWEEP_SPACE: u32 = 5;
 pub struct DirectorySeed {
     /// The directory this process holds.
     pub directory: Arc<DataDirectory>,
+    /// The room on its file system.
+    pub space: Arc<DirectorySpace>,
 }
 
 impl DirectorySeed {
@@ -162,6 +165,11 @@ impl Partitions {
     /// The data directory.
     pub(super) fn directory(&self) -> &Path {
         self.seed.directory.path()
+    }
+
+    /// The room on its file system.
+    pub(super) fn space(&self) -> &DirectorySpace {
+        &self.seed.space
     }
 
     pub(super) fn len(&self) -> usize {
@@ -366,7 +374,7 @@ impl Partitions {
             return true;
         }
         if self.closed.is_some() {
-            return !self.checkpoints.is_being_written();
+            return self.checkpoints.is_last_written();
         }
         let mut closed = Vec::with_capacity(self.by_key.len() + 1);
         let mut pending = self.checkpoints.is_being_written()
@@ -387,7 +395,7 @@ impl Partitions {
         closed.extend(group_zero);
         self.write_last_checkpoint(disk, closed.clone());
         self.closed = Some(closed);
-        !self.checkpoints.is_being_written()
+        self.checkpoints.is_last_written()
     }
 }
 

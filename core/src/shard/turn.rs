@@ -33,11 +33,13 @@ impl Shard {
                 Timer::FetchDeadline(pending) => self.on_fetch_deadline(now, disk, pending),
                 Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
-                    self.partitions.tick_checkpoint(now.monotonic_ms);
+                    self.partitions.tick_checkpoint(disk, now.monotonic_ms);
                     self.jobs.want(Job::TickPartitions);
                     self.jobs.want(Job::LookAtConnections);
-                    if let Some(control) = &mut self.control {
-                        control.tick(now, disk);
+                    if let Some(control) = &mut self.control
+                        && control.tick(now, disk)
+                    {
+                        self.partitions.space().note_full_disk();
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);

@@ -16,7 +16,6 @@ use super::control::{ControlAnswer, ControlOp, ControlSeed};
 use super::leases::Pool;
 use super::partition::{PartitionAnswer, PartitionOp};
 use super::partitions::DirectorySeed;
-use crate::directory_space::DirectorySpace;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
@@ -228,8 +227,6 @@ pub struct ShardSeed {
     pub listeners: Vec<(Arc<str>, String, u16)>,
     /// The cluster's id.
     pub cluster_id: String,
-    /// The room on the data directory's file system, as last measured.
-    pub space: Arc<DirectorySpace>,
     /// The data directory.
     pub directory: DirectorySeed,
     /// Partitions that are opened at once, as the descriptors allow.

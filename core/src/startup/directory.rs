@@ -4,6 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use tidelog_segment_log::reserve::{RESERVE_FILE, is_full};
+
 use super::StartupError;
 
 const PROBE_FILE: &str = ".tidelog-write-probe";
@@ -21,26 +23,40 @@ pub struct DirectoryFacts {
     pub warning: Option<String>,
 }
 
-/// Makes the directory when it is missing, writes and syncs a probe file, and names the file system.
+/// Makes the directory when it is missing, writes and syncs a probe file, and names the file system. A full
+/// one gives up its reserve, so that the broker starts and records can be deleted.
 ///
 /// # Errors
-/// One sentence: not a directory, read-only, no permission, full, or a file system without memory-mapped or
-/// durable files.
-pub fn probe_data_directory(path: &Path) -> Result<DirectoryFacts, StartupError> {
+/// One sentence: not a directory, read-only, no permission, full, or a file system on which our promises do
+/// not hold, a network file system unless `allow_network`.
+pub fn probe_data_directory(path: &Path, allow_network: bool) -> Result<DirectoryFacts, StartupError> {
     let created = !path.exists();
     fs::create_dir_all(path).map_err(|error| sentence_for(path, "be created", &error))?;
     let path = fs::canonicalize(path).map_err(|error| sentence_for(path, "be opened", &error))?;
     let kind = rustix::fs::statfs(&path)
         .map_err(|errno| sentence_for(&path, "be examined", &io::Error::from(errno)))?;
     let filesystem = filesystem_name(kind.f_type.cast_unsigned());
-    write_probe(&path.join(PROBE_FILE)).map_err(|error| sentence_for(&path, "be written to", &error))?;
-    let warning = filesystem_warning(&path, &filesystem)?;
+    let warning = filesystem_warning(&path, &filesystem, allow_network)?;
+    probe_or_give_up_reserve(&path).map_err(|error| sentence_for(&path, "be written to", &error))?;
     Ok(DirectoryFacts {
         path,
         created,
         filesystem,
         warning,
     })
+}
+
+fn probe_or_give_up_reserve(path: &Path) -> io::Result<()> {
+    let probe = path.join(PROBE_FILE);
+    match write_probe(&probe) {
+        Err(error) if is_full(&error) && fs::remove_file(path.join(RESERVE_FILE)).is_ok() => {
+            // Some file systems let nobody have the space before the removal is durable.
+            fs::File::open(path)?.sync_all()?;
+            tracing::warn!(path = %path.display(), "the disk is full; the reserve is given up");
+            write_probe(&probe)
+        }
+        result => result,
+    }
 }
 
 fn write_probe(file: &Path) -> io::Result<()> {
@@ -110,6 +126,17 @@ const FILESYSTEMS: &[(u64, &str)] = &[
     (0x4d44, "vfat"),
     (0x2011_bab0, "exfat"),
     (0x00c3_6400, "ceph"),
+    (0x5346_414f, "afs"),
+    (0x0116_1970, "gfs2"),
+    (0x7461_636f, "ocfs2"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x4750_4653, "gpfs"),
+    (0xf15f, "ecryptfs"),
+    (0x3153_464a, "jfs"),
+    (0x5265_4973, "reiserfs"),
+    (0x0000_3434, "nilfs"),
+    (0x7371_7368, "squashfs"),
+    (0x9660, "iso9660"),
 ];
 
 /// Name of a file system by its magic number; the number itself when it is not known.
@@ -120,9 +147,26 @@ pub fn filesystem_name(magic: u64) -> String {
     known.map_or_else(|| format!("{magic:#x}"), |(_, name)| (*name).to_owned())
 }
 
-fn filesystem_warning(path: &Path, filesystem: &str) -> Result<Option<String>, StartupError> {
+/// File systems whose other side is another machine.
+const NETWORK: &[&str] = &[
+    "nfs", "cifs", "smb2", "9p", "ceph", "afs", "gfs2", "ocfs2", "lustre", "gpfs",
+];
+
+fn filesystem_warning(
+    path: &Path,
+    filesystem: &str,
+    allow_network: bool,
+) -> Result<Option<String>, StartupError> {
     let shown = path.display();
     Ok(match filesystem {
+        network if NETWORK.contains(&network) && !allow_network => {
+            return Err(StartupError::usage(format!(
+                "data directory {shown} is on {network}, a network file system: an acknowledged record is as safe there as the other side makes it; choose a local ext4 or xfs with --data-dir, or accept that with --set storage.allow_network=true"
+            )));
+        }
+        network if NETWORK.contains(&network) => Some(format!(
+            "data directory {shown} is on {network}, a network file system (storage.allow_network): an acknowledged record is as safe there as the other side makes it"
+        )),
         "ext4" | "xfs" => None,
         "vfat" | "exfat" => {
             return Err(StartupError::machine(format!(
@@ -135,8 +179,8 @@ fn filesystem_warning(path: &Path, filesystem: &str) -> Result<Option<String>, S
         "overlayfs" => Some(format!(
             "data directory {shown} is on a container's own layer: it goes with the container; mount a volume there"
         )),
-        "nfs" | "cifs" | "smb2" | "9p" | "fuse" | "ceph" => Some(format!(
-            "data directory {shown} is on {filesystem}: durability is what the other side makes of it; a local ext4 or xfs is safe"
+        "fuse" => Some(format!(
+            "data directory {shown} is on fuse: an acknowledged record is as safe there as the program behind it makes it; a local ext4 or xfs is safe"
         )),
         other => Some(format!(
             "data directory {shown} is on {other}, which the power-cut tests do not cover; they cover ext4 and xfs"
@@ -152,10 +196,10 @@ mod tests {
     fn a_new_directory_is_made_and_left_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
-        let facts = probe_data_directory(&path).unwrap();
+        let facts = probe_data_directory(&path, false).unwrap();
         assert!(facts.created && facts.path.is_absolute() && !facts.filesystem.is_empty());
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-        assert!(!probe_data_directory(&path).unwrap().created);
+        assert!(!probe_data_directory(&path, false).unwrap().created);
     }
 
     #[test]
@@ -164,7 +208,7 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         for path in [file.clone(), file.join("below")] {
-            let error = probe_data_directory(&path).unwrap_err();
+            let error = probe_data_directory(&path, false).unwrap_err();
             assert!(
                 error.exit_code == 1 && error.sentence.contains("is a file"),
                 "{error}"
@@ -198,16 +242,46 @@ mod tests {
         assert_eq!(filesystem_name(0xef53), "ext4");
         assert_eq!(filesystem_name(0xffff_ffff_9123_683e), "btrfs");
         assert_eq!(filesystem_name(0x1234), "0x1234");
-        assert_eq!(filesystem_warning(Path::new("/d"), "xfs"), Ok(None));
-        assert!(
-            filesystem_warning(Path::new("/d"), "tmpfs")
-                .unwrap()
-                .unwrap()
-                .contains("gone")
-        );
-        assert_eq!(
-            filesystem_warning(Path::new("/d"), "vfat").unwrap_err().exit_code,
-            1
-        );
+        let warning = |filesystem, allow_network| {
+            filesystem_warning(Path::new("/d"), filesystem, allow_network).map(Option::unwrap_or_default)
+        };
+        for (filesystem, part) in [
+            ("ext4", ""),
+            ("xfs", ""),
+            ("tmpfs", "gone"),
+            ("ramfs", "gone"),
+            ("overlayfs", "mount a volume"),
+            ("fuse", "behind it"),
+            ("btrfs", "power-cut"),
+            ("0x1234", "0x1234"),
+        ] {
+            let said = warning(filesystem, false).unwrap();
+            assert!(
+                said.contains(part) && said.is_empty() == part.is_empty(),
+                "{filesystem}: {said}"
+            );
+        }
+        assert_eq!(warning("vfat", true).unwrap_err().exit_code, 1);
+        for network in NETWORK {
+            assert!(FILESYSTEMS.iter().any(|(_, name)| name == network), "{network}");
+            let refused = warning(network, false).unwrap_err();
+            assert_eq!(refused.exit_code, 2);
+            assert!(
+                refused.sentence.contains(network) && refused.sentence.contains("storage.allow_network=true"),
+                "{refused}"
+            );
+            assert!(warning(network, true).unwrap().contains("network"));
+        }
+    }
+
+    #[test]
+    fn names_are_given_once() {
+        for (at, (magic, name)) in FILESYSTEMS.iter().enumerate() {
+            let rest = &FILESYSTEMS[at + 1..];
+            assert!(
+                !rest.iter().any(|(other, named)| other == magic || named == name),
+                "{name}"
+            );
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::limits::{
     ENTRY_PAYLOAD_BYTES_MAX, EXTENT_BYTES_MAX, SEGMENT_BYTES_MAX, STAGED_BYTES_MAX, STAGED_ENTRY_BYTES_MAX,
     STAGED_PIECES_MAX,
 };
+use crate::reserve::is_full;
 
 /// What an append got. It is in the log's order, but maybe neither written nor durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,14 +288,24 @@ impl PartitionLog {
         self.submit(disk, Purpose::Extend(id), DiskOp::Fallocate { file, range });
     }
 
-    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>) {
+    pub(super) fn extend_completed(&mut self, id: u64, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
         let end = segment.allocating.take();
         match result {
-            Ok(_) => segment.allocated = end.unwrap_or(segment.allocated),
-            Err(error) if passes_by_itself(&error) => segment.no_space = true,
+            // There may be room for less.
+            Err(error) if is_full(&error) && end > Some(segment.least_extent_end()) => {
+                segment.met_full_disk();
+                self.ask_for_space_again(disk);
+            }
+            Ok(_) => {
+                segment.allocated = end.unwrap_or(segment.allocated);
+                segment.no_space = false;
+            }
+            Err(error) if is_full(&error) => segment.met_full_disk(),
+            // It may be there again at the next tick.
+            Err(error) if is_out_of_descriptors(&error) => segment.no_space = true,
             Err(error) => self.fence(error),
         }
     }
@@ -339,18 +350,4 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
-}
-
-/// Whether something could not be begun for want of what may be there again at the next tick: space, or a
-/// descriptor.
-pub(super) fn passes_by_itself(error: &io::Error) -> bool {
-    is_full(error) || is_out_of_descriptors(error)
-}
-
-/// ENOSPC or a quota.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }

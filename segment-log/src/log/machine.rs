@@ -153,6 +153,11 @@ impl Io {
         }
     }
 
+    /// Whatever the disk answers.
+    pub(crate) async fn output(&self, op: DiskOp) -> io::Result<DiskOutput> {
+        self.op(op).await
+    }
+
     pub(crate) async fn done(&self, op: DiskOp) -> io::Result<()> {
         match self.op(op).await? {
             DiskOutput::Done => Ok(()),

@@ -17,6 +17,7 @@
 
 mod append;
 mod commit;
+mod full_disk;
 mod index_files;
 mod internal;
 mod log_start;
@@ -324,7 +325,7 @@ impl PartitionLog {
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
-            Purpose::Extend(id) => self.extend_completed(id, completion.result),
+            Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
         }
         self.flush(now_ms, disk);
@@ -336,10 +337,7 @@ impl PartitionLog {
         if self.status == LogStatus::Fenced {
             return;
         }
-        self.create_again(disk);
-        for segment in &mut self.segments {
-            segment.no_space = false;
-        }
+        self.ask_for_space_again(disk);
         self.roll_by_age(now_ms, disk);
         self.flush(now_ms, disk);
     }

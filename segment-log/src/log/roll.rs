@@ -14,12 +14,12 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::append::is_full;
 use super::segment::{Creation, Segment};
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp, DiskOutput, is_out_of_descriptors};
 use crate::entry::EntryKind;
 use crate::ids::{EntryIndex, Incarnation, Offset, PartitionKey};
+use crate::reserve::is_full;
 use crate::segment_header::{SEGMENT_FORMAT_VERSION, SEGMENT_HEADER_LEN, SegmentHeader};
 
 /// Where incarnation ids come from.
@@ -127,9 +127,11 @@ impl PartitionLog {
             Ok(output) => output,
             // Nothing of an entry was lost: the next tick goes on where this stopped. A sync that
             // fails is a failed sync, whatever its reason.
-            Err(error)
-                if (is_full(&error) && segment.creation.takes_space()) || is_out_of_descriptors(&error) =>
-            {
+            Err(error) if is_full(&error) && segment.creation.takes_space() => {
+                segment.met_full_disk();
+                return;
+            }
+            Err(error) if is_out_of_descriptors(&error) => {
                 segment.no_space = true;
                 return;
             }
@@ -155,24 +157,12 @@ impl PartitionLog {
             (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
         };
+        segment.no_space = false;
         self.go_on_creating(id, disk);
     }
 
-    /// Goes on making the segments whose making stopped at a full disk.
-    pub(super) fn create_again(&mut self, disk: &mut dyn Disk) {
-        let stalled: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|segment| segment.no_space && segment.creation != Creation::Ready)
-            .map(|segment| segment.id)
-            .collect();
-        for id in stalled {
-            self.go_on_creating(id, disk);
-        }
-    }
-
     /// Submits the next step of making a segment.
-    fn go_on_creating(&mut self, id: u64, disk: &mut dyn Disk) {
+    pub(super) fn go_on_creating(&mut self, id: u64, disk: &mut dyn Disk) {
         let directory = self.directory.clone();
         let Some(segment) = self.segment_by_id(id) else {
             return;

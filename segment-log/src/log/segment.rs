@@ -173,6 +173,19 @@ impl Segment {
         segment
     }
 
+    /// Space for it was asked for and there is none: the log asks again at each tick, for little.
+    pub(crate) fn met_full_disk(&mut self) {
+        self.no_space = true;
+        self.extent = EXTENT_BYTES_MIN;
+    }
+
+    /// Where the smallest extent ends that holds all that is staged.
+    pub(crate) fn least_extent_end(&self) -> u64 {
+        (self.allocated + EXTENT_BYTES_MIN)
+            .max(self.page_end())
+            .next_multiple_of(PAGE_BYTES)
+    }
+
     pub(crate) fn name(&self) -> String {
         self.header.file_name()
     }

@@ -137,8 +137,8 @@ impl Shard {
             .with_error_code(code.code())
             .with_log_dir(text(path))
             .with_topics(topics)
-            .with_total_bytes(self.space.total_bytes())
-            .with_usable_bytes(self.space.usable_bytes());
+            .with_total_bytes(self.partitions.space().total_bytes())
+            .with_usable_bytes(self.partitions.space().usable_bytes());
         kp::DescribeLogDirsResponse::default().with_results(vec![result])
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A raised term is confirmed only after a checkpoint that carries it is on the disk; until then the log refuses
 //! appends by itself. Invariants: a checkpoint names each open partition once, so one that an opening came into
-//! while it was gathered is gathered anew; the next is begun when the one before is confirmed.
+//! while it was gathered is gathered anew; the next is begun when the one before is confirmed; one that the full
+//! disk did not take is gathered again at a tick, and nothing that rests on it goes on before.
 
 use std::io;
 use std::task::Poll;
@@ -12,6 +13,7 @@ use tidelog_segment_log::data_directory::write_checkpoint;
 use tidelog_segment_log::disk::{Completion, Disk, is_out_of_descriptors};
 use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey};
 use tidelog_segment_log::log::Machine;
+use tidelog_segment_log::reserve::is_full;
 
 use super::Partitions;
 use crate::fatal::{FatalReason, fatal};
@@ -21,6 +23,8 @@ use crate::reactor::{Progress, StepBudget};
 pub(super) const SPACE: u32 = 2;
 /// Time between checkpoints, milliseconds.
 const INTERVAL_MS: u64 = 30_000;
+/// Time until one that found the disk full, or no descriptor, is tried again, milliseconds.
+const PUT_OFF_MS: u64 = 250;
 
 /// What the newest checkpoint is doing.
 #[derive(Default)]
@@ -33,6 +37,8 @@ enum State {
     Writing(Machine<io::Result<()>>),
     /// Written; terms are confirmed from this place of `covered` on.
     Confirming(usize),
+    /// The disk was full, or there was no descriptor. The older generation still counts; tried again then, from the next tick on at first.
+    PutOff(Option<u64>),
 }
 
 #[derive(Default)]
@@ -47,10 +53,6 @@ struct Gathering {
 pub(super) struct Checkpoints {
     state: State,
     is_wanted: bool,
-    /// It could not be written for want of a descriptor: not before the next tick.
-    is_put_off: bool,
-    /// The logs are closed: this one must be written now.
-    is_last: bool,
     due_ms: u64,
     /// The terms that the newest checkpoint carries.
     covered: Vec<(PartitionKey, LeaderEpoch)>,
@@ -63,8 +65,6 @@ impl Default for Checkpoints {
         Self {
             state: State::Resting,
             is_wanted: true,
-            is_put_off: false,
-            is_last: false,
             due_ms: INTERVAL_MS,
             covered: Vec::new(),
             has_group_zero: false,
@@ -82,6 +82,11 @@ impl Checkpoints {
     pub(super) fn is_being_written(&self) -> bool {
         matches!(self.state, State::Writing(_))
     }
+
+    /// Whether the one that was begun last is on the disk.
+    pub(super) fn is_last_written(&self) -> bool {
+        !matches!(self.state, State::Writing(_) | State::PutOff(_))
+    }
 }
 
 impl Partitions {
@@ -90,9 +95,19 @@ impl Partitions {
         self.checkpoints.is_wanted = true;
     }
 
-    /// Wants the checkpoint that is due by time.
-    pub(in crate::shard) fn tick_checkpoint(&mut self, now_ms: u64) {
-        self.checkpoints.is_put_off = false;
+    /// Wants the checkpoint that is due by time, or that the disk had no room for.
+    pub(in crate::shard) fn tick_checkpoint(&mut self, disk: &mut dyn Disk, now_ms: u64) {
+        match self.checkpoints.state {
+            State::PutOff(None) => self.checkpoints.state = State::PutOff(Some(now_ms + PUT_OFF_MS)),
+            State::PutOff(Some(at)) if at <= now_ms => {
+                self.checkpoints.state = State::Resting;
+                match self.closed.clone() {
+                    Some(closed) => self.write_last_checkpoint(disk, closed),
+                    None => self.want_checkpoint(),
+                }
+            }
+            _ => {}
+        }
         if now_ms >= self.checkpoints.due_ms {
             self.checkpoints.due_ms = now_ms + INTERVAL_MS;
             self.want_checkpoint();
@@ -102,7 +117,6 @@ impl Partitions {
     /// Begins the checkpoint that is wanted. True: [`Partitions::checkpoint_step`] has something to do.
     pub(in crate::shard) fn maintain(&mut self) -> bool {
         if self.checkpoints.is_wanted
-            && !self.checkpoints.is_put_off
             && matches!(self.checkpoints.state, State::Resting)
             && self.opening == 0
             && !self.is_applying()
@@ -113,7 +127,10 @@ impl Partitions {
                 ..Gathering::default()
             });
         }
-        !matches!(self.checkpoints.state, State::Resting | State::Writing(_))
+        !matches!(
+            self.checkpoints.state,
+            State::Resting | State::Writing(_) | State::PutOff(_)
+        )
     }
 
     /// Goes on with the checkpoint. `group_zero` tells shard 0's own log; None on others, and while it is not
@@ -132,7 +149,7 @@ impl Partitions {
                 Progress::Done
             }
             State::Confirming(from) => self.confirm_step(from, budget),
-            state @ (State::Resting | State::Writing(_)) => {
+            state @ (State::Resting | State::Writing(_) | State::PutOff(_)) => {
                 self.checkpoints.state = state;
                 Progress::Done
             }
@@ -189,7 +206,6 @@ impl Partitions {
     /// Writes the checkpoint of logs that were closed, whatever one was being gathered.
     pub(super) fn write_last_checkpoint(&mut self, disk: &mut dyn Disk, closed: Vec<PartitionCheckpoint>) {
         self.checkpoints.has_group_zero = false;
-        self.checkpoints.is_last = true;
         self.write(disk, closed);
     }
 
@@ -200,20 +216,23 @@ impl Partitions {
         let Poll::Ready(result) = machine.step(disk, completions) else {
             return;
         };
-        if let Err(error) = result {
-            if is_out_of_descriptors(&error) && !self.checkpoints.is_last {
-                tracing::warn!(%error, "the checkpoint is put off");
-                self.checkpoints.state = State::Resting;
-                self.checkpoints.is_put_off = true;
-                self.want_checkpoint();
-                return;
+        match result {
+            Ok(()) => self.checkpoints.state = State::Confirming(0),
+            // A new file was made for it, which is gone: nothing rests on the write that failed.
+            Err(error) if is_full(&error) => {
+                tracing::warn!("no room for a checkpoint; it is tried again");
+                self.seed.space.note_full_disk();
+                self.checkpoints.state = State::PutOff(None);
             }
-            fatal(
+            Err(error) if is_out_of_descriptors(&error) => {
+                tracing::warn!(%error, "the checkpoint is put off");
+                self.checkpoints.state = State::PutOff(None);
+            }
+            Err(error) => fatal(
                 FatalReason::Checkpoint,
                 &format!("the checkpoint cannot be written: {error}"),
-            );
+            ),
         }
-        self.checkpoints.state = State::Confirming(0);
     }
 
     fn confirm_step(&mut self, from: usize, budget: &mut StepBudget) -> Progress {

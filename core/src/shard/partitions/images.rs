@@ -213,6 +213,7 @@ impl Partitions {
             },
             config,
             options: evidence.options,
+            space: Arc::clone(&self.seed.space),
         });
         self.spaces.insert(space, key);
         self.by_key.insert(key, (space, partition));

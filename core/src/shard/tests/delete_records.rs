@@ -45,7 +45,7 @@ fn deleted(body: ResponseBody) -> Vec<(String, i32, i64, i16)> {
 }
 
 /// Low watermark and error of one partition of "t".
-fn delete(cluster: &mut Cluster, client: Client, partition: i32, offset: i64) -> (i64, i16) {
+pub(super) fn delete(cluster: &mut Cluster, client: Client, partition: i32, offset: i64) -> (i64, i16) {
     let body = cluster.ask(client, 2, request(&[("t", &[(partition, offset)])], 1_000));
     let (_, _, low_watermark, error) = deleted(body).remove(0);
     (low_watermark, error)

@@ -23,6 +23,7 @@ use super::super::{
     ShardSeed, SocketId, group_zero_directory, group_zero_evidence,
 };
 use super::device::{Blocking, Device, Hold, Port};
+use crate::directory_space::{RoomChange, RoomRules, SpaceKeeper};
 use crate::mesh::mesh;
 use crate::reactor::{Progress, StepBudget};
 use crate::settings::{HostFacts, Settings, SettingsBuilder};
@@ -72,12 +73,15 @@ pub(super) struct Cluster {
     sockets: Vec<Socket>,
     settings: Arc<Settings>,
     directory: Option<Arc<DataDirectory>>,
+    keeper: Option<SpaceKeeper>,
     monotonic_ms: u64,
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
     /// No turn is followed by a step of background work.
     pub(super) steps_held: bool,
+    /// Time that passes brings looks at the room on a disk that was full.
+    pub(super) looks_at_room: bool,
     /// Checked when dropped; off once a test has killed the process.
     pub(super) tidy: bool,
 }
@@ -112,10 +116,12 @@ impl Cluster {
             sockets: Vec::new(),
             settings: settings(shards, sets),
             directory: None,
+            keeper: None,
             monotonic_ms: 0,
             shards,
             stalled: None,
             steps_held: false,
+            looks_at_room: true,
             tidy: true,
         };
         cluster.start();
@@ -136,6 +142,14 @@ impl Cluster {
                 .expect("a directory")
         };
         let directory = Arc::new(directory);
+        let rules = RoomRules {
+            min_free_bytes: self.settings.storage_min_free_bytes,
+            reserve_bytes: self.settings.storage_reserve_bytes,
+        };
+        let mut keeper = SpaceKeeper::new(directory.path().to_path_buf(), rules);
+        keeper
+            .look(&mut Blocking(&mut self.device.borrow_mut().sim), None)
+            .expect("measured");
         let quiet = Arc::new(AtomicUsize::new(0));
         for endpoint in mesh(self.shards).expect("a mesh") {
             let own = endpoint.own();
@@ -145,9 +159,9 @@ impl Cluster {
                 settings: Arc::clone(&self.settings),
                 listeners: vec![(Arc::from("PLAINTEXT"), "broker.test".into(), 9092)],
                 cluster_id: "test-cluster".into(),
-                space: Arc::default(),
                 directory: DirectorySeed {
                     directory: Arc::clone(&directory),
+                    space: Arc::clone(keeper.figures()),
                 },
                 control: (own == 0).then(|| ControlSeed {
                     evidence: group_zero_evidence(&directory),
@@ -170,7 +184,18 @@ impl Cluster {
             });
         }
         self.directory = Some(directory);
+        self.keeper = Some(keeper);
         self.monotonic_ms = 0;
+    }
+
+    /// The control thread looks at the room on the disk; at rest only, since it lets all operations end.
+    pub(super) fn look_at_room(&mut self) -> Vec<RoomChange> {
+        self.run();
+        let keeper = self.keeper.as_mut().expect("a keeper");
+        let mut device = self.device.borrow_mut();
+        keeper
+            .look(&mut Blocking(&mut device.sim), None)
+            .expect("measured")
     }
 
     pub(super) fn shards(&self) -> usize {
@@ -234,6 +259,11 @@ impl Cluster {
                 .min();
             self.monotonic_ms = next.map_or(until, |at| at.clamp(self.monotonic_ms + 1, until));
             self.run();
+            // The control thread's part, which in truth it does all the time.
+            let keeper = self.keeper.as_ref();
+            if self.looks_at_room && keeper.is_some_and(|keeper| !keeper.figures().takes_writes()) {
+                self.look_at_room();
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod device;
 mod faults;
 mod fetch;
 mod fetch_sessions;
+mod full_disk;
 mod harness;
 mod hostile;
 mod leases;
