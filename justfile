@@ -74,15 +74,15 @@ clients-admin: build e2e-setup
 
 # kill -9 under load, again and again
 kill9 rounds="50": build
-    python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
+    nice -n 19 python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
 
 # Real faults of devices, fsync, descriptors and files (as root): just faults 5, just faults 1 --only fuse
 faults rounds="1" *ARGS: build
     python3 -u .ci/e2e/check_real_faults.py --rounds {{rounds}} {{ARGS}}
 
-# Cuts of power on a loop file (as root): just powercut ext4, just powercut xfs
+# Cuts of power on a loop file (as root): just powercut ext4, just powercut xfs --rounds 100
 powercut filesystem *ARGS: build
-    .ci/e2e/powercut.sh {{filesystem}} {{ARGS}}
+    nice -n 19 .ci/e2e/powercut.sh {{filesystem}} {{ARGS}}
 
 # The simulated disk with many seeds
 sim seeds="2000":
@@ -99,6 +99,10 @@ compare *ARGS: build-perf
 # A producer beside a consumer of what is not in the page cache; fails on a major fault of a shard (perf/README.md)
 cold *ARGS: build-perf
     perf/cold.sh {{ARGS}}
+
+# How long a start takes, of many segments and after kill -9: a table in perf/results/ (perf/README.md)
+start-times *ARGS: build e2e-setup
+    {{python}} -u perf/start.py {{ARGS}}
 
 # The broker's loop beside a bare ring, and under background work: a table in perf/results/
 loop *ARGS: build-perf

@@ -1,15 +1,19 @@
-"""kill -9 at random moments under load, again and again on one data directory: everything that was
-acknowledged, with acks=1 and acks=all, is there at its offset after each restart.
+"""kill -9 at random moments under load, again and again on one data directory, while segments roll and retention
+removes them: everything that was acknowledged, with acks=1 and acks=all, is there at its offset after each restart,
+or lies below the log start.
 
     check_kill9.py [--rounds N] [--seed S]     default: 5 rounds
 
-What a power cut may take is another question: the page cache survives a kill. See powercut.sh.
+Each topic keeps two megabytes in segments of one, so kills fall into rolls and removals; after some rounds there are
+new topics with new histories, since a check reads all of one. What a power cut may take is another question: the page
+cache survives a kill. See powercut.sh.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 import time
 
@@ -17,18 +21,42 @@ from lib import (
     Broker,
     Checks,
     acked_count,
-    create_topic,
     expect,
     expect_equal,
     history_check,
     history_stop,
     history_write,
+    tidelog,
     wait_until,
 )
 
 FIRST_ACK_TIMEOUT_S = 60.0
 LOAD_S_MIN = 0.0
 LOAD_S_MAX = 3.0
+ROUNDS_PER_HISTORY = 20
+RETENTION_BYTES = 2 << 20
+PARTITIONS = {"all": 4, "1": 1}
+
+
+class Load:
+    """A topic and a history for each acks, for some rounds."""
+
+    def __init__(self, broker: Broker, number: int) -> None:
+        self.histories = {acks: broker.scratch / f"acks-{acks}-{number}.history" for acks in PARTITIONS}
+        self.topics = {acks: f"kill9-{acks}-{number}" for acks in PARTITIONS}
+        self.retired = 0
+        for acks, partitions in PARTITIONS.items():
+            result = tidelog(
+                "topic", "create", self.topics[acks], "-b", broker.bootstrap, "--partitions", str(partitions),
+                "-c", f"retention.bytes={RETENTION_BYTES}", "-c", "segment.bytes=1048576",
+            )  # fmt: skip
+            expect_equal(result.returncode, 0, f"topic create: {result.stderr.decode(errors='replace')}")
+
+    def delete(self, broker: Broker) -> None:
+        for acks, topic in self.topics.items():
+            result = tidelog("topic", "delete", topic, "--yes", "-b", broker.bootstrap)
+            expect_equal(result.returncode, 0, f"topic delete: {result.stderr.decode(errors='replace')}")
+            self.histories[acks].unlink(missing_ok=True)
 
 
 def main() -> int:
@@ -39,18 +67,24 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
-    # Small segments, so that kills also fall into rolls.
     broker = Broker(shards=2, settings={"log.segment_bytes": "1MiB"})
+    retired = 0
     try:
-        histories = [
-            (acks, broker.scratch / f"acks-{acks}.history", f"kill9-{acks}") for acks in ("all", "1")
-        ]
         broker.start()
-        for (_, _, topic), partitions in zip(histories, (4, 1)):
-            create_topic(broker, topic, partitions)
+        load = None
         for number in range(1, arguments.rounds + 1):
             with checks.check(f"round {number} of {arguments.rounds}"):
-                one_round(broker, histories, chance)
+                if not broker.alive():
+                    # A round that failed half-way must not fail the ones after it.
+                    broker.start()
+                if load is None or number % ROUNDS_PER_HISTORY == 1:
+                    if load is not None:
+                        retired += load.retired
+                        load.delete(broker)
+                    load = Load(broker, number)
+                one_round(broker, load, chance)
+        retired += load.retired if load is not None else 0
+        print(f"     acknowledged records below a log start: {retired}", flush=True)
     finally:
         if checks.failed:
             print(broker.log_tail(), flush=True)
@@ -58,14 +92,13 @@ def main() -> int:
     return checks.finish()
 
 
-def one_round(broker: Broker, histories, chance: random.Random) -> None:
-    if not broker.alive():
-        # A round that failed half-way must not fail the ones after it.
-        broker.start()
-    before = {acks: acked_count(path) for acks, path, _ in histories}
-    writers = [history_write(broker, path, topic, acks) for acks, path, topic in histories]
+def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
+    before = {acks: acked_count(path) for acks, path in load.histories.items()}
+    writers = {
+        acks: history_write(broker, path, load.topics[acks], acks) for acks, path in load.histories.items()
+    }
     try:
-        for acks, path, _ in histories:
+        for acks, path in load.histories.items():
             wait_until(
                 lambda: acked_count(path) > before[acks], FIRST_ACK_TIMEOUT_S, f"a first record acknowledged with acks={acks}"
             )
@@ -74,21 +107,25 @@ def one_round(broker: Broker, histories, chance: random.Random) -> None:
         expect(broker.alive(), "the broker died before it was killed")
         broker.kill9()
     finally:
-        said = [history_stop(writer) for writer in writers]
-    for (acks, path, _), words in zip(histories, said):
-        expect(acked_count(path) > before[acks], f"nothing was acknowledged with acks={acks}: {words}")
+        said = {acks: history_stop(writer) for acks, writer in writers.items()}
+    for acks, path in load.histories.items():
+        expect(acked_count(path) > before[acks], f"nothing was acknowledged with acks={acks}: {said[acks]}")
     broker.start()
-    for acks, path, _ in histories:
-        result = history_check(broker, path)
-        print(f"     acks={acks}: {last_line(result.stdout)}", flush=True)
-        expect_equal(
-            result.returncode, 0, f"history with acks={acks}: {result.stdout[-2000:]!r} {result.stderr[-2000:]!r}"
-        )
+    load.retired = sum(check(broker, acks, path) for acks, path in load.histories.items())
 
 
-def last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "(said nothing)"
+def check(broker: Broker, acks: str, path) -> int:
+    """How many acknowledged records lie below the log start; everything else must be there."""
+    result = history_check(broker, path, "--retention")
+    line = next(iter(result.stdout.decode(errors="replace").strip().splitlines()), "(said nothing)")
+    print(f"     acks={acks}: {line}", flush=True)
+    expect_equal(
+        result.returncode, 0, f"history with acks={acks}: {result.stdout[-2000:]!r} {result.stderr[-2000:]!r}"
+    )
+    acked, found, retired = (int(re.search(rf"{name} (\d+)", line).group(1)) for name in ("acked", "found", "retired"))
+    # Retention keeps what it is told to keep, and never the last segment's records.
+    expect(found > 0, f"all {acked} acknowledged records are gone")
+    return retired
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ def acked_count(history: pathlib.Path) -> int:
     return history.read_bytes().count(b'{"acked":') if history.exists() else 0
 
 
-def history_check(broker: Broker, history: pathlib.Path) -> subprocess.CompletedProcess:
+def history_check(broker: Broker, history: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
     """Reads everything back and compares: exit code 0 when the broker kept all it acknowledged, 3 when a
     promise is broken."""
-    return run([HISTORY, "check", "--bootstrap", broker.bootstrap, "--history", history], timeout_s=300)
+    return run([HISTORY, "check", "--bootstrap", broker.bootstrap, "--history", history, *options], timeout_s=300)

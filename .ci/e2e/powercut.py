@@ -17,6 +17,7 @@ import argparse
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,12 @@ def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, 
         copy.close()
 
 
+def acked_in(octets: bytes) -> int:
+    """Of the checker's line of figures."""
+    found = re.search(rb"^acked (\d+) ", octets, re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
 def last_line(octets: bytes) -> str:
     lines = octets.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "(said nothing)"
@@ -180,11 +187,14 @@ def main() -> int:
     parent.mkdir(exist_ok=True)
     work = pathlib.Path(tempfile.mkdtemp(prefix="powercut-", dir=parent))
     checks = Checks(f"powercut-{arguments.filesystem}")
+    acked, cuts = 0, 0
     try:
         for number in range(1, arguments.rounds + 1):
             with checks.check(f"fsync, round {number} of {arguments.rounds}"):
                 result = cut_once(work, arguments.filesystem, "fsync", number == 1, chance)
                 print(f"     {last_line(result.stdout)}", flush=True)
+                cuts += 1
+                acked += acked_in(result.stdout)
                 expect_equal(
                     result.returncode, 0, f"lost: {result.stdout[-2000:]!r} {result.stderr[-2000:]!r}"
                 )
@@ -198,6 +208,11 @@ def main() -> int:
     finally:
         if not os.environ.get("TIDELOG_E2E_KEEP"):
             shutil.rmtree(work, ignore_errors=True)
+    print(
+        f"summary: {cuts} cuts of power on {arguments.filesystem} with log.durability=fsync, {acked} acknowledged records "
+        f"compared, {checks.failed} failed checks, seed {arguments.seed}",
+        flush=True,
+    )
     return checks.finish()
 
 

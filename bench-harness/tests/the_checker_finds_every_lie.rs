@@ -291,6 +291,36 @@ fn a_missing_record_is_caught() {
 }
 
 #[test]
+fn with_retention_only_what_lies_below_the_log_start_may_be_gone() {
+    let history = tempfile::tempdir().expect("directory");
+    let path = history.path().join("history");
+    write_history(&path);
+    let check = |log: Log| run(&path, &serve(log), &["--retention"]);
+    let mut log = honest();
+    log.batches.remove(0);
+    log.start = 1;
+    let (code, said) = check(log);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("acked 5 found 4 retired 1"), "{said}");
+    // Behind the start and at the end nothing may be missing.
+    let mut log = honest();
+    log.batches.drain(0..2);
+    log.start = 1;
+    let (code, said) = check(log);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("offset 1: skipped"), "{said}");
+    let mut log = honest();
+    log.batches.truncate(3);
+    (log.start, log.end) = (1, 3);
+    let (code, said) = check(log);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(
+        said.contains("offset 4: acknowledged for sequence 4, but not in the log"),
+        "{said}"
+    );
+}
+
+#[test]
 fn wrong_bytes_are_caught() {
     // With a checksum that holds: other bytes of the same length, another key, a value of no kind.
     let mut changed = BytesMut::from(&value(2)[..]);

@@ -1,5 +1,14 @@
 //! The CPU cores of Tidelog: reactor, shards, rings, partitions, coordinators and the broker itself.
 
+#[cfg(test)]
+#[path = "../../fuzz/src/counting.rs"]
+mod counting;
+
+/// Tests measure what is held.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
 pub mod admin_http;
 pub mod broker;
 pub mod directory_space;

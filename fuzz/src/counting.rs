@@ -35,7 +35,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// What this thread holds now: allocated by it and not released by it.
+#[allow(dead_code, reason = "not every program that takes in this file asks")]
+pub fn held_bytes() -> isize {
+    HELD_BYTES.get()
+}
+
 /// What `work` holds at its peak beyond what was held before.
+#[allow(dead_code, reason = "not every program that takes in this file asks")]
 pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD_BYTES.get();
     PEAK_BYTES.set(before);

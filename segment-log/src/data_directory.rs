@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::checkpoint::{Checkpoint, PartitionCheckpoint};
 use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
-use crate::identity::{CleanFlag, FEATURE_LEVEL, Identity, IdentityError};
+use crate::identity::{CleanFlag, DirectoryUuid, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
 use crate::limits::{
     CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, NAMES_LOOKED_AT_MAX, READ_ATTEMPTS_MAX,
@@ -51,6 +51,8 @@ pub struct NewIdentity {
     pub cluster_id: String,
     /// The node's rack.
     pub rack: Option<String>,
+    /// The directory's own id, random; taken also where an identity has none.
+    pub directory_id: DirectoryUuid,
 }
 
 /// Why a data directory cannot be used. All end the start-up.
@@ -191,6 +193,11 @@ impl DataDirectory {
     /// Its identity, with this start's counter.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What tells it from other directories, wherever it is mounted.
+    pub fn id(&self) -> DirectoryUuid {
+        self.identity.directory_id
     }
 
     /// This start's counter, from 1 on.
@@ -434,6 +441,11 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
     let identity = match stored {
         Some(identity) => Identity {
             start_counter,
+            directory_id: if identity.directory_id == [0; 16] {
+                new.directory_id
+            } else {
+                identity.directory_id
+            },
             ..identity
         },
         None => Identity {
@@ -442,6 +454,7 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
             feature_level: FEATURE_LEVEL,
             cluster_id: new.cluster_id,
             rack: new.rack,
+            directory_id: new.directory_id,
         },
     };
     durable_replace(&io, &directory, IDENTITY_FILE, Bytes::from(identity.encode()))
@@ -514,6 +527,7 @@ pub fn make_identity_anew(
             feature_level: FEATURE_LEVEL,
             cluster_id: new.cluster_id,
             rack: new.rack,
+            directory_id: new.directory_id,
         };
         let content = Bytes::from(identity.encode());
         durable_remove(&io, &directory, CLEAN_FILE).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tidelog_bench::client::{Acks, ClientConfig, Compression, parse_compression};
-use tidelog_bench::history::{self, HistoryError, WriteOptions};
+use tidelog_bench::history::{self, CheckOptions, HistoryError, WriteOptions};
 use tidelog_bench::limits;
 
 /// Keeps a history of acknowledged records and checks a broker against it.
@@ -84,6 +84,9 @@ struct CheckArgs {
     /// Acknowledged records the history must hold, so that an empty one does not pass.
     #[arg(long, default_value_t = 1)]
     min_acked: u64,
+    /// Retention is on: acknowledged records below the log start are counted as retired, not as lost.
+    #[arg(long)]
+    retention: bool,
     /// Milliseconds to wait for one answer.
     #[arg(long, default_value_t = 30_000)]
     timeout_ms: u64,
@@ -148,11 +151,16 @@ fn write(args: WriteArgs) -> Result<ExitCode, HistoryError> {
 }
 
 fn check(args: CheckArgs) -> Result<ExitCode, HistoryError> {
-    let report = history::check(config(&args.bootstrap, args.timeout_ms)?, &args.history)?;
+    let options = CheckOptions {
+        allow_retired: args.retention,
+    };
+    let config = config(&args.bootstrap, args.timeout_ms)?;
+    let report = history::check_with(config, &args.history, options)?;
     println!(
-        "acked {} found {} unknown_present {} unknown_absent {} foreign {} violations {}",
+        "acked {} found {} retired {} unknown_present {} unknown_absent {} foreign {} violations {}",
         report.acked,
         report.found,
+        report.retired,
         report.unknown_present,
         report.unknown_absent,
         report.foreign,
@@ -161,7 +169,7 @@ fn check(args: CheckArgs) -> Result<ExitCode, HistoryError> {
     for violation in &report.violations {
         println!("violation: {violation}");
     }
-    if report.violation_count > 0 || report.found != report.acked {
+    if report.violation_count > 0 || report.found + report.retired != report.acked {
         return Ok(ExitCode::from(3));
     }
     if report.acked < args.min_acked {

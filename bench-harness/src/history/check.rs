@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use super::file::{Event, History, HistoryError};
@@ -39,6 +40,8 @@ pub struct CheckReport {
     pub acked: u64,
     /// Of these, found at their offset and byte-equal.
     pub found: u64,
+    /// Of these, below the log start, where that is allowed.
+    pub retired: u64,
     /// Records never acknowledged that are in the log.
     pub unknown_present: u64,
     /// Records never acknowledged that are not in the log.
@@ -64,8 +67,24 @@ impl CheckReport {
     }
 }
 
-/// Reads the topic of the history at `path` from the broker and checks it.
+/// What a check takes for granted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Retention is on: what lies below the log start is gone rightly, also when the start moves during the check.
+    pub allow_retired: bool,
+}
+
+/// Reads the topic of the history at `path` from the broker and checks it: everything must be there.
 pub fn check(config: ClientConfig, path: &Path) -> Result<CheckReport, HistoryError> {
+    check_with(config, path, CheckOptions::default())
+}
+
+/// The same, with options.
+pub fn check_with(
+    config: ClientConfig,
+    path: &Path,
+    options: CheckOptions,
+) -> Result<CheckReport, HistoryError> {
     let history = History::read(path)?;
     let mut report = CheckReport::default();
     let mut partitions = expectations(&history, &mut report);
@@ -78,7 +97,13 @@ pub fn check(config: ClientConfig, path: &Path) -> Result<CheckReport, HistoryEr
     };
     for partition in served {
         let expected = partitions.entry(partition).or_default();
-        read_partition(&mut client, &history.topic, partition, expected, &mut report)?;
+        let reading = Reading {
+            client: &mut client,
+            topic: &history.topic,
+            partition,
+            options,
+        };
+        reading.read(expected, &mut report)?;
     }
     for (partition, expected) in &partitions {
         expected.finish(*partition, &mut report);
@@ -227,74 +252,100 @@ fn is_equal(
         && record.key.as_deref() == Some(sequence.to_string().as_bytes())
 }
 
-fn read_partition(
-    client: &mut Client,
-    topic: &str,
+/// OFFSET_OUT_OF_RANGE
+const OUT_OF_RANGE: i16 = 1;
+
+/// One partition that is read from its start to its end.
+struct Reading<'a> {
+    client: &'a mut Client,
+    topic: &'a str,
     partition: i32,
-    expected: &mut Expected,
-    report: &mut CheckReport,
-) -> Result<(), ClientError> {
-    let start = offset_at(client, topic, partition, TIMESTAMP_START)?;
-    let end = offset_at(client, topic, partition, TIMESTAMP_END)?;
-    for (offset, (sequence, _)) in expected.acked.range(..start) {
-        let what = format!("acknowledged for sequence {sequence}, but the log starts at {start}");
-        report.violate(partition, *offset, what);
-    }
-    expected.read_to = end;
-    let mut next = start;
-    while next < end {
-        let target = FetchTarget {
-            topic: topic.to_owned(),
-            partition,
-            offset: next,
-        };
-        let wait = client.config().fetch_wait;
-        let answer = client.fetch(&[target], wait)?;
-        let subject = || format!("{topic}-{partition} at offset {next}");
-        let Some(fetched) = answer.into_iter().find(|f| f.partition == partition) else {
-            return Err(ClientError::broker(
-                subject(),
-                -1,
-                Some("the answer does not name this partition"),
-            ));
-        };
-        if fetched.error_code != 0 {
-            return Err(ClientError::broker(subject(), fetched.error_code, None));
-        }
-        let decoded = match decode_batches(fetched.records) {
-            Ok(decoded) => decoded,
-            Err(detail) => {
-                report.violate(partition, next, format!("served bytes do not verify: {detail}"));
-                return Ok(());
+    options: CheckOptions,
+}
+
+impl Reading<'_> {
+    /// Acknowledged offsets of a range are below the log start.
+    fn below_start(&self, range: Range<i64>, expected: &Expected, report: &mut CheckReport) {
+        let start = range.end;
+        for (offset, (sequence, _)) in expected.acked.range(range) {
+            if self.options.allow_retired {
+                report.retired += 1;
+            } else {
+                let what = format!("acknowledged for sequence {sequence}, but the log starts at {start}");
+                report.violate(self.partition, *offset, what);
             }
-        };
-        let Some(after) = decoded.next_offset.filter(|after| *after > next) else {
-            report.violate(
+        }
+    }
+
+    fn read(self, expected: &mut Expected, report: &mut CheckReport) -> Result<(), ClientError> {
+        let (topic, partition) = (self.topic, self.partition);
+        let start = offset_at(self.client, topic, partition, TIMESTAMP_START)?;
+        let end = offset_at(self.client, topic, partition, TIMESTAMP_END)?;
+        self.below_start(i64::MIN..start, expected, report);
+        expected.read_to = end;
+        let mut next = start;
+        while next < end {
+            let target = FetchTarget {
+                topic: topic.to_owned(),
                 partition,
-                next,
-                format!("nothing is served below the high watermark {end}"),
-            );
-            return Ok(());
-        };
-        let from = next;
-        for record in decoded
-            .records
-            .iter()
-            .filter(|r| r.offset >= from && r.offset < end)
-        {
-            if record.offset != next {
+                offset: next,
+            };
+            let wait = self.client.config().fetch_wait;
+            let answer = self.client.fetch(&[target], wait)?;
+            let subject = || format!("{topic}-{partition} at offset {next}");
+            let Some(fetched) = answer.into_iter().find(|f| f.partition == partition) else {
+                return Err(ClientError::broker(
+                    subject(),
+                    -1,
+                    Some("the answer does not name this partition"),
+                ));
+            };
+            if fetched.error_code == OUT_OF_RANGE && self.options.allow_retired {
+                let moved = offset_at(self.client, topic, partition, TIMESTAMP_START)?;
+                if moved > next {
+                    self.below_start(next..moved, expected, report);
+                    next = moved;
+                    continue;
+                }
+            }
+            if fetched.error_code != 0 {
+                return Err(ClientError::broker(subject(), fetched.error_code, None));
+            }
+            let decoded = match decode_batches(fetched.records) {
+                Ok(decoded) => decoded,
+                Err(detail) => {
+                    report.violate(partition, next, format!("served bytes do not verify: {detail}"));
+                    return Ok(());
+                }
+            };
+            let Some(after) = decoded.next_offset.filter(|after| *after > next) else {
                 report.violate(
                     partition,
                     next,
-                    format!("skipped: the next record is at {}", record.offset),
+                    format!("nothing is served below the high watermark {end}"),
                 );
+                return Ok(());
+            };
+            let from = next;
+            for record in decoded
+                .records
+                .iter()
+                .filter(|r| r.offset >= from && r.offset < end)
+            {
+                if record.offset != next {
+                    report.violate(
+                        partition,
+                        next,
+                        format!("skipped: the next record is at {}", record.offset),
+                    );
+                }
+                expected.take(partition, record, report);
+                next = record.offset + 1;
             }
-            expected.take(partition, record, report);
-            next = record.offset + 1;
+            next = next.max(after);
         }
-        next = next.max(after);
+        Ok(())
     }
-    Ok(())
 }
 
 fn offset_at(client: &mut Client, topic: &str, partition: i32, timestamp: i64) -> Result<i64, ClientError> {

@@ -15,7 +15,7 @@ mod file;
 mod value;
 mod write;
 
-pub use check::{CheckReport, Violation, check};
+pub use check::{CheckOptions, CheckReport, Violation, check, check_with};
 pub use file::{Event, History, HistoryError, HistoryWriter};
 pub use value::{Stamp, make_value, read_stamp};
 pub use write::{WriteOptions, WriteReport, write};

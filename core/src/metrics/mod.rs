@@ -252,6 +252,7 @@ shard_metrics! {
         descriptors_evicted: "Descriptors of log files closed to make room for others.",
         descriptors_refused: "Times there was no descriptor left for a log file.",
         maps_evicted: "Maps of log files dropped to make room for others.",
+        topics_refused: "Topics that a client asked for and that were not made by themselves.",
         fetch_sessions_refused: "Fetch sessions not opened for want of room.",
     }
     gauges {
@@ -259,6 +260,8 @@ shard_metrics! {
         fetches_parked: "Fetches waiting for records.",
         partitions: "Partitions owned.",
         partitions_opening: "Partitions being opened, or opened again after a fence.",
+        partitions_at_start: "Partitions that the metadata gave to the shard when it started.",
+        partitions_unavailable: "Partitions whose data directory failed or is missing.",
         socket_receive_bytes: "Bytes that the kernel may keep for connections to receive.",
         socket_send_bytes: "Bytes that the kernel may keep for connections to send.",
         segments: "Segments open.",

@@ -202,6 +202,10 @@ pub(super) fn produce(
             }
         }
     }
+    if space.has_failed() {
+        let text = "its data directory has failed; see the broker's log";
+        return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
+    }
     if !space.takes_writes() {
         metrics.produce_refused_full.increment();
         return Err(no_room(space));

@@ -70,7 +70,7 @@ use slab::{Connections, Slab};
 use timers::TimerWheel;
 
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
-pub use partitions::DirectorySeed;
+pub use partitions::{DirectoriesSeed, DirectorySeed};
 pub use types::{
     Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
     ShardSeed, SocketId,
@@ -187,7 +187,7 @@ impl Shard {
         // Control (connections, sessions, groups, admin) keeps a fifth, frames and answers share the rest.
         let share = usize::try_from(seed.settings.memory_limit_bytes).unwrap_or(usize::MAX) / shards;
         let pool = share / 5 * 2;
-        let control = share / 5;
+        let control = sockets::control_bytes(share);
         let sessions = control / 4;
         let mut timers = TimerWheel::new(0);
         timers.set(TICK_MS, Timer::Tick);
@@ -208,10 +208,10 @@ impl Shard {
             deletions: BTreeSet::new(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
-                seed.directory.directory.start_counter(),
+                seed.directories.home.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directory, seed.settings, own, shards, seed.openings_max),
+            partitions: Partitions::new(seed.directories, seed.settings, own, shards, seed.openings_max),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

@@ -8,6 +8,7 @@ use tidelog_net::{ErrorCode, StrBytes, Uuid};
 
 use super::Shard;
 use super::control::{ControlAnswer, ControlOp};
+use super::sockets::partitions_max;
 use crate::fatal::{FatalReason, fatal};
 use crate::limits::PRODUCER_ID_BLOCK;
 use crate::metadata::{
@@ -33,6 +34,7 @@ impl Shard {
             default_partitions: self.settings.default_partitions,
             default_replication_factor: 1,
             node_ids: vec![self.settings.node_id],
+            partitions_max: partitions_max(self.settings.memory_limit_bytes, self.endpoint.shards()),
             validate_only,
         }
     }
@@ -59,6 +61,16 @@ impl Shard {
                     .collect();
                 let planned =
                     metadata::create_topics(&self.image, &self.topic_rules(false), &asked, fresh_id);
+                for (topic, outcome) in asked.iter().zip(&planned.outcomes) {
+                    if let Err(error) = outcome {
+                        self.metrics.topics_refused.increment();
+                        tracing::warn!(
+                            topic = topic.name,
+                            reason = error.message,
+                            "a topic that a client asked for is not made"
+                        );
+                    }
+                }
                 (ControlAnswer::Created, planned.records)
             }
         }

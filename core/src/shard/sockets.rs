@@ -14,11 +14,26 @@ use crate::request_context::{ClientSoftware, ConnectionContext, ConnectionId, Pr
 const BACKLOG_MAX: usize = 1024;
 /// What a connection takes of the control pool: its state here and in the engine.
 const CONNECTION_BYTES: usize = 1024;
-/// What a partition takes, as measured with 1,000 of them.
-const PARTITION_BYTES: usize = 14 << 10;
+/// Partitions that a shard has room for, however little memory there is.
+const PARTITIONS_PER_SHARD_MIN: usize = 64;
+/// What a partition takes at rest, with one small segment; a test measures it.
+pub(super) const PARTITION_BYTES: usize = 6 << 10;
 /// What a shard takes that does nothing, and the process without shards, as measured with 2 and 16 of them.
 const SHARD_BYTES: usize = 384 << 10;
 const PROCESS_BYTES: usize = 832 << 10;
+
+/// Partitions of all shards that memory is set aside for: two thirds of what the control pools have besides what a
+/// shard and the process take at rest.
+pub(super) fn partitions_max(memory_limit_bytes: u64, shards: usize) -> u64 {
+    let share = usize::try_from(memory_limit_bytes).unwrap_or(usize::MAX) / shards.max(1);
+    let room = control_bytes(share).saturating_sub(SHARD_BYTES + PROCESS_BYTES) / 3 * 2;
+    (room / PARTITION_BYTES).max(PARTITIONS_PER_SHARD_MIN) as u64 * shards as u64
+}
+
+/// Of a shard's share of the memory limit, what the control pool gets: connections, sessions, groups, partitions.
+pub(super) fn control_bytes(share: usize) -> usize {
+    share / 5
+}
 
 impl ReceivePool for Shard {
     fn reserve_receive(&mut self, bytes: usize) -> bool {
@@ -87,7 +102,11 @@ impl Shard {
     /// Reserves what a connection takes while it does nothing.
     #[must_use]
     pub fn reserve_connection(&mut self) -> bool {
-        self.control_budget.reserve(CONNECTION_BYTES)
+        // Partitions take their part first, but never all of the pool: somebody must be able to delete some.
+        let limit = self.control_budget.limit_bytes();
+        let partitions = (self.partitions.len() * PARTITION_BYTES).min(limit / 3 * 2);
+        self.control_budget.used_bytes() + CONNECTION_BYTES + partitions <= limit
+            && self.control_budget.reserve(CONNECTION_BYTES)
     }
 
     /// Gives back what [`Shard::reserve_connection`] reserved.

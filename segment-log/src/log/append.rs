@@ -296,12 +296,12 @@ impl PartitionLog {
         match result {
             // There may be room for less.
             Err(error) if is_full(&error) && end > Some(segment.least_extent_end()) => {
-                segment.met_full_disk();
+                segment.asks_for_little();
                 self.ask_for_space_again(disk);
             }
             Ok(_) => {
                 segment.allocated = end.unwrap_or(segment.allocated);
-                segment.no_space = false;
+                segment.has_what_it_asked_for();
             }
             Err(error) if is_full(&error) => segment.met_full_disk(),
             // It may be there again at the next tick.

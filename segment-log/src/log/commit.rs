@@ -99,15 +99,18 @@ impl PartitionLog {
     }
 
     fn advance_durable(&mut self) {
-        while let Some(segment) = self.segments.get(self.first_unsynced) {
+        let segments = self.segments.len();
+        while let Some(segment) = self.segments.get_mut(self.first_unsynced) {
             let synced = segment.synced;
             if synced.index >= self.durable.index && synced.next_offset >= self.durable.next_offset {
                 self.durable = synced;
             }
-            let is_last = self.first_unsynced + 1 == self.segments.len();
+            let is_last = self.first_unsynced + 1 == segments;
             if is_last || synced.position < segment.tail.position {
                 break;
             }
+            // Closed: it is never staged to again.
+            segment.staged = Vec::new();
             self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }

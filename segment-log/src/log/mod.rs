@@ -338,6 +338,8 @@ impl PartitionLog {
             return;
         }
         self.ask_for_space_again(disk);
+        let open = self.segments.get_mut(self.first_unsynced..).unwrap_or_default();
+        open.iter_mut().for_each(Segment::rest);
         self.roll_by_age(now_ms, disk);
         self.flush(now_ms, disk);
     }

@@ -157,7 +157,7 @@ impl PartitionLog {
             (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
         };
-        segment.no_space = false;
+        segment.has_what_it_asked_for();
         self.go_on_creating(id, disk);
     }
 

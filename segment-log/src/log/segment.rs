@@ -98,11 +98,16 @@ pub(crate) struct Segment {
     pub(crate) synced: Mark,
     pub(crate) staged: Vec<Piece>,
     pub(crate) staged_bytes: usize,
+    /// Something was staged since the last tick.
+    pub(crate) was_staged: bool,
     pub(crate) write: Option<OutstandingWrite>,
     pub(crate) allocated: u64,
     pub(crate) extent: u64,
     pub(crate) allocating: Option<u64>,
+    /// What it asked for could not be had; it is asked for again at each tick.
     pub(crate) no_space: bool,
+    /// And that was space.
+    pub(crate) is_disk_full: bool,
     pub(crate) opened_ms: i64,
     pub(crate) file_len: u64,
     /// Where the log goes on behind damage: offset and byte.
@@ -137,11 +142,13 @@ impl Segment {
             synced: start,
             staged: Vec::new(),
             staged_bytes: 0,
+            was_staged: false,
             write: None,
             allocated: Self::FIRST_ENTRY,
             extent: EXTENT_BYTES_MIN,
             allocating: None,
             no_space: false,
+            is_disk_full: false,
             opened_ms: now_ms,
             file_len: 0,
             resumes: Vec::new(),
@@ -175,8 +182,20 @@ impl Segment {
 
     /// Space for it was asked for and there is none: the log asks again at each tick, for little.
     pub(crate) fn met_full_disk(&mut self) {
+        self.asks_for_little();
+        self.is_disk_full = true;
+    }
+
+    /// So much space as was asked for is not there; perhaps there is some.
+    pub(crate) fn asks_for_little(&mut self) {
         self.no_space = true;
         self.extent = EXTENT_BYTES_MIN;
+    }
+
+    /// What it asked for was there.
+    pub(crate) fn has_what_it_asked_for(&mut self) {
+        self.no_space = false;
+        self.is_disk_full = false;
     }
 
     /// Where the smallest extent ends that holds all that is staged.
@@ -340,6 +359,14 @@ impl Segment {
             buffer.resize(buffer.len() + padding, 0);
         }
         self.staged_bytes += len;
+        self.was_staged = true;
+    }
+
+    /// At a tick: lets the staging buffer go that nobody needed since the last one.
+    pub(crate) fn rest(&mut self) {
+        if !std::mem::replace(&mut self.was_staged, false) && self.staged_bytes == 0 {
+            self.staged = Vec::new();
+        }
     }
 
     /// The staged bytes and zeros to the end of the page, for a gathering write.

@@ -16,6 +16,7 @@ pub use topics::{
 };
 
 use super::error::{KafkaError, code};
+use super::image::MetadataImage;
 use super::record::MetadataRecord;
 use crate::limits::{CONFIGS_PER_TOPIC_MAX, PARTITIONS_PER_REQUEST_MAX, PARTITIONS_PER_TOPIC_MAX};
 use crate::topic_config::validate_together;
@@ -29,8 +30,48 @@ pub struct TopicRules {
     pub default_replication_factor: i16,
     /// Ids of the nodes that may hold replicas.
     pub node_ids: Vec<i32>,
+    /// Partitions of all topics that memory is set aside for.
+    pub partitions_max: u64,
     /// Count only, append nothing.
     pub validate_only: bool,
+}
+
+/// How many partitions may still be made, of what a request and the memory of the broker allow.
+struct PartitionRoom {
+    of_request: i64,
+    of_memory: i64,
+    partitions_max: u64,
+}
+
+impl PartitionRoom {
+    fn new(image: &MetadataImage, rules: &TopicRules) -> Self {
+        let room = i128::from(rules.partitions_max) - i128::from(image.partition_count());
+        Self {
+            of_request: PARTITIONS_PER_REQUEST_MAX,
+            of_memory: i64::try_from(room).unwrap_or(i64::MAX),
+            partitions_max: rules.partitions_max,
+        }
+    }
+
+    /// Takes room for so many more.
+    fn take(&mut self, partitions: i32) -> Result<(), KafkaError> {
+        let partitions = i64::from(partitions);
+        self.of_request -= partitions;
+        if self.of_request < 0 {
+            return Err(too_many_partitions());
+        }
+        if self.of_memory < partitions {
+            let text = format!(
+                "memory.limit has room for {} partitions of all topics, and {} of them are left; {partitions} more do not \
+                 fit. Raise memory.limit or delete topics.",
+                self.partitions_max,
+                self.of_memory.max(0)
+            );
+            return Err(KafkaError::new(code::POLICY_VIOLATION, text));
+        }
+        self.of_memory -= partitions;
+        Ok(())
+    }
 }
 
 /// What a request leads to.

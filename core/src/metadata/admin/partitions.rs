@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{
-    Planned, TopicRules, check_partition_limit, check_replica_lists, too_many_partitions, unknown_topic,
-};
-use crate::limits::PARTITIONS_PER_REQUEST_MAX;
+use super::{PartitionRoom, Planned, TopicRules, check_partition_limit, check_replica_lists, unknown_topic};
 use crate::metadata::error::{KafkaError, code};
 use crate::metadata::image::MetadataImage;
 use crate::metadata::record::MetadataRecord;
@@ -37,12 +34,12 @@ pub fn create_partitions(
         outcomes: Vec::with_capacity(requests.len()),
         records: Vec::new(),
     };
-    let mut budget = PARTITIONS_PER_REQUEST_MAX;
+    let mut room = PartitionRoom::new(image, rules);
     for request in requests {
         let outcome = if seen.get(request.name.as_str()).copied().unwrap_or(0) > 1 {
             Err(KafkaError::new(code::INVALID_REQUEST, "Duplicate topic name."))
         } else {
-            check_partitions(image, rules, request, &mut budget)
+            check_partitions(image, rules, request, &mut room)
         };
         let outcome = outcome.map(|topic_id| {
             if !rules.validate_only {
@@ -63,7 +60,7 @@ fn check_partitions(
     image: &MetadataImage,
     rules: &TopicRules,
     request: &CreatePartitionsRequest,
-    budget: &mut i64,
+    room: &mut PartitionRoom,
 ) -> Result<Uuid, KafkaError> {
     let topic = image.topic(&request.name).ok_or_else(unknown_topic)?;
     let (now, wanted) = (topic.partitions, request.count);
@@ -90,9 +87,6 @@ fn check_partitions(
         let lists: Vec<&[i32]> = assignments.iter().map(Vec::as_slice).collect();
         check_replica_lists(rules, &lists, usize::try_from(topic.replication_factor).ok())?;
     }
-    *budget -= i64::from(added);
-    if *budget < 0 {
-        return Err(too_many_partitions());
-    }
+    room.take(added)?;
     Ok(topic.topic_id)
 }

@@ -7,6 +7,7 @@ use crate::metadata::{MetadataImage, MetadataMachine};
 
 fn rules() -> TopicRules {
     TopicRules {
+        partitions_max: u64::MAX,
         default_partitions: 3,
         default_replication_factor: 1,
         node_ids: vec![1],
@@ -341,4 +342,43 @@ fn altering_appends_only_what_changes() {
             .records
             .is_empty()
     );
+}
+
+#[test]
+fn partitions_beyond_what_memory_holds_are_refused_item_by_item() {
+    let machine = machine(&["there"]);
+    let rules = TopicRules {
+        partitions_max: 10,
+        ..rules()
+    };
+    // Three are there: seven are left.
+    let of = |name: &str, partitions| CreateTopicRequest {
+        partitions,
+        ..topic(name)
+    };
+    let requests = [of("a", 4), of("b", 4), of("c", 3), of("d", 1)];
+    let planned = create_topics(&machine.image(), &rules, &requests, ids());
+    assert_eq!(
+        codes(&planned),
+        [0, code::POLICY_VIOLATION, 0, code::POLICY_VIOLATION]
+    );
+    assert_eq!(planned.records.len(), 2);
+    let text = &planned.outcomes[1].as_ref().unwrap_err().message;
+    assert!(text.contains("3 of them are left"), "{text}");
+    let more = |count| CreatePartitionsRequest {
+        name: "there".into(),
+        count,
+        assignments: None,
+    };
+    for (count, wanted) in [(10, 0), (11, code::POLICY_VIOLATION)] {
+        let planned = create_partitions(&machine.image(), &rules, &[more(count)]);
+        assert_eq!(codes(&planned), [wanted], "{count}");
+    }
+    // More than fit, as after the limit was lowered: nothing more is made.
+    let rules = TopicRules {
+        partitions_max: 2,
+        ..rules
+    };
+    let planned = create_topics(&machine.image(), &rules, &[of("e", 1)], ids());
+    assert_eq!(codes(&planned), [code::POLICY_VIOLATION]);
 }

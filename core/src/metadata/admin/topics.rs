@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::{
-    Planned, TopicRules, check_config_set, check_partition_limit, check_replica_lists, too_many_partitions,
+    PartitionRoom, Planned, TopicRules, check_config_set, check_partition_limit, check_replica_lists,
     unknown_topic,
 };
-use crate::limits::PARTITIONS_PER_REQUEST_MAX;
 use crate::metadata::error::{KafkaError, code};
 use crate::metadata::image::MetadataImage;
 use crate::metadata::names::{check_topic_name, collision_key, is_internal};
@@ -63,7 +62,7 @@ pub fn create_topics(
         records: Vec::new(),
     };
     let mut taken: HashMap<String, &str> = HashMap::new();
-    let mut budget = PARTITIONS_PER_REQUEST_MAX;
+    let mut room = PartitionRoom::new(image, rules);
     for request in requests {
         let mut outcome = if seen.get(request.name.as_str()).copied().unwrap_or(0) > 1 {
             Err(KafkaError::new(code::INVALID_REQUEST, "Duplicate topic name."))
@@ -71,9 +70,8 @@ pub fn create_topics(
             check_create(image, rules, request, &taken)
         };
         if let Ok(topic) = &mut outcome {
-            budget -= i64::from(topic.partitions);
-            if budget < 0 {
-                outcome = Err(too_many_partitions());
+            if let Err(error) = room.take(topic.partitions) {
+                outcome = Err(error);
             } else {
                 taken.insert(collision_key(&request.name), &request.name);
                 if !rules.validate_only {

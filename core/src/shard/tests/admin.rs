@@ -82,6 +82,8 @@ fn large_answers_are_charged_until_they_are_sent_and_refused_without_room() {
     assert_eq!(cluster.shard(0).fetch_budget.used_bytes(), 0);
     assert!(cluster.received(client).is_some());
     assert_too_large(&mut cluster, acls(200_000), 3);
+    // So many partitions do not fit the smaller limit.
+    let mut cluster = Cluster::with(1, &["memory.limit=256MiB"], Default::default());
     let admin = cluster.connect(0);
     cluster.create(admin, "t", 3_100, &[]);
     let (client, _) = assert_is_charged(&mut cluster, log_dirs_request(None), 4);

@@ -235,3 +235,42 @@ fn a_fetch_waits_for_fetch_memory_and_does_not_spin() {
         assert!(partitions(body)[0].records.is_empty());
     }
 }
+
+#[test]
+fn partitions_that_memory_has_no_room_for_are_refused_and_the_rest_are_made() {
+    use super::super::sockets::partitions_max;
+    use tidelog_net::ResponseBody;
+    for shards in SHARDS {
+        let mut cluster = Cluster::with(shards, &["memory.limit=64MiB"], SimConfig::default());
+        let client = cluster.connect(0);
+        let room = i32::try_from(partitions_max(64 << 20, shards)).unwrap();
+        assert!((190..2_000).contains(&room), "{room} partitions in 64 MiB");
+        let created = |cluster: &mut Cluster, name: &str, partitions: i32| {
+            let body = cluster.ask(client, 7, create_request(name, partitions, &[]));
+            let ResponseBody::CreateTopics(body) = body else {
+                panic!("not a create answer: {body:?}")
+            };
+            let topic = &body.topics[0];
+            let text = topic.error_message.as_deref().unwrap_or_default().to_owned();
+            (topic.error_code, text)
+        };
+        let (code, text) = created(&mut cluster, "large", room + 1);
+        assert_eq!(code, 44, "POLICY_VIOLATION: {text}");
+        assert!(
+            text.contains("memory.limit") && text.contains(&format!("room for {room} partitions")),
+            "{text}"
+        );
+        assert_eq!(created(&mut cluster, "small", room - 1).0, 0, "it fits");
+        assert_eq!(created(&mut cluster, "two", 2).0, 44);
+        assert_eq!(created(&mut cluster, "one", 1).0, 0);
+        // A topic that a client asks for is not made either; what is there is served, and what goes makes room.
+        let body = cluster.metadata(client, &["by-itself"], true);
+        assert_eq!(body.topics[0].error_code, 3);
+        assert_eq!(cluster.shard(0).metrics().topics_refused.get(), 1);
+        assert_eq!(cluster.put(client, "one", 0, batch(&["x"])), 0);
+        let other = cluster.connect(shards - 1);
+        assert!(!cluster.is_closed(other), "partitions leave room for connections");
+        cluster.delete(client, "one");
+        assert_eq!(created(&mut cluster, "again", 1).0, 0);
+    }
+}

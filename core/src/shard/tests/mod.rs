@@ -7,6 +7,7 @@ mod compacted;
 mod delete_records;
 mod denials;
 mod device;
+mod directories;
 mod faults;
 mod fetch;
 mod fetch_sessions;
@@ -22,3 +23,5 @@ mod requests;
 mod silence;
 mod stopping;
 mod topics;
+
+pub(in crate::shard) use harness::settings;

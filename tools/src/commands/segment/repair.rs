@@ -30,7 +30,8 @@ checkpoints are derived: the broker makes them anew.
 
 A data directory without its identity file is refused by the broker: else leader epochs would be given out
 again. Restore it, or have one made with --new-identity and the node.id of the broker: its start counter is
-above all that the checkpoints and the leader epochs say.
+above all that the checkpoints and the leader epochs say. Of several data directories this mends the first:
+partitions placed in another one are found by its id, which a new identity does not have.
 
 The broker must be stopped. Make a copy of the directory first: a disk that damaged files once may do so
 again.
@@ -193,6 +194,7 @@ fn new_identity(
             node_id,
             cluster_id,
             rack: None,
+            directory_id: random_bytes()?,
         };
         // Above the start that gave out the highest leader epoch found.
         let floor = u64::from(term_max.unsigned_abs()) / TERMS_PER_START;
@@ -211,10 +213,14 @@ fn new_identity(
 
 /// As the broker makes one: 128 random bits in URL-safe base 64.
 fn random_cluster_id() -> Result<String, Failure> {
-    let random = Incarnation::random()
-        .map_err(|error| Failure::new(FAILED, format!("the system gives no random bytes: {error}")))?;
-    let text = base64(&random.0).replace('+', "-").replace('/', "_");
+    let text = base64(&random_bytes()?).replace('+', "-").replace('/', "_");
     Ok(text.trim_end_matches('=').to_owned())
+}
+
+fn random_bytes() -> Result<[u8; 16], Failure> {
+    Incarnation::random()
+        .map(|random| random.0)
+        .map_err(|error| Failure::new(FAILED, format!("the system gives no random bytes: {error}")))
 }
 
 /// Holds the data directory, so that no broker starts on it. One on which no broker ever ran has no lock
