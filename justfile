@@ -100,6 +100,10 @@ compare *ARGS: build-perf
 cold *ARGS: build-perf
     perf/cold.sh {{ARGS}}
 
+# How long a start takes, of many segments and after kill -9: a table in perf/results/ (perf/README.md)
+start-times *ARGS: build e2e-setup
+    {{python}} -u perf/start.py {{ARGS}}
+
 # The broker's loop beside a bare ring, and under background work: a table in perf/results/
 loop *ARGS: build-perf
     perf/compare.sh --only loop-1x1,loop-64x1,loop-1000x1,loop-1000x16,background --rounds 5 --name loop {{ARGS}}

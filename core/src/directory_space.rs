@@ -36,6 +36,7 @@ pub struct DirectorySpace {
     usable_bytes: AtomicI64,
     is_low: AtomicBool,
     met_full_disk: AtomicBool,
+    has_failed: AtomicBool,
 }
 
 impl Default for DirectorySpace {
@@ -45,6 +46,7 @@ impl Default for DirectorySpace {
             usable_bytes: AtomicI64::new(UNKNOWN),
             is_low: AtomicBool::new(false),
             met_full_disk: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         }
     }
 }
@@ -70,6 +72,16 @@ impl DirectorySpace {
     pub fn note_full_disk(&self) {
         self.is_low.store(true, Ordering::Relaxed);
         self.met_full_disk.store(true, Ordering::Relaxed);
+    }
+
+    /// The directory does not do what it is asked. True: nobody has said so before.
+    pub fn fail(&self) -> bool {
+        !self.has_failed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the directory has failed; then nothing is written there any more.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
     }
 
     fn set_room(&self, total: Option<u64>, usable: Option<u64>) {

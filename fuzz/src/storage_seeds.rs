@@ -188,6 +188,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         feature_level: 0,
         cluster_id: "a cluster of some length".into(),
         rack: rack.map(str::to_owned),
+        directory_id: [7; 16],
     };
     match target {
         "segment-header" => vec![segment_header().encode()[..4096 + 512].to_vec()],

@@ -25,9 +25,10 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, PartitionCheckpoint};
+use crate::disk::std_disk::newest_change_ms;
 use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
-use crate::identity::{CleanFlag, FEATURE_LEVEL, Identity, IdentityError};
+use crate::identity::{CleanFlag, DirectoryUuid, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
 use crate::limits::{CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, READ_ATTEMPTS_MAX};
 use crate::log::machine::{Io, Machine, TokenCounter};
@@ -48,6 +49,8 @@ pub struct NewIdentity {
     pub cluster_id: String,
     /// The node's rack.
     pub rack: Option<String>,
+    /// The directory's own id, random; taken also where an identity has none.
+    pub directory_id: DirectoryUuid,
 }
 
 /// Why a data directory cannot be used. All end the start-up.
@@ -115,6 +118,7 @@ pub struct DataDirectory {
     is_first_start: bool,
     was_clean: bool,
     last_start: u64,
+    last_change_ms: Option<i64>,
     found: Vec<FoundCheckpoint>,
     unreadable: Vec<String>,
     _lock: DirectoryLock,
@@ -152,6 +156,7 @@ impl DataDirectory {
                 cause,
             },
         })?;
+        let last_change_ms = newest_change_ms(path, &[CHECKPOINT_PREFIX, CLEAN_FILE]);
         let directory = path.to_path_buf();
         let start = Machine::new(TokenCounter::new(0), |io| start(io, directory, new)).drive(disk)?;
         Ok(Self {
@@ -160,6 +165,7 @@ impl DataDirectory {
             is_first_start: start.is_first,
             was_clean: start.was_clean,
             last_start: start.last_start,
+            last_change_ms,
             found: start.found,
             unreadable: start.unreadable,
             _lock: lock,
@@ -176,6 +182,11 @@ impl DataDirectory {
         &self.identity
     }
 
+    /// What tells it from other directories, wherever it is mounted.
+    pub fn id(&self) -> DirectoryUuid {
+        self.identity.directory_id
+    }
+
     /// This start's counter, from 1 on.
     pub fn start_counter(&self) -> u64 {
         self.identity.start_counter
@@ -189,6 +200,12 @@ impl DataDirectory {
     /// Whether the last start on it ended in order.
     pub fn was_clean(&self) -> bool {
         self.was_clean
+    }
+
+    /// By the clock of that time, in ms since 1970: when the last start before this one wrote a checkpoint.
+    /// Of files outside a simulation only; no evidence of anything but a clock.
+    pub fn last_change_ms(&self) -> Option<i64> {
+        self.last_change_ms
     }
 
     /// All checkpoints that could be read.
@@ -408,6 +425,11 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
     let identity = match stored {
         Some(identity) => Identity {
             start_counter,
+            directory_id: if identity.directory_id == [0; 16] {
+                new.directory_id
+            } else {
+                identity.directory_id
+            },
             ..identity
         },
         None => Identity {
@@ -416,6 +438,7 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
             feature_level: FEATURE_LEVEL,
             cluster_id: new.cluster_id,
             rack: new.rack,
+            directory_id: new.directory_id,
         },
     };
     durable_replace(&io, &directory, IDENTITY_FILE, Bytes::from(identity.encode()))

@@ -1,7 +1,7 @@
 //! Who a data directory belongs to, and whether it was closed in order.
 //!
 //! Both are small sealed files (see `docs/FORMAT.md`), written whole by replacing them.
-//! The identity (magic `TLOGIDT0`, version 0) is made at the first start; each start
+//! The identity (magic `TLOGIDT0`, version 1; version 0 had no directory id and is still read) is made at the first start; each start
 //! raises its counter, durably, before anything is appended. The clean flag (magic
 //! `TLOGCLN0`, version 0) is a file of its own that is written last at an orderly stop
 //! and removed, durably, before the first change; it holds only for the start it names.
@@ -21,10 +21,15 @@ use crate::sealed::{at_most, seal, unseal};
 pub const IDENTITY_MAGIC: [u8; 8] = *b"TLOGIDT0";
 /// First eight bytes of a clean flag.
 pub const CLEAN_FLAG_MAGIC: [u8; 8] = *b"TLOGCLN0";
-/// The version of both that this program writes.
-pub const IDENTITY_VERSION: u16 = 0;
+/// The version of the identity that this program writes.
+pub const IDENTITY_VERSION: u16 = 1;
+/// The version of the clean flag.
+pub const CLEAN_FLAG_VERSION: u16 = 0;
 /// The feature level this program writes.
 pub const FEATURE_LEVEL: u32 = 0;
+
+/// What tells a data directory from all others.
+pub type DirectoryUuid = [u8; 16];
 
 /// Why an identity or a clean flag was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -50,6 +55,19 @@ pub struct Identity {
     pub cluster_id: String,
     /// The rack the node was first started with.
     pub rack: Option<String>,
+    /// Tells this directory from the others of its broker, wherever it is mounted: 128 random bits, not all zero.
+    /// All zero only in one that was read from a file of version 0.
+    pub directory_id: DirectoryUuid,
+}
+
+/// The identity before directories had an id of their own.
+#[derive(Archive, Serialize, Deserialize)]
+struct IdentityV0 {
+    start_counter: u64,
+    node_id: i32,
+    feature_level: u32,
+    cluster_id: String,
+    rack: Option<String>,
 }
 
 /// The content of the clean flag.
@@ -60,7 +78,8 @@ pub struct CleanFlag {
 }
 
 const _: () = {
-    assert!(size_of::<ArchivedIdentity>() == 40);
+    assert!(size_of::<ArchivedIdentity>() == 56);
+    assert!(size_of::<ArchivedIdentityV0>() == 40);
     assert!(size_of::<ArchivedCleanFlag>() == 8);
 };
 
@@ -79,7 +98,21 @@ impl Identity {
 
     /// The identity in a file.
     pub fn decode(bytes: &[u8]) -> Result<Self, IdentityError> {
-        let identity: Self = unseal(IDENTITY_MAGIC, IDENTITY_VERSION, bytes, IDENTITY_FILE_BYTES_MAX)?;
+        let max = IDENTITY_FILE_BYTES_MAX;
+        let identity = match unseal(IDENTITY_MAGIC, IDENTITY_VERSION, bytes, max) {
+            Err(SealedError::Version(0)) => {
+                let before: IdentityV0 = unseal(IDENTITY_MAGIC, 0, bytes, max)?;
+                Self {
+                    start_counter: before.start_counter,
+                    node_id: before.node_id,
+                    feature_level: before.feature_level,
+                    cluster_id: before.cluster_id,
+                    rack: before.rack,
+                    directory_id: [0; 16],
+                }
+            }
+            result => result?,
+        };
         identity.check_values()?;
         Ok(identity)
     }
@@ -97,14 +130,14 @@ impl Identity {
 impl CleanFlag {
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        seal(CLEAN_FLAG_MAGIC, IDENTITY_VERSION, self)
+        seal(CLEAN_FLAG_MAGIC, CLEAN_FLAG_VERSION, self)
     }
 
     /// The flag in a file.
     pub fn decode(bytes: &[u8]) -> Result<Self, IdentityError> {
         Ok(unseal(
             CLEAN_FLAG_MAGIC,
-            IDENTITY_VERSION,
+            CLEAN_FLAG_VERSION,
             bytes,
             IDENTITY_FILE_BYTES_MAX,
         )?)

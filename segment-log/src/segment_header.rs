@@ -285,6 +285,12 @@ pub fn index_file_name(base_index: EntryIndex, generation: u32) -> String {
     format!("{:020}-{generation}{INDEX_NAME_SUFFIX}", base_index.0)
 }
 
+/// The name of the segment file that an index file's name belongs to.
+pub(crate) fn segment_of_index(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(INDEX_NAME_SUFFIX)?;
+    Some(format!("{stem}{FILE_NAME_SUFFIX}"))
+}
+
 /// What a file name says, if it is exactly one that [`segment_file_name`] makes.
 pub fn parse_segment_file_name(name: &str) -> Option<(EntryIndex, u32)> {
     let (index, generation) = name.strip_suffix(FILE_NAME_SUFFIX)?.split_once('-')?;

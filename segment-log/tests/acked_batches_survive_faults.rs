@@ -288,6 +288,7 @@ impl World {
                 node_id: 1,
                 cluster_id: "simulated".into(),
                 rack: None,
+                directory_id: [7; 16],
             };
             let data = match DataDirectory::open(&mut Stepping(&mut self.disk), &Self::root(), new) {
                 Ok(data) => data,

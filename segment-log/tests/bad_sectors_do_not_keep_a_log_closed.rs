@@ -309,6 +309,7 @@ fn a_checkpoint_on_a_bad_sector_gives_way_to_the_one_before_it() {
         node_id: 1,
         cluster_id: "simulated".into(),
         rack: None,
+        directory_id: [7; 16],
     };
     let directory = DataDirectory::open(&mut Stepping(&mut disk), &root, identity()).unwrap();
     for durable_index in [3, 5] {

@@ -15,6 +15,7 @@ fn identity() -> NewIdentity {
         node_id: 5,
         cluster_id: "cluster".into(),
         rack: Some("r1".into()),
+        directory_id: [7; 16],
     }
 }
 
@@ -43,6 +44,7 @@ fn starts_are_counted_and_the_identity_is_kept() {
         node_id: 9,
         cluster_id: "other".into(),
         rack: None,
+        directory_id: [7; 16],
     };
     let second = DataDirectory::open(&mut disk, &path, other).unwrap();
     assert!(!second.is_first_start());

@@ -48,6 +48,21 @@ fn assert_golden(name: &str, bytes: &[u8]) {
     );
 }
 
+/// The bytes of a golden file that is only read.
+fn golden(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let hex: String = std::fs::read_to_string(&path)
+        .expect("golden file exists")
+        .split_whitespace()
+        .collect();
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hex"))
+        .collect()
+}
+
 fn data_header(payload: &[u8]) -> EntryHeader {
     let batch = BatchHeader::parse(payload).expect("a batch");
     EntryHeader {
@@ -229,6 +244,7 @@ fn an_index() {
                 offset: Offset(100),
             },
         ],
+        has_gaps: false,
         index,
     };
     let bytes = file.encode();
@@ -302,10 +318,17 @@ fn an_identity_and_a_clean_flag() {
         feature_level: 0,
         cluster_id: "kafka-cluster-id-22-ch".to_owned(),
         rack: Some("rack-a".to_owned()),
+        directory_id: [7; 16],
     };
     let bytes = identity.encode();
     assert_golden("identity.hex", &bytes);
-    assert_eq!(Identity::decode(&bytes), Ok(identity));
+    assert_eq!(Identity::decode(&bytes), Ok(identity.clone()));
+    // Of a release before directories had ids: it gets one at the next start.
+    let before = Identity {
+        directory_id: [0; 16],
+        ..identity
+    };
+    assert_eq!(Identity::decode(&golden("identity_v0.hex")), Ok(before));
 
     let flag = CleanFlag { start_counter: 3 };
     assert_golden("clean_flag.hex", &flag.encode());

@@ -4,8 +4,10 @@
 //! Order of a start: settings, ring probe, directory, listeners, shards, ready line. Each failure is
 //! one sentence and an exit code; nothing is served before every shard has opened what it owns.
 
+mod directories;
 mod disk_health;
 mod listen;
+mod opening;
 mod pin;
 mod space;
 
@@ -16,12 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use tidelog_segment_log::data_directory::{DataDirectory, DataDirectoryError, NewIdentity};
-use tidelog_segment_log::disk::StdDisk;
 use tidelog_segment_log::disk::sigbus::end_process_on_fault;
 
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
-use crate::directory_space::{DirectorySpace, RoomRules, SpaceKeeper};
+use crate::directory_space::DirectorySpace;
 use crate::fatal::{FatalReason, fatal, install_panic_hook};
 use crate::health::{Health, HealthRegistry};
 use crate::limits::{OPENING_DESCRIPTORS, OPENINGS_PER_SHARD_MAX};
@@ -32,12 +32,14 @@ use crate::settings::{
     HostFacts, HostPort, ListenerSettings, LogDurability, Profile, Settings, SettingsBuilder, SettingsError,
     format_size,
 };
-use crate::shard::{ControlSeed, DirectorySeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
+use crate::shard::{ControlSeed, Shard, ShardSeed, group_zero_directory, group_zero_evidence};
 use crate::startup::{
-    DescriptorShares, RingProbe, StartupError, bind_failed, directory_locked, disk_failed,
-    divide_descriptors, io_uring_unavailable, probe_data_directory, raise_descriptor_limit,
+    DescriptorShares, RingProbe, StartupError, bind_failed, divide_descriptors, io_uring_unavailable,
+    raise_descriptor_limit,
 };
+use directories::Directories;
 use disk_health::DiskHealth;
+use opening::wait_until_open;
 use space::Space;
 
 /// What `tidelog serve` was told, as text.
@@ -208,24 +210,6 @@ impl ClusterView for View {
     }
 }
 
-fn open_directory(path: &std::path::Path, settings: &Settings) -> Result<DataDirectory, StartupError> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|error| StartupError::machine(format!("the system gives no random bytes: {error}")))?;
-    let new = NewIdentity {
-        node_id: settings.node_id,
-        cluster_id: cluster_id_text(id),
-        rack: settings.rack.clone(),
-    };
-    DataDirectory::open(&mut StdDisk::new(), path, new).map_err(|error| match error {
-        DataDirectoryError::Locked { path } => {
-            directory_locked(&path, &io::Error::from(io::ErrorKind::WouldBlock))
-        }
-        DataDirectoryError::Io { doing, path, cause } => disk_failed(&path, doing, &cause),
-        other => StartupError::machine(other.to_string()),
-    })
-}
-
 /// 22 characters of URL-safe base 64, the form of Kafka's cluster ids.
 fn cluster_id_text(id: [u8; 16]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -249,39 +233,17 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         tracing::warn!("{warning}");
     }
     let descriptors = divide_descriptors(descriptors.limit, settings.shards, settings.log_open_files_max)?;
-    let Some(data_dir) = settings.data_dirs.first() else {
-        return Err(StartupError::usage(
-            "no data directory is set; give --data-dir DIR",
-        ));
-    };
-    if settings.data_dirs.len() > 1 {
-        return Err(StartupError::usage(
-            "several data directories are not served yet; give one --data-dir",
-        ));
-    }
     let shards = usize::from(settings.shards);
     let cores = pin::choose(settings.runtime_pin, shards)?;
-    let facts = probe_data_directory(data_dir, settings.storage_allow_network)?;
-    tracing::info!(path = %facts.path.display(), file_system = facts.filesystem, "data directory");
-    if let Some(warning) = &facts.warning {
-        tracing::warn!("{warning}");
-    }
-    let directory = open_directory(&facts.path, &settings)?;
-    let node_id = directory.identity().node_id;
-    if node_id != settings.node_id {
-        let (path, wanted) = (facts.path.display(), settings.node_id);
-        return Err(StartupError::usage(format!(
-            "{path} belongs to node {node_id}, and node.id is {wanted}; set node.id = {node_id}, or use another directory"
-        )));
-    }
-    for name in directory.unreadable_checkpoints() {
-        tracing::warn!("checkpoint {name} does not verify; the log itself is read instead");
-    }
-    install_panic_hook(Some(facts.path.clone()));
+    let health = Arc::new(Mutex::new(HealthRegistry::new()));
+    let mut space = Space::new(Arc::clone(&health));
+    let directories = Directories::open(&settings, &mut space)?;
+    let home = &directories.home().directory;
+    install_panic_hook(Some(directories.home().facts.path.clone()));
     end_process_on_fault(i32::from(FatalReason::Mapping.exit_code()))
         .map_err(|error| StartupError::machine(format!("SIGBUS cannot be handled: {error}")))?;
 
-    let killed = !directory.was_clean() && !directory.is_first_start();
+    let killed = !home.was_clean() && !home.is_first_start();
     let patience = if killed {
         KILLED_PORT_PATIENCE
     } else {
@@ -299,64 +261,53 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         .map(|address| bind_page("metrics", address))
         .transpose()?;
 
-    let health = Arc::new(Mutex::new(HealthRegistry::new()));
     set_health(&health, Health::NotReady, "shards are opening their partitions");
     let metrics: Vec<Arc<Mutex<ShardMetrics>>> = (0..shards)
         // Each under its own number from the start: a page may be asked for before a shard's first tick.
         .map(|shard| Arc::new(Mutex::new(ShardCells::new(shard as u16).snapshot())))
         .collect();
-    let mut space = Space::new(Arc::clone(&health));
-    let rules = RoomRules {
-        min_free_bytes: settings.storage_min_free_bytes,
-        reserve_bytes: settings.storage_reserve_bytes,
-    };
-    let figures = space.keep(SpaceKeeper::new(facts.path.clone(), rules));
     let view = View {
         metrics: metrics.clone(),
-        directories: vec![(facts.path.clone(), Arc::clone(&figures))],
+        directories: directories
+            .opened
+            .iter()
+            .map(|opened| (opened.facts.path.clone(), Arc::clone(&opened.space)))
+            .collect(),
         health: Arc::clone(&health),
     };
     let admin = AdminHttp::start(admin, metrics_page, Arc::new(view))
         .map_err(|error| StartupError::machine(format!("the admin page cannot be served: {error}")))?;
 
     let settings = Arc::new(settings);
-    let directory = Arc::new(directory);
     let running = start_shards(
         &settings,
-        &directory,
-        &figures,
+        &directories,
         &listeners,
         &metrics,
         (&cores, descriptors),
     )?;
-    for _ in 0..shards {
-        match running.ready.recv() {
-            Ok(topics) => running.topics.store(topics.topics, Ordering::Relaxed),
-            Err(_) => fatal(FatalReason::Thread, "a shard ended while it started"),
-        }
-    }
+    let topics = wait_until_open(&running.ready, &metrics, &health);
     set_health(&health, Health::Ok, "");
     print_ready(
         &settings,
-        &facts,
+        &directories,
         &listeners,
         &admin,
         &cores,
-        running.topics.load(Ordering::Relaxed),
+        topics,
         started,
     );
 
     let complete = wait_for_end(
         running,
         &health,
+        &metrics,
         settings.shard_silent_ms,
         space,
-        DiskHealth::new(metrics),
+        DiskHealth::new(metrics.clone()),
     )?;
     if complete {
-        directory
-            .mark_clean(&mut StdDisk::new())
-            .map_err(|error| disk_failed(&facts.path, "marking it as cleanly closed", &error))?;
+        directories.mark_clean()?;
     }
     if let Err(error) = admin.stop() {
         tracing::warn!(%error, "the admin page did not end in order");
@@ -407,6 +358,26 @@ fn report_silence(watch: &mut SilenceWatch, now_ms: u64, silent_ms: u64, health:
     }
 }
 
+/// Says how many partitions are unavailable, for want of their data directories.
+fn report_unavailable(metrics: &[Arc<Mutex<ShardMetrics>>], health: &Mutex<HealthRegistry>) {
+    let of = |shard: &Arc<Mutex<ShardMetrics>>| {
+        shard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .partitions_unavailable
+    };
+    let unavailable: i64 = metrics.iter().map(of).sum();
+    let mut health = health.lock().unwrap_or_else(PoisonError::into_inner);
+    match unavailable {
+        0 => health.remove("partitions"),
+        some => health.set(
+            "partitions",
+            Health::Degraded,
+            format!("{some} partitions are unavailable: their data directories have failed or are not given"),
+        ),
+    }
+}
+
 /// The shards' threads.
 struct Running {
     wakers: Vec<Waker>,
@@ -414,14 +385,12 @@ struct Running {
     shared: Arc<Shared>,
     ready: mpsc::Receiver<crate::shard::ShardReady>,
     ended: tokio::sync::mpsc::UnboundedReceiver<(usize, io::Result<bool>)>,
-    topics: AtomicUsize,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
 fn start_shards(
     settings: &Arc<Settings>,
-    directory: &Arc<DataDirectory>,
-    space: &Arc<DirectorySpace>,
+    directories: &Directories,
     listeners: &[Bound],
     metrics: &[Arc<Mutex<ShardMetrics>>],
     (cores, descriptors): (&[usize], DescriptorShares),
@@ -457,6 +426,7 @@ fn start_shards(
             )
         })
         .collect();
+    let directory = &directories.home().directory;
     let quiet_shards = Arc::new(AtomicUsize::new(0));
     let (ready_sender, ready) = mpsc::channel();
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
@@ -472,10 +442,7 @@ fn start_shards(
             settings: Arc::clone(settings),
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
-            directory: DirectorySeed {
-                directory: Arc::clone(directory),
-                space: Arc::clone(space),
-            },
+            directories: directories.seed(),
             control: (own == 0).then(|| ControlSeed {
                 evidence: group_zero_evidence(directory),
                 directory: group_zero_directory(directory),
@@ -527,7 +494,6 @@ fn start_shards(
         shared,
         ready,
         ended,
-        topics: AtomicUsize::new(0),
         threads,
     })
 }
@@ -542,6 +508,7 @@ fn openings_max(files_per_shard: usize) -> usize {
 fn wait_for_end(
     mut running: Running,
     health: &Mutex<HealthRegistry>,
+    metrics: &[Arc<Mutex<ShardMetrics>>],
     silent_ms: u64,
     mut space: Space,
     mut disk: DiskHealth,
@@ -564,7 +531,10 @@ fn wait_for_end(
         loop {
             tokio::select! {
                 _ = look.tick() => report_silence(&mut watch, started.elapsed().as_millis() as u64, silent_ms, health),
-                _ = measure.tick() => space.look_again(),
+                _ = measure.tick() => {
+                    space.look_again();
+                    report_unavailable(metrics, health);
+                }
                 _ = look_at_disk.tick() => disk.look(health),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -608,7 +578,7 @@ fn shard_failed(ended: Option<(usize, io::Result<bool>)>) {
 
 fn print_ready(
     settings: &Settings,
-    facts: &crate::startup::DirectoryFacts,
+    directories: &Directories,
     listeners: &[Bound],
     admin: &AdminHttp,
     cores: &[usize],
@@ -635,16 +605,26 @@ fn print_ready(
         LogDurability::Interval => format!("interval ({} ms)", settings.log_durability_interval_ms),
         LogDurability::Os => "os (a power cut loses what the system did not write yet)".to_owned(),
     };
+    let data: Vec<String> = directories
+        .opened
+        .iter()
+        .map(|opened| {
+            let created = if opened.facts.created { " (created)" } else { "" };
+            format!(
+                "{}{created}, {}",
+                opened.facts.path.display(),
+                opened.facts.filesystem
+            )
+        })
+        .collect();
     let elapsed: Duration = started.elapsed();
     eprintln!(
-        "tidelog: ready in {} ms\n  kafka       {}\n  admin       http://{}\n  data        {}{}, {}, {topics} topics\n  \
+        "tidelog: ready in {} ms\n  kafka       {}\n  admin       http://{}\n  data        {}, {topics} topics\n  \
          shards      {}, {}, memory {}, profile {}\n  durability  {durability}\n  try         tidelog topic list -b {bootstrap}",
         elapsed.as_millis(),
         kafka.join(", "),
         admin.admin_address,
-        facts.path.display(),
-        if facts.created { " (created)" } else { "" },
-        facts.filesystem,
+        data.join("\n              "),
         settings.shards,
         pin::describe(cores),
         format_size(settings.memory_limit_bytes),

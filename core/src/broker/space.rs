@@ -63,6 +63,15 @@ impl Space {
 
 fn look(keeper: &mut SpaceKeeper, health: &Mutex<HealthRegistry>) {
     let path = keeper.directory().display().to_string();
+    if keeper.figures().has_failed() {
+        let reason = "it has failed: its partitions are unavailable until a restart";
+        health.lock().unwrap_or_else(PoisonError::into_inner).set(
+            &format!("storage {path}"),
+            Health::Degraded,
+            reason,
+        );
+        return;
+    }
     let total = file_system_bytes(keeper.directory()).ok();
     let changes = match keeper.look(&mut StdDisk::new(), total) {
         Ok(changes) => changes,

@@ -24,12 +24,19 @@ pub struct TopicImage {
     pub configs: BTreeMap<String, String>,
     /// Partitions that live where the formula would not put them.
     pub placements: BTreeMap<i32, u16>,
+    /// Partitions whose files are not in the data directory of the metadata log, and the ids of theirs.
+    pub directories: Arc<BTreeMap<i32, Uuid>>,
 }
 
 impl TopicImage {
     /// True when the topic has this partition.
     pub fn has_partition(&self, partition: i32) -> bool {
         (0..self.partitions).contains(&partition)
+    }
+
+    /// The id of the data directory of a partition; nil: the one of the metadata log.
+    pub fn directory_of(&self, partition: i32) -> Uuid {
+        self.directories.get(&partition).copied().unwrap_or(Uuid::nil())
     }
 
     /// The shard that owns a partition.

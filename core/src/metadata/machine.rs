@@ -86,6 +86,7 @@ impl MetadataMachine {
                     replication_factor: *replication_factor,
                     configs: configs.iter().cloned().collect(),
                     placements: Default::default(),
+                    directories: Default::default(),
                 };
                 let image = self.next();
                 image
@@ -136,6 +137,26 @@ impl MetadataMachine {
                     Some(shard) => topic.placements.insert(*partition, *shard),
                     None => topic.placements.remove(partition),
                 };
+                self.next().put(topic);
+            }
+            MetadataRecord::DirectoriesAssigned {
+                topic_id,
+                first,
+                directories,
+            } => {
+                let mut topic = self.topic(*topic_id)?;
+                let assigned = Arc::make_mut(&mut topic.directories);
+                for (at, directory) in (*first..=i32::MAX).zip(directories) {
+                    if !(0..topic.partitions).contains(&at) {
+                        return Err(ApplyError::Impossible(
+                            "directory of a partition that is not there",
+                        ));
+                    }
+                    match directory.is_nil() {
+                        true => assigned.remove(&at),
+                        false => assigned.insert(at, *directory),
+                    };
+                }
                 self.next().put(topic);
             }
         }
@@ -287,6 +308,16 @@ mod tests {
                 topic_id,
                 partition: 2,
                 shard: None,
+            },
+            MetadataRecord::DirectoriesAssigned {
+                topic_id,
+                first: 1,
+                directories: vec![Uuid::from_u128(3); 2],
+            },
+            MetadataRecord::DirectoriesAssigned {
+                topic_id,
+                first: -1,
+                directories: vec![Uuid::from_u128(3)],
             },
         ] {
             assert!(machine.apply(&record).is_err(), "{record:?}");

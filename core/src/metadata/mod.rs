@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod directories;
 mod error;
 mod image;
 mod machine;
@@ -18,6 +19,7 @@ pub use admin::{
     CreatedTopic, DeleteTopicRequest, DeletedTopic, Planned, TopicRules, alter_topic_configs,
     create_partitions, create_topics, delete_topics,
 };
+pub use directories::{DirectoryChoice, assign_directories};
 pub use error::{KafkaError, code};
 pub use image::{MetadataImage, TopicImage};
 pub use machine::{ApplyError, MetadataMachine};

@@ -77,6 +77,15 @@ pub enum MetadataRecord {
         /// The shard.
         shard: Option<u16>,
     },
+    /// Partitions have their files in data directories of choice; all others in the one of this log.
+    DirectoriesAssigned {
+        /// The topic.
+        topic_id: Uuid,
+        /// The first of the partitions.
+        first: i32,
+        /// The directory ids of it and those behind it; nil: the one of this log.
+        directories: Vec<Uuid>,
+    },
 }
 
 /// Why a payload is no record.
@@ -103,6 +112,7 @@ const TOPIC_CONFIG_SET_V0: u16 = 0x0400;
 const TOPIC_CONFIG_UNSET_V0: u16 = 0x0500;
 const PRODUCER_IDS_ALLOCATED_V0: u16 = 0x0600;
 const PLACEMENT_OVERRIDE_V0: u16 = 0x0700;
+const DIRECTORIES_ASSIGNED_V0: u16 = 0x0800;
 
 /// The archived layouts; a layout that was released is never edited, its successor gets a name of its own.
 #[allow(missing_docs)]
@@ -153,6 +163,13 @@ mod layout {
         pub(super) partition: i32,
         /// -1: by the formula.
         pub(super) shard: i32,
+    }
+
+    #[derive(Archive, Serialize, Deserialize)]
+    pub(super) struct DirectoriesAssignedV0 {
+        pub(super) topic_id: [u8; 16],
+        pub(super) first: i32,
+        pub(super) directories: Vec<[u8; 16]>,
     }
 }
 
@@ -260,6 +277,18 @@ impl MetadataRecord {
                     }
                 )
             }
+            MetadataRecord::DirectoriesAssigned {
+                topic_id,
+                first,
+                directories,
+            } => {
+                let value = DirectoriesAssignedV0 {
+                    topic_id: topic_id.into_bytes(),
+                    first,
+                    directories: directories.into_iter().map(Uuid::into_bytes).collect(),
+                };
+                encode!(DIRECTORIES_ASSIGNED_V0, value)
+            }
         }
     }
 
@@ -338,6 +367,14 @@ impl MetadataRecord {
                     shard,
                 }
             }
+            DIRECTORIES_ASSIGNED_V0 => {
+                let v = decode!(DirectoriesAssignedV0, schema, archive);
+                MetadataRecord::DirectoriesAssigned {
+                    topic_id: Uuid::from_bytes(v.topic_id),
+                    first: v.first,
+                    directories: v.directories.into_iter().map(Uuid::from_bytes).collect(),
+                }
+            }
             other => return Err(RecordError::UnknownSchema(other)),
         })
     }
@@ -384,6 +421,11 @@ mod tests {
                 topic_id,
                 partition: 3,
                 shard: None,
+            },
+            MetadataRecord::DirectoriesAssigned {
+                topic_id,
+                first: 2,
+                directories: vec![Uuid::from_u128(7), Uuid::nil()],
             },
             MetadataRecord::TopicDeleted { topic_id },
         ]

@@ -167,6 +167,8 @@ pub struct Settings {
     pub log_segment_bytes: u64,
     /// `log.segment_ms`
     pub log_segment_ms: u64,
+    /// `log.retention_check_ms`
+    pub log_retention_check_ms: u64,
     /// `log.retention_ms`; -1 keeps for ever.
     pub log_retention_ms: i64,
     /// `log.retention_bytes`; -1 means no limit.

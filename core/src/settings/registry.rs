@@ -301,6 +301,19 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "log.retention_check_ms",
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 50,
+            max: YEAR_MS,
+        },
+        unit: "ms",
+        default: "5000",
+        effect: Effect::Live,
+        doc: "Time between looks for segments that are too old or too many.",
+        ..BASE
+    },
+    SettingSpec {
         name: "log.retention_ms",
         kind: Kind::Duration {
             unit_us: 1_000,

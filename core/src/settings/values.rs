@@ -161,6 +161,7 @@ impl Values {
             log_open_files_max: self.number("log.open_files_max")?,
             log_segment_bytes: self.number("log.segment_bytes")?,
             log_segment_ms: self.number("log.segment_ms")?,
+            log_retention_check_ms: self.number("log.retention_check_ms")?,
             log_retention_ms: self.number("log.retention_ms")?,
             log_retention_bytes: self.number("log.retention_bytes")?,
             auto_create_topics: self.text("auto_create_topics") == "true",

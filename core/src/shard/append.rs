@@ -47,9 +47,11 @@ impl Refusal {
 /// What the log does not take, as clients are told.
 pub(super) fn refused_append(error: &AppendError) -> Refusal {
     let code = match error {
-        AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp => {
-            ErrorCode::InvalidRecord
-        }
+        AppendError::Batch(_)
+        | AppendError::Length { .. }
+        | AppendError::OffsetTaken { .. }
+        | AppendError::EpochFalls { .. }
+        | AppendError::OffsetsUsedUp => ErrorCode::InvalidRecord,
         AppendError::NoSpace | AppendError::Fenced => ErrorCode::KafkaStorageError,
         AppendError::Backlogged
         | AppendError::Closing
@@ -201,6 +203,10 @@ pub(super) fn produce(
                 ));
             }
         }
+    }
+    if space.has_failed() {
+        let text = "its data directory has failed; see the broker's log";
+        return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
     }
     if !space.takes_writes() {
         metrics.produce_refused_full.increment();

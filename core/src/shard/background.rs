@@ -63,6 +63,8 @@ impl<J: Copy + PartialEq> JobQueue<J> {
 pub(super) enum Job {
     /// The tick of all partitions.
     TickPartitions,
+    /// Log starts move by age and size.
+    Retain,
     /// Idle connections are closed, parked fetches counted.
     LookAtConnections,
     /// A metadata image.
@@ -113,7 +115,8 @@ impl Shard {
 
     fn step_job(&mut self, job: Job, now: Now, disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
         match job {
-            Job::TickPartitions => self.partitions.tick_step(now, disk, budget),
+            Job::TickPartitions => self.partitions.tick_step(now, disk, budget, &self.metrics),
+            Job::Retain => self.partitions.retain_step(now, disk, budget, &self.metrics),
             Job::LookAtConnections => self.look_at_connections(now, budget),
             Job::ForgetEpochs => self.forget_epochs(budget),
             Job::ApplyImage => {

@@ -22,11 +22,12 @@ use tidelog_segment_log::log::{
     OpenSpec, Opening, PartitionLog,
 };
 
+use super::partitions::DirectoryId;
 use super::plan::fail;
 use super::sockets::partitions_max;
 use super::{Now, ReplyTo, Shard, ShardAnswer, ShardRequest};
 use crate::fatal::{FatalReason, fatal};
-use crate::metadata::{MetadataMachine, MetadataRecord};
+use crate::metadata::{MetadataMachine, MetadataRecord, assign_directories};
 
 /// The upper half of group 0's tokens.
 pub(super) const TOKEN_SPACE: u32 = 3;
@@ -307,7 +308,7 @@ impl Shard {
                      raise memory.limit or delete topics"
                 );
             }
-            self.partitions.want_checkpoint();
+            self.partitions.want_checkpoint(DirectoryId::HOME);
             self.partitions.list_directories(disk);
             self.publish_image();
             return;
@@ -326,11 +327,11 @@ impl Shard {
     }
 
     /// The directories of partitions are listed.
-    pub(super) fn on_directories_listed(&mut self, disk: &mut dyn Disk, completion: Completion) {
+    pub(super) fn on_directories_listed(&mut self, disk: &mut dyn Disk, space: u32, completion: Completion) {
         let Some(control) = &self.control else { return };
         match completion.result {
             Ok(DiskOutput::Names(names)) => {
-                self.partitions.sweep(disk, &names, |topic| {
+                self.partitions.sweep(disk, space, &names, |topic| {
                     control.machine.is_deleted(Uuid::from_bytes(topic.0))
                 });
             }
@@ -428,7 +429,9 @@ impl Shard {
                 return;
             };
             let (mut answer, mut records) = self.plan(&op);
-            if !records.is_empty() && op.takes_room() && !self.partitions.space().takes_writes() {
+            let choices = self.partitions.choices();
+            let is_full = choices.iter().all(|choice| !choice.takes_writes);
+            if !records.is_empty() && op.takes_room() && is_full {
                 let text = "the disk is full, or nearly so: there is no room for more partitions";
                 fail(&mut answer, ErrorCode::KafkaStorageError, text);
                 records.clear();
@@ -437,6 +440,7 @@ impl Shard {
                 self.answer_control(now, disk, reply, answer);
                 continue;
             }
+            records.extend(assign_directories(&self.image, &records, &choices));
             let Some(control) = &mut self.control else { return };
             let Some(State::Open(log)) = &mut control.state else {
                 return;
@@ -469,7 +473,7 @@ impl Shard {
                             && now.monotonic_ms
                                 < *control.full_since_ms.get_or_insert(now.monotonic_ms) + FULL_WAIT_MS =>
                     {
-                        self.partitions.space().note_full_disk();
+                        self.partitions.home().space.note_full_disk();
                         control.producer_ids = 0..0;
                         control.queue.push_front((reply, op));
                         return;

@@ -39,6 +39,7 @@ mod parts;
 mod plan;
 mod produce;
 mod requests;
+mod retention_clock;
 mod silence;
 mod slab;
 mod sockets;
@@ -70,7 +71,7 @@ use slab::{Connections, Slab};
 use timers::TimerWheel;
 
 pub use control::{ControlSeed, group_zero_directory, group_zero_evidence};
-pub use partitions::DirectorySeed;
+pub use partitions::{DirectoriesSeed, DirectorySeed};
 pub use types::{
     Charge, Effect, Now, Parts, ReplyTo, Response, SendPart, ShardAnswer, ShardReady, ShardRequest,
     ShardSeed, SocketId,
@@ -208,10 +209,10 @@ impl Shard {
             deletions: BTreeSet::new(),
             fetch_sessions: fetch_session::FetchSessions::new(
                 own,
-                seed.directory.directory.start_counter(),
+                seed.directories.home.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directory, seed.settings, own, shards, seed.openings_max),
+            partitions: Partitions::new(seed.directories, seed.settings, own, shards, seed.openings_max),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

@@ -7,6 +7,7 @@
 //! watermark moves, never on append; nothing is appended while the log is fenced or opening.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use tidelog_net::error_code::ErrorCode;
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use tidelog_segment_log::log::{
-    LogConfig, LogStatus, NewestRecord, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPlan,
+    Durability, LogConfig, LogStatus, NewestRecord, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog,
+    ReadPlan,
 };
 use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::reserve::is_full;
@@ -22,6 +24,7 @@ use tidelog_segment_log::reserve::is_full;
 use super::append::{Owner, no_room, produce};
 use super::delete_records::move_log_start;
 use super::look_up::{check_epoch, fetch, list_offset};
+use super::partitions::DirectoryId;
 use super::{Now, ReplyTo};
 use crate::directory_space::DirectorySpace;
 use crate::metrics::ShardCells;
@@ -198,12 +201,17 @@ pub(super) struct Partition {
     watchers: Vec<Watcher>,
     last_high_watermark: Offset,
     last_log_start: Offset,
+    /// Where its files are; None: in a directory that this process does not have.
+    directory: Option<DirectoryId>,
+    /// Its directory failed or is missing.
+    is_unavailable: bool,
     /// The room on the file system of its files.
     space: Arc<DirectorySpace>,
 }
 
 /// What a partition is opened with.
 pub(super) struct PartitionSpec {
+    pub directory: DirectoryId,
     pub topic: String,
     pub config: TopicConfig,
     pub open: OpenSpec,
@@ -228,8 +236,71 @@ impl Partition {
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
             last_log_start: Offset(0),
+            directory: Some(spec.directory),
+            is_unavailable: false,
             space: spec.space,
         }
+    }
+
+    /// One whose files are in a data directory that this process does not have.
+    pub(super) fn unavailable(key: PartitionKey, topic: String, config: TopicConfig, reason: String) -> Self {
+        let log_config = LogConfig {
+            segment_bytes: config.segment_bytes,
+            segment_ms: i64::MAX,
+            durability: Durability::Fsync,
+        };
+        Self {
+            key,
+            topic,
+            config,
+            log_config,
+            state: State::Failed {
+                reason,
+                retry_ms: None,
+            },
+            open: OpenSpec {
+                directory: PathBuf::new(),
+                key,
+                config: log_config,
+                token_space: 0,
+                checkpoint: None,
+                clean: false,
+                start_counter: 0,
+                created: false,
+            },
+            options: RecoveryOptions::default(),
+            waiting: VecDeque::new(),
+            watchers: Vec::new(),
+            last_high_watermark: Offset(0),
+            last_log_start: Offset(0),
+            directory: None,
+            is_unavailable: true,
+            space: Arc::default(),
+        }
+    }
+
+    /// Where its files are; None: in a directory that this process does not have.
+    pub(super) fn directory(&self) -> Option<DirectoryId> {
+        self.directory
+    }
+
+    /// Whether its directory failed or is missing.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.is_unavailable
+    }
+
+    /// Whether its directory has failed and it does not know yet.
+    pub(super) fn is_directory_gone(&self) -> bool {
+        !self.is_unavailable && self.space.has_failed()
+    }
+
+    /// Its directory has failed. What waits is told when it is settled.
+    pub(super) fn withdraw(&mut self, reason: &str) {
+        self.is_unavailable = true;
+        self.state = State::Failed {
+            reason: reason.to_owned(),
+            retry_ms: None,
+        };
     }
 
     /// Takes a new configuration, in force from the next append on.
@@ -239,6 +310,10 @@ impl Partition {
         if let Some(open) = self.log_mut() {
             open.set_config(log);
         }
+    }
+
+    pub(super) fn config(&self) -> &TopicConfig {
+        &self.config
     }
 
     pub(super) fn is_opening(&self) -> bool {
@@ -446,7 +521,18 @@ impl Partition {
 
     /// Answers what has become durable, and names the watchers to wake.
     pub(super) fn settle(&mut self, answers: &mut Answers, wakes: &mut Vec<ReplyTo>, metrics: &ShardCells) {
-        let State::Open(log) = &mut self.state else { return };
+        let log = match &mut self.state {
+            State::Open(log) => log,
+            State::Failed { reason, .. } => {
+                for waiting in self.waiting.drain(..) {
+                    let failed = PartitionAnswer::Failed(ErrorCode::KafkaStorageError, reason.clone());
+                    answers.push((waiting.reply, failed));
+                }
+                wakes.extend(self.watchers.drain(..).map(|watcher| watcher.reply));
+                return;
+            }
+            State::Opening(_) => return,
+        };
         if log.status() == LogStatus::Fenced {
             for waiting in self.waiting.drain(..) {
                 let text = "the disk failed; the partition is being re-read".to_owned();

@@ -1,74 +1,56 @@
 //! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
 //!
-//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick) and
-//! `checkpoints`.
+//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick),
+//! `retention` and `checkpoints`.
 //!
 //! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
 //! its partition by the upper half of its token.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
-use tidelog_segment_log::data_directory::{DataDirectory, PartitionEvidence};
 use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, remove_partition_directory};
 
 use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
+use super::retention_clock::RetentionClock;
 use super::{FastMap, Now, ReplyTo};
-use crate::directory_space::DirectorySpace;
+use crate::limits::DATA_DIRS_MAX;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
+mod directories;
 mod images;
 #[cfg(test)]
 mod memory_tests;
+mod retention;
 mod rounds;
 
-use checkpoints::Checkpoints;
+pub(super) use directories::DirectoryId;
+use directories::OwnDirectory;
+pub use directories::{DirectoriesSeed, DirectorySeed};
 use images::Applying;
 pub(super) use images::{Outbox, has_partition};
+use retention::RetentionRound;
 use rounds::Round;
 
 /// Token spaces below this belong to the shard itself.
-const FIRST_SPACE: u32 = 16;
-/// The look for directories of deleted topics.
-pub(super) const SWEEP_SPACE: u32 = 5;
+const FIRST_SPACE: u32 = 1_024;
+/// The look for directories of deleted topics in the first data directory; each other one has the next.
+const SWEEP_SPACE: u32 = 512;
+/// All of them.
+pub(super) const SWEEP_SPACES: std::ops::Range<u32> = SWEEP_SPACE..SWEEP_SPACE + DATA_DIRS_MAX as u32;
 
-/// What a shard is told of its data directory.
-#[derive(Clone, Debug)]
-pub struct DirectorySeed {
-    /// The directory this process holds.
-    pub directory: Arc<DataDirectory>,
-    /// The room on its file system.
-    pub space: Arc<DirectorySpace>,
-}
-
-impl DirectorySeed {
-    /// What the checkpoints found at start say of a partition.
-    pub fn evidence(&self, key: &PartitionKey) -> PartitionEvidence {
-        self.directory.evidence(key)
-    }
-
-    /// Where partitions have their directories.
-    fn partitions_path(&self) -> PathBuf {
-        self.directory.path().join("partitions")
-    }
-
-    /// Where a partition's files are.
-    pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
-        let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.partitions_path().join(format!("{topic}-{}", key.partition))
-    }
-}
+const _: () = assert!(SWEEP_SPACES.end <= FIRST_SPACE && checkpoints::SPACES.end <= SWEEP_SPACE);
 
 pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig {
     LogConfig {
@@ -86,7 +68,9 @@ pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig 
 
 /// See the file's head.
 pub(super) struct Partitions {
-    seed: DirectorySeed,
+    /// The one with the metadata log first; never empty.
+    directories: Vec<OwnDirectory>,
+    unusable: Vec<PathBuf>,
     settings: Arc<Settings>,
     defaults: TopicDefaults,
     own: usize,
@@ -102,6 +86,8 @@ pub(super) struct Partitions {
     next_image: Option<Arc<MetadataImage>>,
     topics_gone: bool,
     round: Round,
+    retention: RetentionRound,
+    clock: RetentionClock,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
@@ -111,21 +97,28 @@ pub(super) struct Partitions {
     /// How often an opening was begun.
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
-    checkpoints: Checkpoints,
-    closed: Option<Vec<PartitionCheckpoint>>,
+    is_closed: bool,
+    /// Partitions that the first image gave to this shard.
+    at_start: usize,
+    /// Partitions whose directory failed or is missing.
+    unavailable: usize,
     cut_short: bool,
 }
 
 impl Partitions {
     pub(super) fn new(
-        seed: DirectorySeed,
+        seed: DirectoriesSeed,
         settings: Arc<Settings>,
         own: u16,
         shards: usize,
         openings_max: usize,
     ) -> Self {
+        let clock = RetentionClock::new(seed.last_change_ms());
         Self {
-            seed,
+            unusable: seed.unusable.clone(),
+            directories: OwnDirectory::all(seed),
+            clock,
+            retention: RetentionRound::default(),
             defaults: TopicDefaults::from_settings(&settings),
             settings,
             own: usize::from(own),
@@ -145,8 +138,9 @@ impl Partitions {
             waits_for_openings: false,
             openings: 0,
             opened: Vec::new(),
-            checkpoints: Checkpoints::default(),
-            closed: None,
+            is_closed: false,
+            at_start: 0,
+            unavailable: 0,
             cut_short: false,
         }
     }
@@ -164,14 +158,14 @@ impl Partitions {
             .collect()
     }
 
-    /// The data directory.
-    pub(super) fn directory(&self) -> &Path {
-        self.seed.directory.path()
+    /// Partitions that the first image gave to this shard.
+    pub(super) fn at_start(&self) -> usize {
+        self.at_start
     }
 
-    /// The room on its file system.
-    pub(super) fn space(&self) -> &DirectorySpace {
-        &self.seed.space
+    /// Partitions whose data directory failed or is missing.
+    pub(super) fn unavailable(&self) -> usize {
+        self.unavailable
     }
 
     pub(super) fn len(&self) -> usize {
@@ -199,7 +193,9 @@ impl Partitions {
 
     /// Whether everything the image asks for is open, with its terms on the disk.
     pub(super) fn all_open(&self) -> bool {
-        self.opening == 0 && self.applying.is_none() && self.checkpoints.is_at_rest()
+        let is_at_rest =
+            |directory: &OwnDirectory| directory.has_failed() || directory.checkpoints.is_at_rest();
+        self.opening == 0 && self.applying.is_none() && self.directories.iter().all(is_at_rest)
     }
 
     /// Whether a turn has something to do for partitions.
@@ -229,28 +225,45 @@ impl Partitions {
         self.spaces.remove(&space);
         self.active.remove(&key);
         // The log's operations in flight end unseen: their space has no owner any more.
+        let directory = partition.directory();
+        let is_unavailable = partition.is_unavailable();
+        self.unavailable -= usize::from(is_unavailable);
         drop(partition);
-        self.remove_directory(disk, self.seed.partition_path(&key));
+        // What lies in one that is gone is removed when it is back.
+        if let Some(directory) = directory
+            .and_then(|id| self.directory(id))
+            .filter(|_| !is_unavailable)
+        {
+            self.remove_directory(disk, directory.seed.partition_path(&key));
+        }
     }
 
     /// Looks for directories of partitions, to remove those of topics that were deleted: a kill may have come
     /// between the deletion and the removal. Shard 0, at start.
     pub(super) fn list_directories(&mut self, disk: &mut dyn Disk) {
-        let path = self.seed.partitions_path();
-        disk.submit(Token(u64::from(SWEEP_SPACE) << 32), DiskOp::List { path });
+        for (space, directory) in SWEEP_SPACES.zip(&self.directories) {
+            let path = directory.seed.partitions_path();
+            disk.submit(Token(u64::from(space) << 32), DiskOp::List { path });
+        }
     }
 
-    /// Removes the directories among `names` whose topic is dead. One that is not known is kept.
+    /// Removes the directories among `names`, found in the look of `space`, whose topic is dead. One that is not
+    /// known is kept.
     pub(super) fn sweep(
         &mut self,
         disk: &mut dyn Disk,
+        space: u32,
         names: &[String],
         is_dead: impl Fn(&TopicId) -> bool,
     ) {
+        let place = space.saturating_sub(SWEEP_SPACE) as usize;
+        let Some(path) = self.directories.get(place).map(|own| own.seed.partitions_path()) else {
+            return;
+        };
         for name in names {
             if parse_directory_name(name).is_some_and(|key| is_dead(&key.topic)) {
                 tracing::info!(directory = name, "removing what a deleted topic left");
-                self.remove_directory(disk, self.seed.partitions_path().join(name));
+                self.remove_directory(disk, path.join(name));
             }
         }
     }
@@ -285,7 +298,11 @@ impl Partitions {
 
     fn on_opened(&mut self, key: PartitionKey) {
         self.opening -= 1;
-        self.want_checkpoint();
+        let directory = self
+            .by_key
+            .get(&key)
+            .and_then(|(_, partition)| partition.directory());
+        self.want_checkpoint(directory.unwrap_or(DirectoryId::HOME));
         if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
             self.opened.push((key, log.leader_epoch().0));
         }
@@ -303,8 +320,8 @@ impl Partitions {
         space: u32,
         completion: Completion,
     ) {
-        if space == checkpoints::SPACE {
-            self.step_checkpoint(disk, vec![completion]);
+        if checkpoints::SPACES.contains(&space) {
+            self.step_checkpoint(disk, checkpoints::directory_of(space), vec![completion]);
             return;
         }
         if let Some(machine) = self.removing.get_mut(&space) {
@@ -375,29 +392,38 @@ impl Partitions {
         if self.cut_short {
             return true;
         }
-        if self.closed.is_some() {
-            return self.checkpoints.is_last_written();
+        if self.is_closed {
+            return self.are_last_checkpoints_written();
         }
-        let mut closed = Vec::with_capacity(self.by_key.len() + 1);
-        let mut pending = self.checkpoints.is_being_written()
+        let mut closed: Vec<Vec<PartitionCheckpoint>> = vec![Vec::new(); self.directories.len()];
+        let mut pending = self.is_a_checkpoint_being_written()
             || self.applying.is_some()
             || self.opening > 0
             || !self.removing.is_empty();
         for (_, partition) in self.by_key.values_mut() {
+            let place = partition.directory().map_or(usize::MAX, DirectoryId::place);
             let Some(log) = partition.log_mut() else { continue };
             match log.close(now.wall_ms, disk) {
                 CloseProgress::Pending => pending = true,
-                CloseProgress::Closed(checkpoint) => closed.push(*checkpoint),
+                CloseProgress::Closed(checkpoint) => {
+                    closed
+                        .get_mut(place)
+                        .into_iter()
+                        .for_each(|of| of.push((*checkpoint).clone()));
+                }
                 CloseProgress::Fenced => self.cut_short = true,
             }
         }
         if pending {
             return false;
         }
-        closed.extend(group_zero);
-        self.write_last_checkpoint(disk, closed.clone());
-        self.closed = Some(closed);
-        self.checkpoints.is_last_written()
+        closed
+            .first_mut()
+            .into_iter()
+            .for_each(|home| home.extend(group_zero.clone()));
+        self.write_last_checkpoints(disk, closed);
+        self.is_closed = true;
+        self.are_last_checkpoints_written()
     }
 }
 

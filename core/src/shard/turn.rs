@@ -35,11 +35,14 @@ impl Shard {
                 Timer::Tick => {
                     self.partitions.tick_checkpoint(disk, now.monotonic_ms);
                     self.jobs.want(Job::TickPartitions);
+                    if self.partitions.is_retention_due(now) && !self.stopping {
+                        self.jobs.want(Job::Retain);
+                    }
                     self.jobs.want(Job::LookAtConnections);
                     if let Some(control) = &mut self.control
                         && control.tick(now, disk)
                     {
-                        self.partitions.space().note_full_disk();
+                        self.partitions.home().space.note_full_disk();
                     }
                     self.fetch_sessions.tick(now.monotonic_ms);
                     self.look_for_silence(now, disk);
@@ -66,7 +69,9 @@ impl Shard {
         let space = (completion.token.0 >> 32) as u32;
         match space {
             cold::TOKEN_SPACE => self.on_cold_read(now, disk, completion),
-            partitions::SWEEP_SPACE => self.on_directories_listed(disk, completion),
+            space if partitions::SWEEP_SPACES.contains(&space) => {
+                self.on_directories_listed(disk, space, completion)
+            }
             control::TOKEN_SPACE | control::READ_SPACE => {
                 if let Some(control) = &mut self.control {
                     control.on_completion(now, disk, completion);
@@ -150,6 +155,12 @@ impl Shard {
         self.metrics
             .partitions_opening
             .set(self.partitions.opening() as i64);
+        self.metrics
+            .partitions_at_start
+            .set(self.partitions.at_start() as i64);
+        self.metrics
+            .partitions_unavailable
+            .set(self.partitions.unavailable() as i64);
         self.metrics
             .partitions_failed
             .set(self.partitions.failed() as i64);

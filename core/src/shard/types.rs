@@ -15,7 +15,7 @@ use super::admin::PartitionSize;
 use super::control::{ControlAnswer, ControlOp, ControlSeed};
 use super::leases::Pool;
 use super::partition::{PartitionAnswer, PartitionOp};
-use super::partitions::DirectorySeed;
+use super::partitions::DirectoriesSeed;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
@@ -227,8 +227,8 @@ pub struct ShardSeed {
     pub listeners: Vec<(Arc<str>, String, u16)>,
     /// The cluster's id.
     pub cluster_id: String,
-    /// The data directory.
-    pub directory: DirectorySeed,
+    /// The data directories.
+    pub directories: DirectoriesSeed,
     /// Partitions that are opened at once, as the descriptors allow.
     pub openings_max: usize,
     /// Group 0; on shard 0 only.

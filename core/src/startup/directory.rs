@@ -19,6 +19,8 @@ pub struct DirectoryFacts {
     pub created: bool,
     /// Name of its file system.
     pub filesystem: String,
+    /// It was full, and its reserve was given up.
+    pub was_full: bool,
     /// A sentence to log when the file system is an odd choice.
     pub warning: Option<String>,
 }
@@ -37,26 +39,35 @@ pub fn probe_data_directory(path: &Path, allow_network: bool) -> Result<Director
         .map_err(|errno| sentence_for(&path, "be examined", &io::Error::from(errno)))?;
     let filesystem = filesystem_name(kind.f_type.cast_unsigned());
     let warning = filesystem_warning(&path, &filesystem, allow_network)?;
-    probe_or_give_up_reserve(&path).map_err(|error| sentence_for(&path, "be written to", &error))?;
+    let was_full =
+        probe_or_give_up_reserve(&path).map_err(|error| sentence_for(&path, "be written to", &error))?;
     Ok(DirectoryFacts {
         path,
         created,
         filesystem,
+        was_full,
         warning,
     })
 }
 
-fn probe_or_give_up_reserve(path: &Path) -> io::Result<()> {
+/// True: the directory was full.
+fn probe_or_give_up_reserve(path: &Path) -> io::Result<bool> {
     let probe = path.join(PROBE_FILE);
     match write_probe(&probe) {
-        Err(error) if is_full(&error) && fs::remove_file(path.join(RESERVE_FILE)).is_ok() => {
-            // Some file systems let nobody have the space before the removal is durable.
-            fs::File::open(path)?.sync_all()?;
+        Err(error) if is_full(&error) && give_up_reserve(path) => {
             tracing::warn!(path = %path.display(), "the disk is full; the reserve is given up");
-            write_probe(&probe)
+            write_probe(&probe).map(|()| true)
         }
-        result => result,
+        result => result.map(|()| false),
     }
+}
+
+/// Removes the reserve of a data directory that nobody looks after (any more). Whether there is room now that was
+/// not there before.
+pub fn give_up_reserve(path: &Path) -> bool {
+    let removed = fs::remove_file(path.join(RESERVE_FILE));
+    // Some file systems let nobody have the space before the removal is durable.
+    removed.is_ok() && fs::File::open(path).is_ok_and(|directory| directory.sync_all().is_ok())
 }
 
 fn write_probe(file: &Path) -> io::Result<()> {

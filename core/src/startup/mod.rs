@@ -9,7 +9,9 @@ mod ring;
 
 use std::path::Path;
 
-pub use directory::{DirectoryFacts, directory_locked, filesystem_name, probe_data_directory};
+pub use directory::{
+    DirectoryFacts, directory_locked, filesystem_name, give_up_reserve, probe_data_directory,
+};
 pub use ring::{RingProbe, io_uring_unavailable, is_ring_out_of_memory};
 
 use crate::limits::{

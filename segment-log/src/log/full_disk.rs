@@ -15,7 +15,7 @@ use crate::ids::{EntryIndex, Offset};
 impl PartitionLog {
     /// Whether space was asked for and there was none, since it was last asked for in vain.
     pub fn has_met_full_disk(&self) -> bool {
-        self.unsynced().any(|segment| segment.no_space)
+        self.unsynced().any(|segment| segment.is_disk_full)
     }
 
     /// From which offset and index on appended entries wait for space that the disk does not have. They stay in
@@ -24,7 +24,7 @@ impl PartitionLog {
     pub fn waits_for_space_from(&self) -> Option<(Offset, EntryIndex)> {
         let waits = |segment: &&Segment| {
             let is_made = segment.creation == Creation::Ready;
-            segment.no_space
+            segment.is_disk_full
                 && (!is_made || segment.staged_bytes > 0 && segment.page_end() > segment.allocated)
         };
         let segment = self.unsynced().find(waits)?;

@@ -17,6 +17,7 @@
 
 mod append;
 mod commit;
+mod front;
 mod full_disk;
 mod index_files;
 mod internal;
@@ -45,6 +46,9 @@ use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
 pub use commit::CloseProgress;
+#[doc(hidden)]
+pub use front::RemovalBug;
+pub use front::{Removed, RetentionLimits};
 pub use internal::InternalEntry;
 pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
@@ -54,6 +58,7 @@ pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_co
 pub use removal::remove_partition_directory;
 
 use commit::Commit;
+use front::Front;
 use index_files::IndexWrite;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
@@ -125,6 +130,22 @@ pub enum AppendError {
         /// What was given, bytes.
         given_bytes: usize,
     },
+    /// A batch with an offset of its own that is not behind the log: truncate first, or leave it out.
+    #[error("the batch begins at offset {given}, and the log ends at {log_end}")]
+    OffsetTaken {
+        /// Its base offset.
+        given: Offset,
+        /// The lowest it may have.
+        log_end: Offset,
+    },
+    /// A batch with a leader epoch of its own, below that of the log; reject it.
+    #[error("the batch has leader epoch {given}, the lowest possible one is {lowest}")]
+    EpochFalls {
+        /// Its leader epoch.
+        given: LeaderEpoch,
+        /// The lowest it may have.
+        lowest: LeaderEpoch,
+    },
     /// Offsets are used up; reject it.
     #[error("offsets of this partition are used up")]
     OffsetsUsedUp,
@@ -140,6 +161,7 @@ enum Purpose {
     Sync(u64),
     Extend(u64),
     Create(u64),
+    Remove(u64),
 }
 
 /// The log of one partition. See the module.
@@ -162,10 +184,13 @@ pub struct PartitionLog {
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,
+    /// Of the last batch, if it came with an epoch of its own.
+    assigned_term: Option<LeaderEpoch>,
     durable: Mark,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
     log_starts: DurableLogStart,
+    front: Front,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -327,12 +352,16 @@ impl PartitionLog {
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
             Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
+            Purpose::Remove(_) => {
+                self.removal_completed(completion.result, disk);
+                self.remove_front(now_ms, disk);
+            }
         }
         self.flush(now_ms, disk);
     }
 
     /// To be called now and then (at least each 100 ms): rolls by age, commits by interval, asks
-    /// for space again.
+    /// for space again, removes what lies below the log start.
     pub fn tick(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         if self.status == LogStatus::Fenced {
             return;
@@ -341,6 +370,7 @@ impl PartitionLog {
         let open = self.segments.get_mut(self.first_unsynced..).unwrap_or_default();
         open.iter_mut().for_each(Segment::rest);
         self.roll_by_age(now_ms, disk);
+        self.remove_front(now_ms, disk);
         self.flush(now_ms, disk);
     }
 

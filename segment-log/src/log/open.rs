@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::front::Front;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
@@ -291,8 +292,13 @@ impl Opener {
             segments,
             others,
             mut generations,
+            orphaned_indexes,
             term_max,
         } = found;
+        for name in orphaned_indexes {
+            // Derived, and of no use to anyone; one that stays does no harm.
+            let _ = self.io.unlink_if_present(&directory.join(name)).await;
+        }
         let (mut walked, mut aside) = self.walk(segments, others, source, true).await?;
         if let Some(checkpoint) = &self.spec.checkpoint {
             lost_front(checkpoint, &mut walked);
@@ -557,9 +563,11 @@ impl Opener {
             state,
             term,
             term_durable,
+            assigned_term: None,
             durable,
             watermark_floor: Offset(0),
             log_starts,
+            front: Front::default(),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),

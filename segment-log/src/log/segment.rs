@@ -104,13 +104,19 @@ pub(crate) struct Segment {
     pub(crate) allocated: u64,
     pub(crate) extent: u64,
     pub(crate) allocating: Option<u64>,
+    /// What it asked for could not be had; it is asked for again at each tick.
     pub(crate) no_space: bool,
+    /// And that was space.
+    pub(crate) is_disk_full: bool,
     pub(crate) opened_ms: i64,
     pub(crate) file_len: u64,
     /// Where the log goes on behind damage: offset and byte.
     pub(crate) resumes: Vec<(Offset, u64)>,
     /// Where damage begins, in order.
     pub(crate) damaged_from: Vec<u64>,
+    /// Between two of its batches are offsets without records, so that the offset of an index point says
+    /// nothing of the batch before it.
+    pub(crate) has_gaps: bool,
     epochs: Vec<EpochStart>,
     max_timestamp: Option<(i64, Offset)>,
     /// An index file that speaks of all of it is there.
@@ -145,10 +151,12 @@ impl Segment {
             extent: EXTENT_BYTES_MIN,
             allocating: None,
             no_space: false,
+            is_disk_full: false,
             opened_ms: now_ms,
             file_len: 0,
             resumes: Vec::new(),
             damaged_from: Vec::new(),
+            has_gaps: false,
             epochs: Vec::new(),
             max_timestamp: None,
             is_indexed: false,
@@ -178,8 +186,20 @@ impl Segment {
 
     /// Space for it was asked for and there is none: the log asks again at each tick, for little.
     pub(crate) fn met_full_disk(&mut self) {
+        self.asks_for_little();
+        self.is_disk_full = true;
+    }
+
+    /// So much space as was asked for is not there; perhaps there is some.
+    pub(crate) fn asks_for_little(&mut self) {
         self.no_space = true;
         self.extent = EXTENT_BYTES_MIN;
+    }
+
+    /// What it asked for was there.
+    pub(crate) fn has_what_it_asked_for(&mut self) {
+        self.no_space = false;
+        self.is_disk_full = false;
     }
 
     /// Where the smallest extent ends that holds all that is staged.
@@ -253,6 +273,7 @@ impl Segment {
         if header.is_plain_data() && self.max_timestamp.is_none_or(newer) {
             self.max_timestamp = Some((header.max_timestamp, header.base_offset));
         }
+        self.has_gaps |= header.base_offset > self.tail.next_offset;
         self.is_indexed = false;
         self.tail = Mark {
             position: position + header.entry_len() as u64,
@@ -299,6 +320,7 @@ impl Segment {
             crc_chain_end: self.tail.crc,
             max_timestamp: self.max_timestamp,
             epochs: self.epochs.clone(),
+            has_gaps: self.has_gaps,
             index: self.index.clone(),
         })
     }
@@ -315,6 +337,7 @@ impl Segment {
         self.synced = self.tail;
         self.index = file.index;
         self.epochs = file.epochs;
+        self.has_gaps = file.has_gaps;
         self.max_timestamp = file.max_timestamp;
         self.is_indexed = true;
     }

@@ -28,11 +28,12 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::log::RemovalBug;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
-    segment_file_name,
+    segment_file_name, segment_of_index,
 };
 use scan::{Found, Window};
 use unreadable::read_around;
@@ -112,6 +113,9 @@ pub struct RecoveryOptions {
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,
+    /// See [`RemovalBug`].
+    #[doc(hidden)]
+    pub removal_bug: RemovalBug,
 }
 
 /// Segment files of a directory whose headers were read.
@@ -122,6 +126,8 @@ pub(crate) struct FoundFiles {
     pub(crate) others: Vec<String>,
     /// The highest generation of each base index, whatever became of the file.
     pub(crate) generations: BTreeMap<EntryIndex, u32>,
+    /// Index files of segments that are not there: a power cut came between the removals of the two.
+    pub(crate) orphaned_indexes: Vec<String>,
     pub(crate) term_max: LeaderEpoch,
 }
 
@@ -156,7 +162,12 @@ pub(crate) async fn find_files(
     settle: bool,
 ) -> Result<FoundFiles, FindError> {
     let names = io.names_if_present(directory).await?;
-    find_named(io, directory, names, key, source, settle).await
+    let orphaned_indexes = orphaned_indexes(&names);
+    let found = find_named(io, directory, names, key, source, settle).await?;
+    Ok(FoundFiles {
+        orphaned_indexes,
+        ..found
+    })
 }
 
 /// As [`find_files`], of these names alone.
@@ -172,6 +183,7 @@ pub(crate) async fn find_named(
         segments: Vec::new(),
         others: Vec::new(),
         generations: BTreeMap::new(),
+        orphaned_indexes: Vec::new(),
         term_max: LeaderEpoch(0),
     };
     for name in names {
@@ -220,6 +232,16 @@ pub(crate) async fn find_named(
     found.segments = kept;
     look_at_set_aside(io, directory, &mut found, settle).await?;
     Ok(found)
+}
+
+/// The index files in a sorted listing that have no segment.
+fn orphaned_indexes(names: &[String]) -> Vec<String> {
+    let is_there = |segment: &String| names.binary_search(segment).is_ok();
+    let is_orphan = |name: &&String| {
+        segment_of_index(name)
+            .is_some_and(|segment| parse_segment_file_name(&segment).is_some() && !is_there(&segment))
+    };
+    names.iter().filter(is_orphan).cloned().collect()
 }
 
 fn note_generation(generations: &mut BTreeMap<EntryIndex, u32>, base_index: EntryIndex, generation: u32) {

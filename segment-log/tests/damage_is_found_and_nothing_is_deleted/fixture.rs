@@ -40,6 +40,7 @@ pub fn identity() -> NewIdentity {
         node_id: 1,
         cluster_id: "a cluster in memory".into(),
         rack: Some("r1".into()),
+        directory_id: [7; 16],
     }
 }
 

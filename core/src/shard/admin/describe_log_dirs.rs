@@ -1,7 +1,8 @@
 //! DescribeLogDirs: what each partition takes on the disk, as its owner says, and how much room there is.
 //!
-//! Every shard is asked once per request. One that takes no turns is left out, and the directory then has an
-//! error, so that nobody takes the sum for the whole.
+//! Every shard is asked once per request. One that takes no turns is left out, and the directories then have an
+//! error, so that nobody takes the sum for the whole. A directory that has failed, or could not be used at start,
+//! has an error of its own and no partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,7 @@ use super::text;
 use crate::guard::{Operation, Resource};
 use crate::metadata::TopicImage;
 use crate::request_context::RequestContext;
+use crate::shard::partitions::DirectoryId;
 use crate::shard::{Origin, Pending, ReplyTo, Shard, ShardRequest, topic_id};
 
 /// What a partition takes while its size is on the way, made into an answer and encoded; its topic's name apart.
@@ -67,7 +69,7 @@ impl Shard {
             .saturating_mul(PARTITION_BYTES)
             .saturating_add(self.topics_bytes());
         let Some(reserved_bytes) = self.reserve_answer(bytes) else {
-            let body = self.log_dir(ErrorCode::RequestTimedOut, Vec::new());
+            let body = self.log_dirs(ErrorCode::RequestTimedOut, None);
             self.answer(&origin, &ResponseBody::DescribeLogDirs(body));
             return;
         };
@@ -125,24 +127,35 @@ impl Shard {
             0 => ErrorCode::None,
             _ => ErrorCode::RequestTimedOut,
         };
-        let body = self.log_dir(code, self.sized_topics(&pending));
+        let body = self.log_dirs(code, Some(&pending));
         let body = ResponseBody::DescribeLogDirs(body);
         self.answer_reserved(&pending.origin, &body, pending.reserved_bytes);
     }
 
-    /// The only directory there is.
-    fn log_dir(&self, code: ErrorCode, topics: Vec<DescribeLogDirsTopic>) -> kp::DescribeLogDirsResponse {
-        let path = self.partitions.directory().display().to_string();
-        let result = DescribeLogDirsResult::default()
-            .with_error_code(code.code())
-            .with_log_dir(text(path))
-            .with_topics(topics)
-            .with_total_bytes(self.partitions.space().total_bytes())
-            .with_usable_bytes(self.partitions.space().usable_bytes());
-        kp::DescribeLogDirsResponse::default().with_results(vec![result])
+    /// All directories. `pending`: what is known of partitions.
+    fn log_dirs(&self, code: ErrorCode, pending: Option<&PendingLogDirs>) -> kp::DescribeLogDirsResponse {
+        let mut results = Vec::new();
+        for shown in self.partitions.shown() {
+            let result = DescribeLogDirsResult::default()
+                .with_log_dir(text(shown.path.display().to_string()))
+                .with_total_bytes(shown.space.total_bytes())
+                .with_usable_bytes(shown.space.usable_bytes());
+            results.push(if shown.space.has_failed() {
+                result.with_error_code(ErrorCode::KafkaStorageError.code())
+            } else {
+                let topics = pending.map_or_else(Vec::new, |pending| self.sized_topics(pending, shown.id));
+                result.with_error_code(code.code()).with_topics(topics)
+            });
+        }
+        results.extend(self.partitions.unusable().iter().map(|path| {
+            DescribeLogDirsResult::default()
+                .with_error_code(ErrorCode::KafkaStorageError.code())
+                .with_log_dir(text(path.display().to_string()))
+        }));
+        kp::DescribeLogDirsResponse::default().with_results(results)
     }
 
-    fn sized_topics(&self, pending: &PendingLogDirs) -> Vec<DescribeLogDirsTopic> {
+    fn sized_topics(&self, pending: &PendingLogDirs, directory: DirectoryId) -> Vec<DescribeLogDirsTopic> {
         let asked = pending.asked.as_ref().map(|topics| {
             let mut by_name: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
             for topic in topics {
@@ -155,6 +168,7 @@ impl Shard {
         });
         let sized = |topic: &TopicImage, partitions: &mut dyn Iterator<Item = i32>| {
             let partitions: Vec<DescribeLogDirsPartition> = partitions
+                .filter(|partition| self.partitions.directory_of(topic, *partition) == Some(directory))
                 .filter_map(|partition| self.sized_partition(pending, topic, partition))
                 .collect();
             (!partitions.is_empty()).then(|| {

@@ -57,6 +57,12 @@ impl Applying {
 impl Partitions {
     /// Takes a new image; [`Partitions::apply_step`] carries it out.
     pub(in crate::shard) fn take_image(&mut self, image: Arc<MetadataImage>, is_first: bool) {
+        if is_first {
+            let shards = self.shards as u16;
+            let is_own = |topic: &TopicImage, at| usize::from(topic.shard_of(at, shards)) == self.own;
+            let own = |topic: &Arc<TopicImage>| (0..topic.partitions).filter(|at| is_own(topic, *at)).count();
+            self.at_start = image.topics().map(own).sum();
+        }
         if self.applying.is_some() {
             self.next_image = Some(image);
         } else {
@@ -198,22 +204,35 @@ impl Partitions {
         is_first: bool,
     ) {
         let space = self.take_space();
-        let evidence = self.seed.evidence(&key);
+        let id = self.directory_of(topic, key.partition);
+        let Some((id, directory)) = id.and_then(|id| Some((id, self.directory(id)?))) else {
+            let reason = format!(
+                "its data directory {} is not among those of this broker; give it with --data-dir again",
+                topic.directory_of(key.partition)
+            );
+            let partition = Partition::unavailable(key, topic.name.to_string(), config, reason);
+            self.by_key.insert(key, (space, partition));
+            self.unavailable += 1;
+            return;
+        };
+        let seed = &directory.seed;
+        let evidence = seed.evidence(&key);
         let partition = Partition::new(PartitionSpec {
+            directory: id,
             topic: topic.name.to_string(),
             open: OpenSpec {
-                directory: self.seed.partition_path(&key),
+                directory: seed.partition_path(&key),
                 key,
                 config: log_config(&self.settings, &config),
                 token_space: space,
                 checkpoint: evidence.checkpoint,
-                clean: is_first && self.seed.directory.was_clean(),
-                start_counter: self.seed.directory.start_counter(),
+                clean: is_first && seed.directory.was_clean(),
+                start_counter: seed.directory.start_counter(),
                 created: !is_first,
             },
             config,
             options: evidence.options,
-            space: Arc::clone(&self.seed.space),
+            space: Arc::clone(&seed.space),
         });
         self.spaces.insert(space, key);
         self.by_key.insert(key, (space, partition));

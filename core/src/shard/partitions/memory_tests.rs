@@ -9,7 +9,7 @@ use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
 use tidelog_segment_log::disk::{Completion, Descriptors, Disk, StdDisk};
 use tidelog_segment_log::ids::PartitionKey;
 
-use super::{DirectorySeed, Outbox, Partitions};
+use super::{DirectoriesSeed, DirectorySeed, Outbox, Partitions};
 use crate::counting::held_bytes;
 use crate::metadata::{MetadataMachine, MetadataRecord};
 use crate::metrics::ShardCells;
@@ -36,12 +36,17 @@ impl Bench {
             node_id: 1,
             cluster_id: "memory".into(),
             rack: None,
+            directory_id: [7; 16],
         };
         let directory = Arc::new(DataDirectory::open(&mut disk, directory, identity).expect("a directory"));
         let settings: Arc<Settings> = crate::shard::tests::settings(1, &[]);
-        let seed = DirectorySeed {
-            directory,
-            space: Arc::default(),
+        let seed = DirectoriesSeed {
+            home: DirectorySeed {
+                directory,
+                space: Arc::default(),
+            },
+            others: Vec::new(),
+            unusable: Vec::new(),
         };
         Self {
             partitions: Partitions::new(seed, settings, 0, 1, 16),
@@ -137,7 +142,11 @@ impl Bench {
         self.now.monotonic_ms += 1_000;
         self.now.wall_ms += 1_000;
         let mut budget = StepBudget::items(u32::MAX);
-        while self.partitions.tick_step(self.now, &mut self.disk, &mut budget) == Progress::Pending {}
+        while self
+            .partitions
+            .tick_step(self.now, &mut self.disk, &mut budget, &self.metrics)
+            == Progress::Pending
+        {}
         self.settle();
     }
 

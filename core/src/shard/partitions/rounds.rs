@@ -1,4 +1,5 @@
-//! The tick's round over all partitions, in steps: age rolls, interval durability, openings that failed.
+//! The tick's round over all partitions, in steps: age rolls, interval durability, segments below
+//! the log start, openings that failed.
 //!
 //! A round goes by token space, so it can go on where a step ended. One that is still under way when the next
 //! tick comes is not begun again.
@@ -8,6 +9,7 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::LogStatus;
 
 use super::Partitions;
+use crate::metrics::ShardCells;
 use crate::reactor::{Progress, StepBudget};
 use crate::shard::Now;
 
@@ -43,19 +45,28 @@ impl Partitions {
         now: Now,
         disk: &mut dyn Disk,
         budget: &mut StepBudget,
+        metrics: &ShardCells,
     ) -> Progress {
         let mut failed = None;
+        let mut gone = Vec::new();
         for (space, key) in self.spaces.range(self.round.next_space..) {
             if !budget.take() {
                 self.round.next_space = *space;
+                self.withdraw(gone);
                 return Progress::Pending;
             }
             let Some((_, partition)) = self.by_key.get_mut(key) else {
                 continue;
             };
-            if let Some(log) = partition.log_mut() {
+            if partition.is_directory_gone() {
+                gone.push((*space, *key));
+            } else if let Some(log) = partition.log_mut() {
                 log.tick(now.wall_ms, disk);
                 self.round.so_far += log.segment_count();
+                let removed = log.take_removed();
+                metrics.segments_removed.add(removed.segments);
+                metrics.segments_removed_bytes.add(removed.bytes);
+                metrics.segment_removal_failures.add(removed.failures);
                 if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
                     self.active.insert(*key);
                     budget.look();
@@ -68,6 +79,7 @@ impl Partitions {
                 break;
             }
         }
+        self.withdraw(gone);
         if let Some((space, key)) = failed {
             self.open_failed(now, disk, space, key);
             self.round.next_space = space.saturating_add(1);
@@ -78,6 +90,20 @@ impl Partitions {
         self.round.failed = std::mem::take(&mut self.round.failed_so_far);
         self.round.next_space = 0;
         Progress::Done
+    }
+
+    /// The directory of these has failed: what is under way on their files ends unseen, and what waits for it is
+    /// told.
+    fn withdraw(&mut self, partitions: Vec<(u32, PartitionKey)>) {
+        for (space, key) in partitions {
+            self.spaces.remove(&space);
+            if let Some((_, partition)) = self.by_key.get_mut(&key) {
+                self.opening -= usize::from(partition.is_opening());
+                partition.withdraw("its data directory has failed; see the broker's log");
+                self.unavailable += 1;
+                self.active.insert(key);
+            }
+        }
     }
 
     /// Opens a partition anew, under a token space that no completion of the failed opening has.

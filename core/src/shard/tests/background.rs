@@ -2,6 +2,7 @@
 
 use tidelog_net::{ErrorCode, ResponseBody};
 
+use super::super::partitions::DirectoryId;
 use super::super::turn::TICK_MS;
 use super::harness::Cluster;
 use super::requests::*;
@@ -51,7 +52,7 @@ fn a_checkpoint_of_many_partitions_is_cut_into_steps() {
     let client = cluster.connect(0);
     cluster.create(client, "many", 1_000, &[]);
     cluster.steps_held = true;
-    cluster.shard(0).partitions.want_checkpoint();
+    cluster.shard(0).partitions.want_checkpoint(DirectoryId::HOME);
     cluster.turn(0);
     let gathered = steps_to_the_end(&mut cluster, 10);
     assert!(
@@ -138,7 +139,7 @@ fn a_checkpoint_is_gathered_anew_when_partitions_are_opened_meanwhile() {
     let client = cluster.connect(0);
     cluster.create(client, "t", 50, &[]);
     cluster.steps_held = true;
-    cluster.shard(0).partitions.want_checkpoint();
+    cluster.shard(0).partitions.want_checkpoint(DirectoryId::HOME);
     cluster.turn(0);
     assert_eq!(cluster.step(0, 10), Progress::Pending, "some are gathered");
     cluster.send(client, 7, create_request("u", 50, &[]));

@@ -25,6 +25,8 @@ pub(super) struct Device {
     hold: Option<Hold>,
     held: Vec<(Token, DiskOp)>,
     next: u64,
+    /// Everything below this path answers EIO.
+    pub(super) broken: Option<&'static str>,
     owners: HashMap<Token, (usize, Token)>,
     arrived: Vec<Vec<Completion>>,
 }
@@ -36,6 +38,7 @@ impl Device {
             hold: None,
             held: Vec::new(),
             next: 0,
+            broken: None,
             owners: HashMap::new(),
             arrived: (0..shards).map(|_| Vec::new()).collect(),
         }
@@ -80,6 +83,32 @@ impl Device {
     }
 }
 
+const EIO: i32 = 5;
+
+/// The path that an operation works on.
+fn touched(op: &DiskOp) -> &Path {
+    match op {
+        DiskOp::Open { path }
+        | DiskOp::Create { path }
+        | DiskOp::CreateDir { path }
+        | DiskOp::List { path }
+        | DiskOp::Unlink { path }
+        | DiskOp::RemoveDir { path }
+        | DiskOp::SyncDir { path }
+        | DiskOp::FreeSpace { path }
+        | DiskOp::Rename { from: path, .. }
+        | DiskOp::Link { from: path, .. } => path,
+        DiskOp::Len { file }
+        | DiskOp::Fallocate { file, .. }
+        | DiskOp::ZeroRange { file, .. }
+        | DiskOp::DropCache { file }
+        | DiskOp::Write { file, .. }
+        | DiskOp::Read { file, .. }
+        | DiskOp::Sync { file }
+        | DiskOp::Writeback { file, .. } => file.path(),
+    }
+}
+
 /// One shard's access to the device.
 pub(super) struct Port {
     pub(super) device: Rc<RefCell<Device>>,
@@ -89,6 +118,11 @@ pub(super) struct Port {
 impl Disk for Port {
     fn submit(&mut self, token: Token, op: DiskOp) {
         let device = &mut *self.device.borrow_mut();
+        if device.broken.is_some_and(|path| touched(&op).starts_with(path)) {
+            let result = Err(io::Error::from_raw_os_error(EIO));
+            device.arrived[self.shard].push(Completion { token, result });
+            return;
+        }
         device.next += 1;
         let own = Token(device.next);
         device.owners.insert(own, (self.shard, token));
@@ -109,7 +143,11 @@ impl Disk for Port {
         position: u64,
         pieces: &[IoSlice<'_>],
     ) -> io::Result<WriteNow> {
-        self.device.borrow_mut().sim.write_now(file, position, pieces)
+        let device = &mut *self.device.borrow_mut();
+        if device.broken.is_some_and(|path| file.path().starts_with(path)) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        device.sim.write_now(file, position, pieces)
     }
 
     fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {

@@ -19,8 +19,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 
 use super::super::{
-    ControlSeed, DirectorySeed, Effect, Now, ReceivePool, Response, Shard, ShardReady, ShardRequest,
-    ShardSeed, SocketId, group_zero_directory, group_zero_evidence,
+    ControlSeed, DirectoriesSeed, DirectorySeed, Effect, Now, ReceivePool, Response, Shard, ShardReady,
+    ShardRequest, ShardSeed, SocketId, group_zero_directory, group_zero_evidence,
 };
 use super::device::{Blocking, Device, Hold, Port};
 use crate::directory_space::{RoomChange, RoomRules, SpaceKeeper};
@@ -72,9 +72,14 @@ pub(super) struct Cluster {
     nodes: Vec<Node>,
     sockets: Vec<Socket>,
     settings: Arc<Settings>,
-    directory: Option<Arc<DataDirectory>>,
-    keeper: Option<SpaceKeeper>,
+    /// Where the data directories are; the first holds the metadata log.
+    pub(super) roots: Vec<String>,
+    next_directory_id: u8,
+    pub(super) directories: Vec<DirectorySeed>,
+    keepers: Vec<SpaceKeeper>,
     monotonic_ms: u64,
+    /// The wall clock is so far ahead of where it was.
+    pub(super) leap_ms: i64,
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
@@ -109,15 +114,22 @@ impl Cluster {
     }
 
     pub(super) fn with(shards: usize, sets: &[&str], disk: SimConfig) -> Self {
+        Self::with_directories(shards, sets, disk, &[ROOT])
+    }
+
+    pub(super) fn with_directories(shards: usize, sets: &[&str], disk: SimConfig, roots: &[&str]) -> Self {
         let device = Device::new(SimDisk::new(disk), shards);
         let mut cluster = Self {
             device: Rc::new(RefCell::new(device)),
             nodes: Vec::new(),
             sockets: Vec::new(),
             settings: settings(shards, sets),
-            directory: None,
-            keeper: None,
+            roots: roots.iter().map(|root| (*root).to_owned()).collect(),
+            next_directory_id: 1,
+            directories: Vec::new(),
+            keepers: Vec::new(),
             monotonic_ms: 0,
+            leap_ms: 0,
             shards,
             stalled: None,
             steps_held: false,
@@ -131,25 +143,41 @@ impl Cluster {
     }
 
     fn start(&mut self) {
-        let directory = {
+        self.keepers.clear();
+        let mut seeds = Vec::new();
+        for path in &self.roots {
+            let id = self.next_directory_id;
+            self.next_directory_id += 1;
             let mut device = self.device.borrow_mut();
             let identity = NewIdentity {
                 node_id: 1,
                 cluster_id: "test-cluster".into(),
                 rack: None,
+                directory_id: [id; 16],
             };
-            DataDirectory::open(&mut Blocking(&mut device.sim), Path::new(ROOT), identity)
-                .expect("a directory")
+            let directory = DataDirectory::open(&mut Blocking(&mut device.sim), Path::new(path), identity);
+            let directory = Arc::new(directory.expect("a directory"));
+            let rules = RoomRules {
+                min_free_bytes: self.settings.storage_min_free_bytes,
+                reserve_bytes: self.settings.storage_reserve_bytes,
+            };
+            let mut keeper = SpaceKeeper::new(directory.path().to_path_buf(), rules);
+            keeper
+                .look(&mut Blocking(&mut device.sim), None)
+                .expect("measured");
+            seeds.push(DirectorySeed {
+                directory,
+                space: Arc::clone(keeper.figures()),
+            });
+            self.keepers.push(keeper);
+        }
+        self.directories = seeds.clone();
+        let directories = DirectoriesSeed {
+            home: seeds.remove(0),
+            others: seeds,
+            unusable: Vec::new(),
         };
-        let directory = Arc::new(directory);
-        let rules = RoomRules {
-            min_free_bytes: self.settings.storage_min_free_bytes,
-            reserve_bytes: self.settings.storage_reserve_bytes,
-        };
-        let mut keeper = SpaceKeeper::new(directory.path().to_path_buf(), rules);
-        keeper
-            .look(&mut Blocking(&mut self.device.borrow_mut().sim), None)
-            .expect("measured");
+        let directory = Arc::clone(&directories.home.directory);
         let quiet = Arc::new(AtomicUsize::new(0));
         for endpoint in mesh(self.shards).expect("a mesh") {
             let own = endpoint.own();
@@ -159,10 +187,7 @@ impl Cluster {
                 settings: Arc::clone(&self.settings),
                 listeners: vec![(Arc::from("PLAINTEXT"), "broker.test".into(), 9092)],
                 cluster_id: "test-cluster".into(),
-                directory: DirectorySeed {
-                    directory: Arc::clone(&directory),
-                    space: Arc::clone(keeper.figures()),
-                },
+                directories: directories.clone(),
                 control: (own == 0).then(|| ControlSeed {
                     evidence: group_zero_evidence(&directory),
                     directory: group_zero_directory(&directory),
@@ -183,19 +208,19 @@ impl Cluster {
                 _ready: ready_receiver,
             });
         }
-        self.directory = Some(directory);
-        self.keeper = Some(keeper);
         self.monotonic_ms = 0;
     }
 
     /// The control thread looks at the room on the disk; at rest only, since it lets all operations end.
     pub(super) fn look_at_room(&mut self) -> Vec<RoomChange> {
         self.run();
-        let keeper = self.keeper.as_mut().expect("a keeper");
         let mut device = self.device.borrow_mut();
-        keeper
-            .look(&mut Blocking(&mut device.sim), None)
-            .expect("measured")
+        let looks = self.keepers.iter_mut().map(|keeper| {
+            keeper
+                .look(&mut Blocking(&mut device.sim), None)
+                .expect("measured")
+        });
+        looks.flatten().collect()
     }
 
     pub(super) fn shards(&self) -> usize {
@@ -207,7 +232,7 @@ impl Cluster {
     }
 
     pub(super) fn wall_ms(&self) -> i64 {
-        EPOCH_MS + self.monotonic_ms as i64
+        EPOCH_MS + self.monotonic_ms as i64 + self.leap_ms
     }
 
     fn now(&self) -> Now {
@@ -260,8 +285,8 @@ impl Cluster {
             self.monotonic_ms = next.map_or(until, |at| at.clamp(self.monotonic_ms + 1, until));
             self.run();
             // The control thread's part, which in truth it does all the time.
-            let keeper = self.keeper.as_ref();
-            if self.looks_at_room && keeper.is_some_and(|keeper| !keeper.figures().takes_writes()) {
+            let is_low = self.keepers.iter().any(|keeper| !keeper.figures().takes_writes());
+            if self.looks_at_room && is_low {
                 self.look_at_room();
             }
         }
@@ -567,14 +592,14 @@ impl Cluster {
         assert!(self.is_drained(), "drained without waiting");
         assert!(self.nodes.iter().all(|node| node.shard.is_complete()));
         self.close_all();
-        let directory = self.directory.take().expect("a directory");
-        {
-            let mut device = self.device.borrow_mut();
-            directory
-                .mark_clean(&mut Blocking(&mut device.sim))
-                .expect("marked");
+        for DirectorySeed { directory, space } in std::mem::take(&mut self.directories) {
+            if !space.has_failed() {
+                let mut device = self.device.borrow_mut();
+                directory
+                    .mark_clean(&mut Blocking(&mut device.sim))
+                    .expect("marked");
+            }
         }
-        drop(directory);
     }
 
     /// An orderly stop, a start that is stopped after some turns, and another start.
@@ -595,7 +620,7 @@ impl Cluster {
     pub(super) fn power_cut(&mut self) {
         self.sockets.clear();
         self.nodes.clear();
-        self.directory = None;
+        self.directories.clear();
         self.device.borrow_mut().sim.power_cut();
         self.begin_again();
     }
@@ -604,7 +629,7 @@ impl Cluster {
     pub(super) fn kill(&mut self) {
         self.sockets.clear();
         self.nodes.clear();
-        self.directory = None;
+        self.directories.clear();
         self.device.borrow_mut().sim.process_kill();
         self.begin_again();
     }
