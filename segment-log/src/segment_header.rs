@@ -233,7 +233,7 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    fn check_values(&self) -> Result<(), SegmentHeaderError> {
+    pub(crate) fn check_values(&self) -> Result<(), SegmentHeaderError> {
         if self.features & !FEATURES_KNOWN != 0 {
             return Err(SegmentHeaderError::Features(self.features));
         }

@@ -251,6 +251,14 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "journal.max_bytes",
+        kind: Kind::Size { min: 0, max: 1 << 40 },
+        unit: "bytes",
+        default: "0",
+        doc: "Most bytes of a shard's commit journal, which makes commits of many partitions cheap, in sixteen files. Experimental; 0 switches it off.",
+        ..BASE
+    },
+    SettingSpec {
         name: "listeners.*",
         kind: Kind::Address,
         default: "localhost:9092",

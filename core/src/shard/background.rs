@@ -73,6 +73,8 @@ pub(super) enum Job {
     ForgetEpochs,
     /// The checkpoint.
     Checkpoint,
+    /// Files of a journal that are let go.
+    TrimJournal,
 }
 
 /// Where the look at connections and the one at leader epochs go on.
@@ -115,6 +117,7 @@ impl Shard {
 
     fn step_job(&mut self, job: Job, now: Now, disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
         match job {
+            Job::TrimJournal => self.partitions.trim_step(disk, budget),
             Job::TickPartitions => self.partitions.tick_step(now, disk, budget, &self.metrics),
             Job::Retain => self.partitions.retain_step(now, disk, budget, &self.metrics),
             Job::LookAtConnections => self.look_at_connections(now, budget),

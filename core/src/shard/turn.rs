@@ -97,6 +97,9 @@ impl Shard {
         if may_checkpoint && self.partitions.maintain() {
             self.jobs.want(Job::Checkpoint);
         }
+        if self.partitions.wants_trim() {
+            self.jobs.want(Job::TrimJournal);
+        }
         if let Some(control) = &mut self.control
             && self.partitions.covers_group_zero()
         {
@@ -165,6 +168,7 @@ impl Shard {
             .partitions_failed
             .set(self.partitions.failed() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
+        self.partitions.publish_commits(&self.metrics);
         self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
         self.metrics
             .fetch_sessions_used_bytes

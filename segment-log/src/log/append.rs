@@ -269,6 +269,7 @@ impl PartitionLog {
     pub fn flush(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         self.write_staged(disk);
         self.start_commit(now_ms, disk);
+        self.settle_closed(disk);
         self.write_index_files(disk);
     }
 
@@ -283,11 +284,12 @@ impl PartitionLog {
 
     fn write_segment(&mut self, at: usize, disk: &mut dyn Disk) {
         self.extend_ahead(at, disk);
+        let (keeps, early) = (self.may_go_by_journal(), self.is_grouped);
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
         let Some(file) = segment.file.clone() else { return };
-        let waits = segment.creation != Creation::Ready
+        let waits = !takes_writes(segment.creation, early)
             || segment.write.is_some()
             || segment.staged_bytes == 0
             || segment.page_end() > segment.allocated;
@@ -299,7 +301,7 @@ impl PartitionLog {
         match written {
             Ok(WriteNow::Done) => {
                 segment.written = segment.tail;
-                segment.clear_staged();
+                segment.staged_is_written(keeps);
             }
             Ok(WriteNow::WouldStall) => {
                 let data = segment.staged_in_one();
@@ -308,6 +310,7 @@ impl PartitionLog {
                     position,
                     data: data.clone(),
                     then,
+                    entries: data.slice(..segment.staged_bytes),
                 });
                 segment.clear_staged();
                 self.submit(disk, Purpose::Write(id), DiskOp::Write { file, position, data });
@@ -321,11 +324,12 @@ impl PartitionLog {
     /// Asks for the next extent when the current one is used up or nearly so.
     fn extend_ahead(&mut self, at: usize, disk: &mut dyn Disk) {
         let is_last = at + 1 == self.segments.len();
+        let early = self.is_grouped;
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
         let Some(file) = segment.file.clone() else { return };
-        if segment.creation != Creation::Ready
+        if !takes_writes(segment.creation, early)
             || segment.allocating.is_some()
             || segment.no_space
             || segment.is_empty()
@@ -371,6 +375,7 @@ impl PartitionLog {
 
     pub(super) fn write_completed(&mut self, id: u64, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
         let fenced = self.status == LogStatus::Fenced;
+        let keeps = self.may_go_by_journal();
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
@@ -384,6 +389,7 @@ impl PartitionLog {
         };
         if count >= write.data.len() {
             segment.written = write.then;
+            segment.pending.take_written(keeps, write.entries);
             return;
         }
         if fenced {
@@ -409,4 +415,10 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
+}
+
+/// Whether entries may be written to a segment that is being made. `early`: before its header and name are
+/// durable, since a journal can make the file again.
+fn takes_writes(creation: Creation, early: bool) -> bool {
+    creation == Creation::Ready || (early && creation.is_writable())
 }

@@ -19,6 +19,7 @@ mod append;
 mod commit;
 mod front;
 mod full_disk;
+mod grouped;
 mod index_files;
 mod internal;
 mod log_start;
@@ -49,6 +50,7 @@ pub use commit::CloseProgress;
 #[doc(hidden)]
 pub use front::RemovalBug;
 pub use front::{Removed, RetentionLimits};
+pub use grouped::CommitWanted;
 pub use internal::InternalEntry;
 pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
@@ -62,7 +64,7 @@ use front::Front;
 use index_files::IndexWrite;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
-use roll::Incarnations;
+pub(crate) use roll::Incarnations;
 use segment::{Mark, Segment};
 use state::LogState;
 
@@ -159,6 +161,7 @@ pub enum AppendError {
 enum Purpose {
     Write(u64),
     Sync(u64),
+    Settle(u64),
     Extend(u64),
     Create(u64),
     Remove(u64),
@@ -187,6 +190,12 @@ pub struct PartitionLog {
     /// Of the last batch, if it came with an epoch of its own.
     assigned_term: Option<LeaderEpoch>,
     durable: Mark,
+    /// The end of what is durable in segments whose names are; what lies behind it up to `durable` is in a journal.
+    settled: Mark,
+    /// A shard's group commit decides when and how it commits, under [`Durability::Fsync`].
+    is_grouped: bool,
+    /// Syncs under way that make durable in segments what is in a journal.
+    settling: Vec<(u64, Mark)>,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
     log_starts: DurableLogStart,
@@ -319,11 +328,11 @@ impl PartitionLog {
             key: self.key,
             term: self.term,
             log_start: self.log_starts.offset(),
-            recovery_point: durable.index,
+            recovery_point: self.settled.index,
             raft_base: EntryIndex(0),
             durable_index: durable.index,
             next_offset: durable.next_offset,
-            producer_state: self.producers_at(durable.index),
+            producer_state: self.producers_at(self.settled.index),
             segments: self
                 .segments
                 .iter()
@@ -350,6 +359,7 @@ impl PartitionLog {
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
+            Purpose::Settle(id) => self.settle_completed(id, completion.result),
             Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
             Purpose::Remove(_) => {
@@ -401,7 +411,9 @@ impl PartitionLog {
         if self.status == LogStatus::Open {
             self.status = LogStatus::Fenced;
             self.fence_cause = Some(cause);
-            self.commit = None;
+            // What a journal has in flight ends there; this log hears of it and takes no notice.
+            self.commit = self.commit.take().filter(Commit::is_in_journal);
+            self.settling.clear();
             self.index_queue.clear();
             for segment in &mut self.segments {
                 segment.staged = Vec::new();

@@ -161,7 +161,11 @@ impl PartitionLog {
                 }
             }
             (Creation::SyncingFile, DiskOutput::Done) => Creation::SyncingDirectory,
-            (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
+            (Creation::SyncingDirectory, DiskOutput::Done) => {
+                segment.creation = Creation::Ready;
+                // What was synced of it before counts from now on.
+                return self.advance_durable();
+            }
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
         };
         segment.has_what_it_asked_for();

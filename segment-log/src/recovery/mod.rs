@@ -16,6 +16,7 @@
 mod examine;
 pub(crate) mod known;
 mod repair;
+pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -28,6 +29,7 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::journal::JournalEvidence;
 use crate::log::RemovalBug;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
@@ -74,6 +76,8 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// Damage that was gone around.
     pub quarantined: Vec<Quarantined>,
+    /// Entries that only a journal held.
+    pub from_journal: u64,
     /// Bytes that the device does not give back; they were treated like bytes that do not verify.
     pub unreadable: Vec<Unreadable>,
     /// The leader epoch from now on, if it was raised.
@@ -107,6 +111,8 @@ pub struct RecoveryOptions {
     pub checkpoint_is_old: bool,
     /// The tail goes on in a new file (after a fence).
     pub continue_in_new_file: bool,
+    /// What journals hold of the partition.
+    pub journal: JournalEvidence,
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,

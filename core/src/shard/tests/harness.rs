@@ -100,7 +100,10 @@ pub(in crate::shard) fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> 
     };
     let mut builder = SettingsBuilder::new(host)
         .set(&format!("shards={shards}"))
-        .expect("shards");
+        .expect("shards")
+        // Files of a megabyte: a simulated device is in memory.
+        .set("journal.max_bytes=16MiB")
+        .expect("a small journal");
     for set in sets {
         builder = builder.set(set).expect("a setting");
     }
@@ -139,6 +142,7 @@ impl Cluster {
         cluster.start();
         cluster.run();
         assert!(cluster.nodes.iter().all(|node| node.shard.is_ready()), "serves");
+        cluster.remove_replayed_journals();
         cluster
     }
 
@@ -209,6 +213,17 @@ impl Cluster {
             });
         }
         self.monotonic_ms = 0;
+    }
+
+    /// As the broker does once all shards serve.
+    fn remove_replayed_journals(&mut self) {
+        for DirectorySeed { directory, .. } in &self.directories {
+            let mut device = self.device.borrow_mut();
+            let removal = directory.remove_replayed_journals(0);
+            removal
+                .drive(&mut Blocking(&mut device.sim))
+                .expect("journals are removed");
+        }
     }
 
     /// The control thread looks at the room on the disk; at rest only, since it lets all operations end.
@@ -644,6 +659,7 @@ impl Cluster {
             self.nodes.iter().all(|node| node.shard.is_ready()),
             "serves again"
         );
+        self.remove_replayed_journals();
     }
 
     fn close_all(&mut self) {
