@@ -22,6 +22,7 @@ use tidelog_segment_log::entry::{
 };
 use tidelog_segment_log::identity::{CleanFlag, Identity};
 use tidelog_segment_log::ids::{EntryIndex, Incarnation, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::journal::format::{FileId, FrameHeader, JournalPage, Note};
 use tidelog_segment_log::log::{
     Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadError, ReadPart, drive_open, verify_cold,
 };
@@ -46,13 +47,15 @@ pub const RECOVERY_BYTES: usize = 256 * 1024;
 pub const PER_RECOVERED_BYTE: usize = 16;
 
 /// All targets.
-pub const TARGETS: [&str; 14] = [
+pub const TARGETS: [&str; 16] = [
     "segment-header",
     "entry",
     "index-file",
     "checkpoint",
     "identity",
     "clean-flag",
+    "journal-page",
+    "journal-frame",
     "producer-state",
     "log-start",
     "metadata-record",
@@ -109,6 +112,8 @@ pub fn check(target: &str, input: &[u8]) -> bool {
         "identity" => check_sealed(&mut bytes, right, |bytes| {
             let _ = black_box(Identity::decode(bytes));
         }),
+        "journal-page" => check_journal_page(&mut bytes, right),
+        "journal-frame" => check_journal_frame(&mut bytes, right),
         "clean-flag" => check_sealed(&mut bytes, right, |bytes| {
             let _ = black_box(CleanFlag::decode(bytes));
         }),
@@ -165,6 +170,43 @@ fn check_sealed(bytes: &mut [u8], right: bool, decode: impl FnOnce(&[u8])) {
         reseal(bytes);
     }
     bounded(bytes, decode);
+}
+
+/// The life of the journal file that frames here are of.
+pub const FILE_ID: FileId = FileId([0x6a; 16]);
+
+fn check_journal_page(bytes: &mut [u8], right: bool) {
+    if right && let Some(page) = bytes.get_mut(..4096) {
+        let crc = crc32fast::hash(&page[12..]);
+        put(page, 8, &crc.to_le_bytes());
+    }
+    bounded(bytes, |bytes| {
+        if let Ok(page) = JournalPage::decode(bytes) {
+            assert_eq!(
+                JournalPage::decode(&page.encode()),
+                Ok(page),
+                "what is read can be written"
+            );
+        }
+    });
+}
+
+fn check_journal_frame(bytes: &mut [u8], right: bool) {
+    if right {
+        put(bytes, 16, &FILE_ID.0);
+        let length = (u32_at(bytes, 8) as usize).clamp(8, bytes.len().max(8));
+        let crc = crc32fast::hash(bytes.get(8..length).unwrap_or_default());
+        put(bytes, 4, &crc.to_le_bytes());
+    }
+    bounded(bytes, |bytes| {
+        if let Ok((header, record)) = FrameHeader::decode(bytes, &FILE_ID) {
+            let again = header.encode([record].into_iter());
+            assert!(bytes.starts_with(&again), "what is read can be written");
+            if let Ok(Some(note)) = Note::decode(header.kind, record) {
+                assert_eq!(note.encode(), record, "what is read can be written");
+            }
+        }
+    });
 }
 
 fn check_segment_header(bytes: &mut [u8], right: bool) {

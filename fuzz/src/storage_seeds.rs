@@ -1,6 +1,6 @@
 //! Whole structures, as the program writes them: what the fuzz targets of the disk begin with.
 
-use crate::storage_checks::{INCARNATION, KEY, TARGETS, segment_header};
+use crate::storage_checks::{FILE_ID, INCARNATION, KEY, TARGETS, segment_header};
 use bytes::Bytes;
 use std::path::Path;
 use tidelog_core::metadata::MetadataRecord;
@@ -11,7 +11,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::memory::MemoryDisk;
 use tidelog_segment_log::entry::{EntryHeader, EntryKind};
 use tidelog_segment_log::identity::{CleanFlag, Identity};
-use tidelog_segment_log::ids::{LeaderEpoch, Offset};
+use tidelog_segment_log::ids::{EntryIndex, FilePosition, LeaderEpoch, Offset};
+use tidelog_segment_log::journal::format::{FrameHeader, FrameNumber, JournalPage, Note, RecordKind};
 use tidelog_segment_log::log::{
     CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open,
 };
@@ -213,6 +214,16 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .encode(),
         ],
         "identity" => vec![identity(None).encode(), identity(Some("rack")).encode()],
+        "journal-page" => vec![
+            JournalPage {
+                file_id: FILE_ID,
+                shard: 1,
+                start_counter: 3,
+                sequence: 2,
+            }
+            .encode(),
+        ],
+        "journal-frame" => journal_frames(),
         "clean-flag" => vec![CleanFlag { start_counter: 3 }.encode()],
         "producer-state" => vec![stopped.checkpoint.partitions[0].producer_state.clone()],
         "log-start" => vec![encode_log_start(Offset(17))],
@@ -265,4 +276,37 @@ pub fn all() -> Vec<(&'static str, String, Vec<u8>)> {
         }
     }
     inputs
+}
+
+/// A frame of each kind.
+fn journal_frames() -> Vec<Vec<u8>> {
+    let cut = Note::TruncateTo {
+        term: LeaderEpoch(2),
+        index: EntryIndex(5),
+        dropped: vec![INCARNATION],
+    };
+    let notes = [
+        Some(cut),
+        Some(Note::LogStart(Offset(3))),
+        Some(Note::PartitionDeleted),
+        None,
+    ];
+    let frame = |note: &Option<Note>| {
+        let kind = note.as_ref().map_or(RecordKind::Append, Note::kind);
+        let record = note.as_ref().map_or_else(|| vec![0x5a; 64], Note::encode);
+        let has_segment = matches!(kind, RecordKind::Append | RecordKind::TruncateTo);
+        let header = FrameHeader {
+            file_id: FILE_ID,
+            number: FrameNumber(7),
+            durable: FrameNumber(6),
+            kind,
+            key: KEY,
+            segment: has_segment.then(segment_header),
+            position: FilePosition(if has_segment { 8192 } else { 0 }),
+        };
+        let mut frame = header.encode([record.as_slice()].into_iter()).to_vec();
+        frame.extend_from_slice(&record);
+        frame
+    };
+    notes.iter().map(frame).collect()
 }

@@ -527,6 +527,7 @@ pub fn frame_len(bytes: &[u8], file_id: &FileId) -> Result<usize, FrameError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
@@ -543,7 +544,7 @@ mod tests {
             durable: FrameNumber(10),
             kind,
             key,
-            segment: kind.has_segment().then(|| SegmentHeader {
+            segment: kind.has_segment().then_some(SegmentHeader {
                 format_version: SEGMENT_FORMAT_VERSION,
                 features: 0,
                 incarnation: Incarnation([5; 16]),

@@ -330,7 +330,7 @@ impl Walk<'_> {
                 _ => None,
             };
             if !is_over {
-                match self.from_journal(at, &mut window, position, chain).await? {
+                match self.take_from_journal(at, &mut window, position, chain).await? {
                     FromJournal::Taken(next, crc) => {
                         (position, chain) = (next, Some(crc));
                         continue;
@@ -358,7 +358,7 @@ impl Walk<'_> {
 
     /// Takes the index that fails from the journal: where the walk stands if that is its place or nothing is lost
     /// by it, else to a new file behind everything.
-    async fn from_journal(
+    async fn take_from_journal(
         &mut self,
         at: usize,
         window: &mut Window<'_>,

@@ -159,7 +159,7 @@ fn value_at(log: &mut PartitionLog, disk: &mut SimDisk, offset: i64) -> Vec<u8> 
     use tidelog_segment_log::log::{ReadPart, verify_cold};
     let end = log.high_watermark();
     let plan = log.read(disk, Offset(offset), end, 1).expect("a plan");
-    let bytes = match plan.parts.first().expect("a part") {
+    match plan.parts.first().expect("a part") {
         ReadPart::Hot(pieces) => pieces[0].to_vec(),
         ReadPart::Cold(range) => {
             let file = disk
@@ -169,8 +169,7 @@ fn value_at(log: &mut PartitionLog, disk: &mut SimDisk, offset: i64) -> Vec<u8> 
             let at = verify_cold(range, bytes).expect("verifies").remove(0);
             bytes[at].to_vec()
         }
-    };
-    bytes
+    }
 }
 
 fn holds(bytes: &[u8], value: &[u8]) -> bool {

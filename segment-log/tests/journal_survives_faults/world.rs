@@ -256,7 +256,7 @@ impl World {
                 node_id: 1,
                 cluster_id: "simulated".into(),
                 rack: None,
-                directory_id: [5; 16],
+                directory_id: [1; 16],
             };
             let Ok(data) = DataDirectory::open(&mut Stepping(&mut self.disk), &root(), new) else {
                 continue;

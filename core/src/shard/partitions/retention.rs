@@ -64,7 +64,8 @@ impl Partitions {
             }
             let Some(log) = partition.log_mut() else { continue };
             log.retain(now.wall_ms, disk, self.retention.clock_ms, limits);
-            if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
+            let wants_commit = log.commit_wanted().is_some();
+            if wants_commit || log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
                 self.active.insert(*key);
                 budget.look();
             }

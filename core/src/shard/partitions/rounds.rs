@@ -67,7 +67,8 @@ impl Partitions {
                 metrics.segments_removed.add(removed.segments);
                 metrics.segments_removed_bytes.add(removed.bytes);
                 metrics.segment_removal_failures.add(removed.failures);
-                if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
+                let wants_commit = log.commit_wanted().is_some();
+                if wants_commit || log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
                     self.active.insert(*key);
                     budget.look();
                 }
