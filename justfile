@@ -135,3 +135,7 @@ bench *ARGS:
 # Every bit of a small data directory, and every pair of damaged files (minutes)
 damage:
     TIDELOG_DAMAGE=all cargo test -p tidelog-segment-log --release --test damage_is_found_and_nothing_is_deleted -- --nocapture
+
+# What a commit costs over 1 to 10,000 dirty partitions, by synced segments and by the journal: just bench-commit DIR
+bench-commit DIR="target":
+    ulimit -n "$(ulimit -Hn)"; TIDELOG_BENCH_DIR="$(realpath "{{DIR}}")" cargo bench -p tidelog-segment-log --bench commit

@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import time
+import urllib.request
 
 from lib import (
     Broker,
@@ -67,7 +68,9 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
-    broker = Broker(shards=2, settings={"log.segment_bytes": "1MiB"})
+    # Small segments and a small journal, so that kills also fall into rolls and trims.
+    settings = {"log.segment_bytes": "1MiB", "journal.max_bytes": "64MiB"}
+    broker = Broker(shards=2, settings=settings)
     retired = 0
     try:
         broker.start()
@@ -102,6 +105,9 @@ def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
             wait_until(
                 lambda: acked_count(path) > before[acks], FIRST_ACK_TIMEOUT_S, f"a first record acknowledged with acks={acks}"
             )
+        # In every other round the journal is surely in use; in the others it may be in the making.
+        if chance.random() < 0.5:
+            wait_until(lambda: journal_commits(broker) > 0, FIRST_ACK_TIMEOUT_S, "a commit through the journal")
         # The random moment itself, not a wait for something.
         time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
         expect(broker.alive(), "the broker died before it was killed")
@@ -112,6 +118,16 @@ def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
         expect(acked_count(path) > before[acks], f"nothing was acknowledged with acks={acks}: {said[acks]}")
     broker.start()
     load.retired = sum(check(broker, acks, path) for acks, path in load.histories.items())
+
+
+def journal_commits(broker: Broker) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return sum(
+        int(float(line.split()[-1]))
+        for line in page.splitlines()
+        if line.startswith("tidelog_journal_commits_total")
+    )
 
 
 def check(broker: Broker, acks: str, path) -> int:

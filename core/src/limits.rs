@@ -71,3 +71,6 @@ pub const FETCH_SESSION_IDLE_MS: u64 = 120_000;
 
 const _: () = assert!((NODE_ID_MAX as i64) * 1_024 + 1_023 <= i32::MAX as i64);
 const _: () = assert!(MEMORY_PER_SHARD_BYTES_MIN <= MEMORY_BYTES_MIN);
+
+/// Least bytes of a journal that is not switched off.
+pub const JOURNAL_BYTES_MIN: u64 = 16 << 20;

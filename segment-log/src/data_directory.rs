@@ -14,21 +14,25 @@
 //! | `clean` | [`CleanFlag`], only between an orderly stop and the next start |
 //! | `checkpoint-<shard>` | the newest [`Checkpoint`] of that shard |
 //! | `checkpoint-<shard>.previous` | the one before it |
+//! | `journal/` | the commit journals, see [`crate::journal`] |
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, PartitionCheckpoint};
+use crate::disk::std_disk::newest_change_ms;
 use crate::disk::{DirectoryLock, Disk, DiskOp, ReadSource};
 use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace};
 use crate::identity::{CleanFlag, DirectoryUuid, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
+use crate::journal::{FoundJournals, JournalError};
 use crate::limits::{
     CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, NAMES_LOOKED_AT_MAX, READ_ATTEMPTS_MAX,
 };
@@ -82,6 +86,9 @@ pub enum DataDirectoryError {
         /// What is wrong with it.
         cause: IdentityError,
     },
+    /// Its journals cannot be read; the text says what to do.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Restore the identity file from a backup, or have a new one made; nothing was changed. A start
     /// that counted as the first one would give out leader epochs again, under another cluster id.
     #[error(
@@ -134,8 +141,11 @@ pub struct DataDirectory {
     is_first_start: bool,
     was_clean: bool,
     last_start: u64,
+    last_change_ms: Option<i64>,
     found: Vec<FoundCheckpoint>,
     unreadable: Vec<String>,
+    /// Until they are removed.
+    journals: Mutex<FoundJournals>,
     _lock: DirectoryLock,
 }
 
@@ -171,16 +181,20 @@ impl DataDirectory {
                 cause,
             },
         })?;
+        let last_change_ms = newest_change_ms(path, &[CHECKPOINT_PREFIX, CLEAN_FILE]);
         let directory = path.to_path_buf();
         let start = Machine::new(TokenCounter::new(0), |io| start(io, directory, new)).drive(disk)?;
+        let journals = FoundJournals::find(0, path).drive(disk)?;
         Ok(Self {
             path: path.to_path_buf(),
             identity: start.identity,
             is_first_start: start.is_first,
             was_clean: start.was_clean,
             last_start: start.last_start,
+            last_change_ms,
             found: start.found,
             unreadable: start.unreadable,
+            journals: Mutex::new(journals),
             _lock: lock,
         })
     }
@@ -215,6 +229,12 @@ impl DataDirectory {
         self.was_clean
     }
 
+    /// By the clock of that time, in ms since 1970: when the last start before this one wrote a checkpoint.
+    /// Of files outside a simulation only; no evidence of anything but a clock.
+    pub fn last_change_ms(&self) -> Option<i64> {
+        self.last_change_ms
+    }
+
     /// All checkpoints that could be read.
     pub fn checkpoints(&self) -> &[FoundCheckpoint] {
         &self.found
@@ -227,7 +247,19 @@ impl DataDirectory {
 
     /// What the checkpoints say of a partition.
     pub fn evidence(&self, key: &PartitionKey) -> PartitionEvidence {
-        evidence_of(&self.found, self.last_start, key)
+        let mut evidence = evidence_of(&self.found, self.last_start, key);
+        evidence.options.journal = self.journals().evidence(key);
+        evidence
+    }
+
+    /// The journals found, as far as they are still needed.
+    pub fn journals(&self) -> MutexGuard<'_, FoundJournals> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The work of removing the journals found: those whose partitions were all opened since, or are dead.
+    pub fn remove_replayed_journals(&self, token_space: u32) -> Machine<io::Result<()>> {
+        self.journals().remove_replayed(token_space)
     }
 
     /// Marks the directory as shut down in order. Only after every shard's last checkpoint is

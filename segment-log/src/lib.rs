@@ -10,6 +10,7 @@ mod durable_replace;
 pub mod entry;
 pub mod identity;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod log;
 pub mod producer_state;

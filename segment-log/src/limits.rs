@@ -91,6 +91,33 @@ pub const UNREADABLE_PAGES_MAX: usize = 1_024;
 /// Leader epochs set apart for each start of a data directory.
 pub const TERMS_PER_START: u64 = 1024;
 
+/// Bytes of one file of a commit journal, and so the most that one commit puts there: 64 MiB.
+pub const JOURNAL_FILE_BYTES: u64 = 64 << 20;
+
+/// Most bytes of one frame of a journal.
+pub const JOURNAL_FRAME_BYTES_MAX: u64 = JOURNAL_FILE_BYTES;
+
+/// Bytes of one partition in one commit that may go through the journal; more are synced where they are.
+pub const JOURNAL_RUN_BYTES_MAX: usize = 1 << 20;
+
+/// Dirty files from which on a commit goes through the journal.
+pub const JOURNAL_DIRTY_FILES_MIN: usize = 4;
+
+/// Bytes per dirty file, on average, up to which a commit goes through the journal.
+pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 128 << 10;
+
+/// Incarnations that one truncate_to record names.
+pub const JOURNAL_DROPPED_MAX: usize = 65_536;
+
+/// Files of journals that a start reads.
+pub const JOURNAL_FILES_MAX: usize = 65_536;
+
+/// Trimmed files of a journal that are kept to be used again.
+pub const JOURNAL_SPARE_FILES_MAX: usize = 2;
+
+/// Syncs of segments under way at a time that let the oldest file of a journal go.
+pub const JOURNAL_SETTLING_MAX: usize = 16;
+
 /// Files that a disk which only reads keeps open.
 pub const READ_ONLY_FILES_MAX: usize = 64;
 

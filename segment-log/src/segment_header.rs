@@ -233,7 +233,7 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    fn check_values(&self) -> Result<(), SegmentHeaderError> {
+    pub(crate) fn check_values(&self) -> Result<(), SegmentHeaderError> {
         if self.features & !FEATURES_KNOWN != 0 {
             return Err(SegmentHeaderError::Features(self.features));
         }
@@ -283,6 +283,12 @@ pub fn segment_file_name(base_index: EntryIndex, generation: u32) -> String {
 /// The name of a segment's index file: the segment's with `.index` in place of `.log`.
 pub fn index_file_name(base_index: EntryIndex, generation: u32) -> String {
     format!("{:020}-{generation}{INDEX_NAME_SUFFIX}", base_index.0)
+}
+
+/// The name of the segment file that an index file's name belongs to.
+pub(crate) fn segment_of_index(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(INDEX_NAME_SUFFIX)?;
+    Some(format!("{stem}{FILE_NAME_SUFFIX}"))
 }
 
 /// What a file name says, if it is exactly one that [`segment_file_name`] makes.

@@ -11,7 +11,7 @@
 //! the archive {incarnation: 16 bytes, covered: u64 segment length the index speaks of, last_index
 //! u64, next_offset i64, max_timestamp i64, max_timestamp_offset i64, crc_chain_end u32, epochs: array
 //! of {epoch i32, offset i64}, points: array of {index u64, base_offset i64, position u64,
-//! max_timestamp i64}}. Besides the points it holds what an open would otherwise read the whole
+//! max_timestamp i64}, has_gaps u32, 0 or 1}. Besides the points it holds what an open would otherwise read the whole
 //! segment for.
 
 #![forbid(unsafe_code)]
@@ -91,6 +91,8 @@ pub struct IndexFile {
     pub max_timestamp: Option<(i64, Offset)>,
     /// Each leader epoch that has entries in the segment.
     pub epochs: Vec<EpochStart>,
+    /// Between two of its batches are offsets without records.
+    pub has_gaps: bool,
     /// The index.
     pub index: SegmentIndex,
 }
@@ -106,6 +108,7 @@ struct IndexFileV0 {
     crc_chain_end: u32,
     epochs: Vec<EpochStart>,
     points: Vec<IndexEntry>,
+    has_gaps: u32,
 }
 
 const _: () = {
@@ -212,6 +215,7 @@ impl IndexFile {
             crc_chain_end: self.crc_chain_end,
             epochs: self.epochs.clone(),
             points: self.index.points.clone(),
+            has_gaps: u32::from(self.has_gaps),
         };
         seal(INDEX_MAGIC, INDEX_VERSION, &file)
     }
@@ -249,6 +253,7 @@ impl IndexFile {
             crc_chain_end: file.crc_chain_end,
             max_timestamp: has_batch.then_some((file.max_timestamp, file.max_timestamp_offset)),
             epochs: file.epochs,
+            has_gaps: file.has_gaps != 0,
             index: SegmentIndex { points: file.points },
         })
     }

@@ -244,6 +244,7 @@ fn an_index() {
                 offset: Offset(100),
             },
         ],
+        has_gaps: false,
         index,
     };
     let bytes = file.encode();

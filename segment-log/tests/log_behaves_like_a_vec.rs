@@ -17,7 +17,7 @@ use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
 use tidelog_segment_log::limits::LOG_STARTS_PENDING_MAX;
 use tidelog_segment_log::log::{
     AppendError, CloseProgress, Durability, LogConfig, LogStartError, OpenSpec, Opening, PartitionLog,
-    ReadError, ReadPart, drive_open, remove_partition_directory, verify_cold,
+    ReadError, ReadPart, RetentionLimits, drive_open, remove_partition_directory, verify_cold,
 };
 use tidelog_segment_log::recovery::RecoveryReport;
 
@@ -160,6 +160,17 @@ enum Step {
         len: usize,
         behind_ms: i64,
     },
+    /// A batch that has its offset and epoch, `gap` offsets behind the log.
+    AppendAssigned {
+        records: usize,
+        len: usize,
+        gap: i64,
+    },
+    /// Keeps so many bytes, or what is so old.
+    Retain {
+        size_bytes: Option<u64>,
+        age_ms: Option<u64>,
+    },
     Settle,
     Tick {
         ms: i64,
@@ -192,6 +203,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (1usize..4, prop_oneof![4 => 0usize..600, 1 => 15_000usize..40_000], 0i64..3_000)
             .prop_map(|(records, len, behind_ms)| Step::Append { records, len, behind_ms }),
+        3 => (1usize..4, prop_oneof![4 => 0usize..600, 1 => 3_000usize..9_000], 0i64..500)
+            .prop_map(|(records, len, gap)| Step::AppendAssigned { records, len, gap }),
+        2 => prop_oneof![
+            (0u64..200_000).prop_map(|size_bytes| Step::Retain { size_bytes: Some(size_bytes), age_ms: None }),
+            (0u64..20_000).prop_map(|age_ms| Step::Retain { size_bytes: None, age_ms: Some(age_ms) }),
+        ],
         3 => Just(Step::Settle),
         1 => (1i64..20_000).prop_map(|ms| Step::Tick { ms }),
         2 => (1usize..100_000).prop_map(|max_bytes| Step::ReadAll { max_bytes }),
@@ -279,6 +296,44 @@ proptest! {
                     prop_assert_eq!(appended.last_offset.0 + 1, log.log_end_offset().0);
                     model.push(stored(&batch, appended.base_offset, epoch));
                     epochs.push(epoch);
+                }
+                Step::AppendAssigned { records, len, gap } => {
+                    let (epoch, expected) = (log.leader_epoch(), Offset(log.log_end_offset().0 + gap));
+                    let batch = stored(&batch(records, len, now_ms), expected, epoch);
+                    let appended = log.append_assigned(now_ms, &mut disk, &batch).unwrap();
+                    prop_assert_eq!(appended.base_offset, expected);
+                    prop_assert_eq!(appended.last_offset.0 + 1, log.log_end_offset().0);
+                    let again = log.append_assigned(now_ms, &mut disk, &batch);
+                    prop_assert!(matches!(again, Err(AppendError::OffsetTaken { .. })), "{:?}", again);
+                    model.push(batch);
+                }
+                Step::Retain { size_bytes, age_ms } => {
+                    log.tick(now_ms, &mut disk);
+                    settle(&mut log, &mut disk, now_ms);
+                    let before = log.size_bytes();
+                    let limits = RetentionLimits { age_ms, size_bytes };
+                    log.retain(now_ms, &mut disk, now_ms, limits);
+                    settle(&mut log, &mut disk, now_ms);
+                    let moved = log.log_start_offset();
+                    prop_assert!(moved >= start && moved <= log.high_watermark());
+                    log.tick(now_ms, &mut disk);
+                    settle(&mut log, &mut disk, now_ms);
+                    if let Some(kept) = size_bytes {
+                        prop_assert!(log.size_bytes() >= kept.min(before), "more went than was asked for");
+                    }
+                    if let Some(age_ms) = age_ms {
+                        let young = |batch: &&Bytes| {
+                            let header = BatchHeader::parse(batch).unwrap();
+                            let is_kept = header.last_offset() >= start;
+                            is_kept && now_ms - header.max_timestamp <= age_ms as i64
+                        };
+                        let first = model.iter().find(young).map(|batch| BatchHeader::parse(batch).unwrap());
+                        prop_assert!(first.is_none_or(|first| first.base_offset >= moved || first.base_offset < start));
+                    }
+                    start = moved;
+                    let files = std::fs::read_dir(&directory).unwrap().flatten();
+                    let logs = files.filter(|file| file.path().extension().is_some_and(|end| end == "log"));
+                    prop_assert_eq!(logs.count(), log.segment_count(), "removed files are gone, others are there");
                 }
                 Step::Settle => settle(&mut log, &mut disk, now_ms),
                 Step::Tick { ms } => {

@@ -6,6 +6,7 @@
 
 mod directories;
 mod disk_health;
+mod journals;
 mod listen;
 mod opening;
 mod pin;
@@ -238,6 +239,10 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
     let health = Arc::new(Mutex::new(HealthRegistry::new()));
     let mut space = Space::new(Arc::clone(&health));
     let directories = Directories::open(&settings, &mut space)?;
+    directories
+        .opened
+        .iter()
+        .for_each(|opened| journals::report(&opened.directory));
     let home = &directories.home().directory;
     install_panic_hook(Some(directories.home().facts.path.clone()));
     end_process_on_fault(i32::from(FatalReason::Mapping.exit_code()))
@@ -287,6 +292,10 @@ fn run(settings: Settings, started: Instant) -> Result<i32, StartupError> {
         (&cores, descriptors),
     )?;
     let topics = wait_until_open(&running.ready, &metrics, &health);
+    directories
+        .opened
+        .iter()
+        .for_each(|opened| journals::remove_replayed(&opened.directory));
     set_health(&health, Health::Ok, "");
     print_ready(
         &settings,

@@ -1,7 +1,7 @@
 //! [`Disk`] over the shard's ring.
 //!
-//! Owned by the shard's thread. Reads, writes, syncs, write-back and space reservation go through
-//! the ring; names (open, create, list, rename, unlink) and reads from the device, which only
+//! Owned by the shard's thread. Reads, writes, syncs, write-back, space reservation and unlinks go through
+//! the ring; other names (open, create, list, rename) and reads from the device, which only
 //! opening, rolling and recovery need, are done at once by [`StdDisk`]. Appends go through
 //! `write_now`, which is `pwritev` on this thread. Reads through the page cache and early write-back, which
 //! may have to wait for the device, begin on a worker of the kernel; large reads of what is not in the cache go
@@ -9,9 +9,11 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -80,6 +82,10 @@ enum InFlight {
     },
     SyncDir {
         _directory: OwnedFd,
+    },
+    /// Frees the space of a file that nobody holds, which takes long for a large one.
+    Unlink {
+        path: CString,
     },
     Fallocate {
         held: Held,
@@ -281,6 +287,27 @@ impl RingDisk {
         self.start(Token(0), InFlight::EarlyWriteback { _held: held }, |_| entry);
     }
 
+    /// Removes a name on a worker of the kernel: the space of a large file is not freed in an instant.
+    fn start_unlink(&mut self, token: Token, path: &Path) {
+        let path = match CString::new(path.as_os_str().as_bytes()) {
+            Ok(path) => path,
+            Err(error) => {
+                self.arrived.push(Completion {
+                    token,
+                    result: Err(error.into()),
+                });
+                return;
+            }
+        };
+        // The text of a C string does not move with it.
+        self.start(token, InFlight::Unlink { path }, |operation| match operation {
+            InFlight::Unlink { path } => {
+                opcode::UnlinkAt::new(types::Fd(rustix::fs::CWD.as_raw_fd()), path.as_ptr()).build()
+            }
+            _ => opcode::Nop::new().build(),
+        });
+    }
+
     /// A direct read brought less than it should: all of it is read again, through the page cache.
     fn read_through_cache(&mut self, tag: Tag) {
         let Some(place) = self.slots.get_mut(tag.slot as usize) else {
@@ -472,6 +499,11 @@ impl Disk for RingDisk {
                     opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
                 });
             }
+            DiskOp::Unlink { path } => {
+                // Were a map the last to hold the file, its space would be freed on this thread.
+                self.direct.drop_closed();
+                self.start_unlink(token, &path);
+            }
             DiskOp::SyncDir { path } => {
                 let opened = self.direct.descriptors().with_room(|| std::fs::File::open(&path));
                 match opened {
@@ -622,6 +654,32 @@ mod tests {
                 Ok(DiskOutput::Read(bytes)) => bytes,
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_name_is_removed_by_the_kernels_worker() {
+        let cold = ColdFile::new(1 << 20);
+        let ring = Rc::new(RefCell::new(RawRing::new().unwrap()));
+        let mut disk = RingDisk::new(Rc::clone(&ring), 0, Descriptors::unbounded());
+        for is_there in [true, false] {
+            let path = cold.path.clone();
+            disk.submit(Token(1), DiskOp::Unlink { path });
+            assert_eq!(disk.in_flight(), 1, "this thread does not do it");
+            let (mut reaped, mut done) = (Vec::new(), Vec::new());
+            while done.is_empty() {
+                ring.borrow_mut()
+                    .sleep_and_reap(Duration::from_secs(1), &mut reaped)
+                    .unwrap();
+                reaped.drain(..).for_each(|one| disk.on_reaped(one));
+                disk.take_completions(&mut done);
+            }
+            match done.pop().unwrap().result {
+                Ok(DiskOutput::Done) => assert!(is_there),
+                Err(error) => assert!(!is_there && error.kind() == io::ErrorKind::NotFound),
+                other => panic!("{other:?}"),
+            }
+            assert!(!cold.path.exists());
         }
     }
 

@@ -157,6 +157,8 @@ pub struct Settings {
     pub shards: u16,
     /// `memory.limit`
     pub memory_limit_bytes: u64,
+    /// `journal.max_bytes`; 0 is off.
+    pub journal_max_bytes: u64,
     /// `log.durability`
     pub log_durability: LogDurability,
     /// `log.durability.interval_ms`
@@ -167,6 +169,8 @@ pub struct Settings {
     pub log_segment_bytes: u64,
     /// `log.segment_ms`
     pub log_segment_ms: u64,
+    /// `log.retention_check_ms`
+    pub log_retention_check_ms: u64,
     /// `log.retention_ms`; -1 keeps for ever.
     pub log_retention_ms: i64,
     /// `log.retention_bytes`; -1 means no limit.

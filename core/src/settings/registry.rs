@@ -251,6 +251,14 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "journal.max_bytes",
+        kind: Kind::Size { min: 0, max: 1 << 40 },
+        unit: "bytes",
+        default: "0",
+        doc: "Most bytes of a shard's commit journal, which makes commits of many partitions cheap, in sixteen files. Experimental; 0 switches it off.",
+        ..BASE
+    },
+    SettingSpec {
         name: "listeners.*",
         kind: Kind::Address,
         default: "localhost:9092",
@@ -298,6 +306,19 @@ static REGISTRY: &[SettingSpec] = &[
         default: "-1",
         effect: Effect::Live,
         doc: "Size above which a partition's oldest segments are removed; -1 means no limit.",
+        ..BASE
+    },
+    SettingSpec {
+        name: "log.retention_check_ms",
+        kind: Kind::Duration {
+            unit_us: 1_000,
+            min: 50,
+            max: YEAR_MS,
+        },
+        unit: "ms",
+        default: "5000",
+        effect: Effect::Live,
+        doc: "Time between looks for segments that are too old or too many.",
         ..BASE
     },
     SettingSpec {

@@ -9,6 +9,7 @@ use super::listener::{HostPort, ListenerSettings};
 use super::parse::{format_size, parse_bool, parse_duration, parse_size};
 use super::registry::{Kind, SettingSpec, find};
 use super::{LogDurability, Origin, Profile, RuntimePin, Settings};
+use crate::limits::JOURNAL_BYTES_MIN;
 use crate::limits::{LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN};
 
 /// All values as text, each checked before the snapshot is read off.
@@ -133,6 +134,12 @@ impl Values {
                 "message.max_bytes {message} is above request.max_bytes {request}, so no request could carry it"
             )));
         }
+        let journal_max_bytes = self.number("journal.max_bytes")?;
+        if (1..JOURNAL_BYTES_MIN).contains(&journal_max_bytes) {
+            return Err(SettingsError::Conflict(format!(
+                "journal.max_bytes {journal_max_bytes} is too small for sixteen files; give at least {JOURNAL_BYTES_MIN}, or 0 for none"
+            )));
+        }
         let log_durability = match self.text("log.durability") {
             "interval" => LogDurability::Interval,
             "os" => LogDurability::Os,
@@ -156,11 +163,13 @@ impl Values {
             data_dirs: self.text("data.dirs").split('\n').map(PathBuf::from).collect(),
             shards,
             memory_limit_bytes,
+            journal_max_bytes,
             log_durability,
             log_durability_interval_ms: self.number("log.durability.interval_ms")?,
             log_open_files_max: self.number("log.open_files_max")?,
             log_segment_bytes: self.number("log.segment_bytes")?,
             log_segment_ms: self.number("log.segment_ms")?,
+            log_retention_check_ms: self.number("log.retention_check_ms")?,
             log_retention_ms: self.number("log.retention_ms")?,
             log_retention_bytes: self.number("log.retention_bytes")?,
             auto_create_topics: self.text("auto_create_topics") == "true",

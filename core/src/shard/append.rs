@@ -47,9 +47,11 @@ impl Refusal {
 /// What the log does not take, as clients are told.
 pub(super) fn refused_append(error: &AppendError) -> Refusal {
     let code = match error {
-        AppendError::Batch(_) | AppendError::Length { .. } | AppendError::OffsetsUsedUp => {
-            ErrorCode::InvalidRecord
-        }
+        AppendError::Batch(_)
+        | AppendError::Length { .. }
+        | AppendError::OffsetTaken { .. }
+        | AppendError::EpochFalls { .. }
+        | AppendError::OffsetsUsedUp => ErrorCode::InvalidRecord,
         AppendError::NoSpace | AppendError::Fenced => ErrorCode::KafkaStorageError,
         AppendError::Backlogged
         | AppendError::Closing

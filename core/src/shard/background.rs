@@ -63,6 +63,8 @@ impl<J: Copy + PartialEq> JobQueue<J> {
 pub(super) enum Job {
     /// The tick of all partitions.
     TickPartitions,
+    /// Log starts move by age and size.
+    Retain,
     /// Idle connections are closed, parked fetches counted.
     LookAtConnections,
     /// A metadata image.
@@ -71,6 +73,8 @@ pub(super) enum Job {
     ForgetEpochs,
     /// The checkpoint.
     Checkpoint,
+    /// Files of a journal that are let go.
+    TrimJournal,
 }
 
 /// Where the look at connections and the one at leader epochs go on.
@@ -113,7 +117,9 @@ impl Shard {
 
     fn step_job(&mut self, job: Job, now: Now, disk: &mut dyn Disk, budget: &mut StepBudget) -> Progress {
         match job {
-            Job::TickPartitions => self.partitions.tick_step(now, disk, budget),
+            Job::TrimJournal => self.partitions.trim_step(disk, budget),
+            Job::TickPartitions => self.partitions.tick_step(now, disk, budget, &self.metrics),
+            Job::Retain => self.partitions.retain_step(now, disk, budget, &self.metrics),
             Job::LookAtConnections => self.look_at_connections(now, budget),
             Job::ForgetEpochs => self.forget_epochs(budget),
             Job::ApplyImage => {

@@ -310,6 +310,8 @@ impl Shard {
             }
             self.partitions.want_checkpoint(DirectoryId::HOME);
             self.partitions.list_directories(disk);
+            self.partitions
+                .forget_dead(|topic| control.machine.is_deleted(Uuid::from_bytes(topic.0)));
             self.publish_image();
             return;
         }

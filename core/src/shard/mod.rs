@@ -39,6 +39,7 @@ mod parts;
 mod plan;
 mod produce;
 mod requests;
+mod retention_clock;
 mod silence;
 mod slab;
 mod sockets;

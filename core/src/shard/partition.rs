@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tidelog_net::error_code::ErrorCode;
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use tidelog_segment_log::journal::JournalEvidence;
 use tidelog_segment_log::log::{
     Durability, LogConfig, LogStatus, NewestRecord, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog,
     ReadPlan,
@@ -312,6 +313,10 @@ impl Partition {
         }
     }
 
+    pub(super) fn config(&self) -> &TopicConfig {
+        &self.config
+    }
+
     pub(super) fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))
     }
@@ -363,6 +368,8 @@ impl Partition {
                 }
                 self.last_high_watermark = log.high_watermark();
                 self.last_log_start = log.log_start_offset();
+                // It is durable where it belongs.
+                self.options.journal = JournalEvidence::None;
                 // What a checkpoint said of it is said better by the log from now on.
                 self.open.checkpoint = None;
                 self.state = State::Open(log);
@@ -594,8 +601,9 @@ impl Partition {
     }
 
     /// After a fence: opens again, from the device.
-    pub(super) fn reopen_if_fenced(&mut self) -> bool {
-        if self.log().is_none_or(|log| log.status() == LogStatus::Open) || !self.waiting.is_empty() {
+    /// `journal`: what it may hold of the log.
+    pub(super) fn reopen_if_fenced(&mut self, journal: JournalEvidence) -> bool {
+        if !self.is_fenced() || !self.waiting.is_empty() {
             return false;
         }
         let placeholder = State::Failed {
@@ -609,9 +617,15 @@ impl Partition {
             self.options.term_floor = self.options.term_floor.max(log.leader_epoch());
             self.options.checkpoint_is_old = false;
             self.options.continue_in_new_file = true;
-            self.state = State::Opening(Box::new(log.into_reopening()));
+            self.options.journal = journal.clone();
+            self.state = State::Opening(Box::new(log.into_reopening_with(journal)));
         }
         true
+    }
+
+    /// Whether its log waits to be opened again.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.log().is_some_and(|log| log.status() == LogStatus::Fenced)
     }
 
     /// Whether opening failed and is to be tried again now.

@@ -1,7 +1,7 @@
 //! The partitions a shard owns: opened from a metadata image, driven by completions, closed cleanly.
 //!
-//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick) and
-//! `checkpoints`.
+//! What is done for all of them is background work: `images` (applying an image), `rounds` (the tick),
+//! `retention` and `checkpoints`.
 //!
 //! Owned by the shard. Each partition's log has a token space of its own, so a disk completion finds
 //! its partition by the upper half of its token.
@@ -19,6 +19,7 @@ use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, re
 
 use super::admin::PartitionSize;
 use super::partition::{Answers, Partition};
+use super::retention_clock::RetentionClock;
 use super::{FastMap, Now, ReplyTo};
 use crate::limits::DATA_DIRS_MAX;
 use crate::metadata::MetadataImage;
@@ -27,17 +28,21 @@ use crate::settings::{LogDurability, Settings};
 use crate::topic_config::{TopicConfig, TopicDefaults};
 
 mod checkpoints;
+mod commits;
 mod directories;
 mod images;
 #[cfg(test)]
 mod memory_tests;
+mod retention;
 mod rounds;
 
+use commits::Commits;
 pub(super) use directories::DirectoryId;
 use directories::OwnDirectory;
 pub use directories::{DirectoriesSeed, DirectorySeed};
 use images::Applying;
 pub(super) use images::{Outbox, has_partition};
+use retention::RetentionRound;
 use rounds::Round;
 
 /// Token spaces below this belong to the shard itself.
@@ -53,13 +58,23 @@ pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig 
     LogConfig {
         segment_bytes: topic.segment_bytes,
         segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
-        durability: match settings.log_durability {
-            LogDurability::Fsync => Durability::Fsync,
-            LogDurability::Interval => Durability::Interval {
-                interval_ms: settings.log_durability_interval_ms,
-            },
-            LogDurability::Os => Durability::Os,
-        },
+        durability: durability(settings, topic),
+    }
+}
+
+/// The broker's durability, or the topic's where `flush.messages` or `flush.ms` ask for a stronger one.
+fn durability(settings: &Settings, topic: &TopicConfig) -> Durability {
+    let flush = topic.flush;
+    if settings.log_durability == LogDurability::Fsync || flush.each_batch || flush.interval_ms == Some(0) {
+        return Durability::Fsync;
+    }
+    let of_broker = match settings.log_durability {
+        LogDurability::Interval => Some(settings.log_durability_interval_ms),
+        _ => None,
+    };
+    match [of_broker, flush.interval_ms].into_iter().flatten().min() {
+        Some(interval_ms) => Durability::Interval { interval_ms },
+        None => Durability::Os,
     }
 }
 
@@ -83,6 +98,8 @@ pub(super) struct Partitions {
     next_image: Option<Arc<MetadataImage>>,
     topics_gone: bool,
     round: Round,
+    retention: RetentionRound,
+    clock: RetentionClock,
     removing: HashMap<u32, Machine<io::Result<()>>>,
     next_space: u32,
     opening: usize,
@@ -92,6 +109,9 @@ pub(super) struct Partitions {
     /// How often an opening was begun.
     openings: u64,
     opened: Vec<(PartitionKey, i32)>,
+    commits: Commits,
+    /// The last checkpoints are near: a journal that fails is left to the next start.
+    is_closing: bool,
     is_closed: bool,
     /// Partitions that the first image gave to this shard.
     at_start: usize,
@@ -108,9 +128,12 @@ impl Partitions {
         shards: usize,
         openings_max: usize,
     ) -> Self {
-        Self {
+        let clock = RetentionClock::new(seed.last_change_ms());
+        let mut partitions = Self {
             unusable: seed.unusable.clone(),
             directories: OwnDirectory::all(seed),
+            clock,
+            retention: RetentionRound::default(),
             defaults: TopicDefaults::from_settings(&settings),
             settings,
             own: usize::from(own),
@@ -130,11 +153,15 @@ impl Partitions {
             waits_for_openings: false,
             openings: 0,
             opened: Vec::new(),
+            commits: Commits::default(),
+            is_closing: false,
             is_closed: false,
             at_start: 0,
             unavailable: 0,
             cut_short: false,
-        }
+        };
+        partitions.make_groups();
+        partitions
     }
 
     /// Partitions that are being opened.
@@ -213,6 +240,7 @@ impl Partitions {
             return;
         };
         partition.abandon(answers, wakes);
+        self.leave_group(&key);
         self.opening -= usize::from(partition.is_opening());
         self.spaces.remove(&space);
         self.active.remove(&key);
@@ -236,6 +264,14 @@ impl Partitions {
         for (space, directory) in SWEEP_SPACES.zip(&self.directories) {
             let path = directory.seed.partitions_path();
             disk.submit(Token(u64::from(space) << 32), DiskOp::List { path });
+        }
+    }
+
+    /// What journals hold of dead topics is not needed.
+    pub(super) fn forget_dead(&self, is_dead: impl Fn(&TopicId) -> bool) {
+        for directory in &self.directories {
+            let journals = directory.seed.directory.journals();
+            journals.forget_dead(|key| is_dead(&key.topic));
         }
     }
 
@@ -295,6 +331,7 @@ impl Partitions {
             .get(&key)
             .and_then(|(_, partition)| partition.directory());
         self.want_checkpoint(directory.unwrap_or(DirectoryId::HOME));
+        self.join_group(&key);
         if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
             self.opened.push((key, log.leader_epoch().0));
         }
@@ -316,6 +353,9 @@ impl Partitions {
             self.step_checkpoint(disk, checkpoints::directory_of(space), vec![completion]);
             return;
         }
+        let Some(completion) = self.journal_completed(disk, space, completion) else {
+            return;
+        };
         if let Some(machine) = self.removing.get_mut(&space) {
             if let Poll::Ready(result) = machine.step(disk, vec![completion]) {
                 self.removing.remove(&space);
@@ -356,12 +396,26 @@ impl Partitions {
                 log.flush(now.wall_ms, disk);
             }
             partition.settle(answers, wakes, metrics);
-            if partition.reopen_if_fenced() {
+            self.note_flushed(&key);
+            if self.reopen_if_fenced(&key) {
                 metrics.partition_fences.increment();
                 self.count_opening();
                 self.drive_opening(now, disk, key, Vec::new());
             }
         }
+        self.commit_groups(now.wall_ms, disk);
+        self.hear_groups();
+    }
+
+    /// Opens a fenced partition again, unless a journal has something of it in flight: that ends first.
+    fn reopen_if_fenced(&mut self, key: &PartitionKey) -> bool {
+        let is_fenced = |(_, partition): &(u32, Partition)| partition.is_fenced();
+        if !self.by_key.get(key).is_some_and(is_fenced) || self.is_in_flight(key) {
+            return false;
+        }
+        let journal = self.live_journal(key);
+        let partition = self.by_key.get_mut(key);
+        partition.is_some_and(|(_, partition)| partition.reopen_if_fenced(journal))
     }
 
     /// The drain's deadline has passed: stop without waiting.
@@ -408,6 +462,10 @@ impl Partitions {
         }
         if pending {
             return false;
+        }
+        self.is_closing = true;
+        if !self.close_groups(disk) {
+            return self.cut_short;
         }
         closed
             .first_mut()

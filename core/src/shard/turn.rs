@@ -35,6 +35,9 @@ impl Shard {
                 Timer::Tick => {
                     self.partitions.tick_checkpoint(disk, now.monotonic_ms);
                     self.jobs.want(Job::TickPartitions);
+                    if self.partitions.is_retention_due(now) && !self.stopping {
+                        self.jobs.want(Job::Retain);
+                    }
                     self.jobs.want(Job::LookAtConnections);
                     if let Some(control) = &mut self.control
                         && control.tick(now, disk)
@@ -93,6 +96,9 @@ impl Shard {
         let may_checkpoint = self.has_image && !(self.stopping && self.all_quiet());
         if may_checkpoint && self.partitions.maintain() {
             self.jobs.want(Job::Checkpoint);
+        }
+        if self.partitions.wants_trim() {
+            self.jobs.want(Job::TrimJournal);
         }
         if let Some(control) = &mut self.control
             && self.partitions.covers_group_zero()
@@ -162,6 +168,7 @@ impl Shard {
             .partitions_failed
             .set(self.partitions.failed() as i64);
         self.metrics.segments.set(self.partitions.segments() as i64);
+        self.partitions.publish_commits(&self.metrics);
         self.metrics.fetch_sessions.set(self.fetch_sessions.len() as i64);
         self.metrics
             .fetch_sessions_used_bytes

@@ -210,6 +210,17 @@ pub struct TopicConfig {
     pub min_compaction_lag_ms: u64,
     /// `max.compaction.lag.ms`
     pub max_compaction_lag_ms: u64,
+    /// `flush.messages` and `flush.ms`
+    pub flush: Flush,
+}
+
+/// What a topic asks of durability; it never weakens the broker's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// `flush.messages` is set: no number of records may be lost that was acknowledged.
+    pub each_batch: bool,
+    /// `flush.ms`, where it is set.
+    pub interval_ms: Option<u64>,
 }
 
 impl TopicConfig {
@@ -248,6 +259,10 @@ impl TopicConfig {
             delete_retention_ms: of.unsigned("delete.retention.ms"),
             min_compaction_lag_ms: of.unsigned("min.compaction.lag.ms"),
             max_compaction_lag_ms: of.unsigned("max.compaction.lag.ms"),
+            flush: Flush {
+                each_batch: of.number("flush.messages") < i64::MAX,
+                interval_ms: Some(of.unsigned("flush.ms")).filter(|ms| *ms < i64::MAX as u64),
+            },
         }
     }
 }

@@ -87,6 +87,11 @@ impl StdDisk {
         self.hot.note_written(file, range);
     }
 
+    /// Lets go of the maps of closed files, which keep the space of those that were unlinked.
+    pub fn drop_closed(&mut self) {
+        self.hot.drop_closed();
+    }
+
     /// What a failed write left in a range is unknown: it is not hot any more.
     pub fn note_failed_write(&mut self, file: &FileHandle, range: Range<u64>) {
         self.hot.forget_range(file, range);
@@ -115,6 +120,8 @@ impl StdDisk {
             }
             DiskOp::RemoveDir { path } => done(fs::remove_dir(path)),
             DiskOp::SyncDir { path } => {
+                // Whoever unlinked files has let go of them by now; a map would keep their space.
+                self.hot.drop_closed();
                 let dir = self.descriptors.with_room(|| open_dir(&path))?;
                 done(rustix::fs::fsync(dir).map_err(io::Error::from))
             }
@@ -394,6 +401,21 @@ fn read_full(fd: BorrowedFd<'_>, position: u64, into: &mut [u8]) -> io::Result<u
         }
     }
     Ok(filled)
+}
+
+/// When one of the files in a directory whose names begin so was last changed, in ms since 1970; `None` where
+/// there is none, or no such directory.
+pub(crate) fn newest_change_ms(directory: &Path, prefixes: &[&str]) -> Option<i64> {
+    let files = fs::read_dir(directory).ok()?.flatten();
+    let changed_ms = |file: fs::DirEntry| {
+        let name = file.file_name();
+        let name = name.to_str()?;
+        prefixes.iter().find(|prefix| name.starts_with(**prefix))?;
+        let changed = file.metadata().ok()?.modified().ok()?;
+        let since = changed.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_millis()).ok()
+    };
+    files.filter_map(changed_ms).max()
 }
 
 /// The same file, opened to bypass the page cache, if that spares a read the copy: where the filesystem allows it

@@ -37,6 +37,15 @@ pub struct Appended {
     pub index: EntryIndex,
 }
 
+/// Who gives a batch its offset and leader epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// This log: the next offset, the current epoch.
+    Next,
+    /// Another one, before.
+    Assigned,
+}
+
 /// How many entries lie between an index and the durable one, as a header says it.
 fn durable_gap(index: EntryIndex, durable: EntryIndex) -> u32 {
     u32::try_from(index.0.saturating_sub(durable.0)).unwrap_or(DURABLE_GAP_UNKNOWN)
@@ -57,6 +66,49 @@ impl PartitionLog {
         disk: &mut dyn Disk,
         batch: &Bytes,
     ) -> Result<Appended, AppendError> {
+        self.append_at(now_ms, disk, batch, Place::Next)
+    }
+
+    /// Appends a validated batch as it is: under the base offset and the leader epoch that it carries, which
+    /// another log gave it. Offsets between the log end and its base offset stay without records. The epoch is not
+    /// below that of the entry before; one above the current epoch becomes the current one.
+    ///
+    /// # Errors
+    /// Nothing was appended; the variants say what to do.
+    pub fn append_assigned(
+        &mut self,
+        now_ms: i64,
+        disk: &mut dyn Disk,
+        batch: &Bytes,
+    ) -> Result<Appended, AppendError> {
+        self.append_at(now_ms, disk, batch, Place::Assigned)
+    }
+
+    /// The place that a batch was given, if it lies behind the log.
+    fn check_assigned(&self, batch: &BatchHeader) -> Result<(Offset, LeaderEpoch), AppendError> {
+        let (log_end, lowest) = (self.state.next_offset(), self.state.last_term());
+        if batch.base_offset < log_end {
+            return Err(AppendError::OffsetTaken {
+                given: batch.base_offset,
+                log_end,
+            });
+        }
+        if batch.partition_leader_epoch < lowest {
+            return Err(AppendError::EpochFalls {
+                given: batch.partition_leader_epoch,
+                lowest,
+            });
+        }
+        Ok((batch.base_offset, batch.partition_leader_epoch))
+    }
+
+    fn append_at(
+        &mut self,
+        now_ms: i64,
+        disk: &mut dyn Disk,
+        batch: &Bytes,
+        place: Place,
+    ) -> Result<Appended, AppendError> {
         self.check_appendable()?;
         let parsed = BatchHeader::parse(batch)?;
         let length = || AppendError::Length {
@@ -70,20 +122,27 @@ impl PartitionLog {
         {
             return Err(length());
         }
-        let base_offset = self.state.next_offset();
+        let (base_offset, term) = match place {
+            Place::Next => (self.state.next_offset(), self.term),
+            Place::Assigned => self.check_assigned(&parsed)?,
+        };
         let delta = i64::from(parsed.last_offset_delta);
         if base_offset.0.checked_add(delta + 2).is_none() {
             return Err(AppendError::OffsetsUsedUp);
         }
+        // What the log writes by itself, as at a roll, has the epoch of its neighbours.
+        self.assigned_term = (place == Place::Assigned).then_some(term);
         self.make_room(now_ms, disk, entry_len(payload_len) as u64)?;
 
-        let prefix = patch_prefix(batch, base_offset, self.term);
+        let prefix = patch_prefix(batch, base_offset, term);
         let stored = BatchHeader {
             base_offset,
-            partition_leader_epoch: self.term,
+            partition_leader_epoch: term,
             ..parsed
         };
+        self.term = self.term.max(term);
         let mut header = self.next_header(EntryKind::Data, payload_len);
+        (header.base_offset, header.term) = (base_offset, term);
         header.payload_crc = parsed.crc;
         header.last_offset_delta = parsed.last_offset_delta;
         header.max_timestamp = parsed.max_timestamp;
@@ -172,7 +231,7 @@ impl PartitionLog {
             flags: 0,
             payload_len,
             payload_crc: 0,
-            term: self.term,
+            term: self.assigned_term.unwrap_or(self.term),
             index,
             base_offset: self.state.next_offset(),
             last_offset_delta: -1,
@@ -210,6 +269,7 @@ impl PartitionLog {
     pub fn flush(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         self.write_staged(disk);
         self.start_commit(now_ms, disk);
+        self.settle_closed(disk);
         self.write_index_files(disk);
     }
 
@@ -224,11 +284,12 @@ impl PartitionLog {
 
     fn write_segment(&mut self, at: usize, disk: &mut dyn Disk) {
         self.extend_ahead(at, disk);
+        let (keeps, early) = (self.may_go_by_journal(), self.is_grouped);
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
         let Some(file) = segment.file.clone() else { return };
-        let waits = segment.creation != Creation::Ready
+        let waits = !takes_writes(segment.creation, early)
             || segment.write.is_some()
             || segment.staged_bytes == 0
             || segment.page_end() > segment.allocated;
@@ -240,7 +301,7 @@ impl PartitionLog {
         match written {
             Ok(WriteNow::Done) => {
                 segment.written = segment.tail;
-                segment.clear_staged();
+                segment.staged_is_written(keeps);
             }
             Ok(WriteNow::WouldStall) => {
                 let data = segment.staged_in_one();
@@ -249,6 +310,7 @@ impl PartitionLog {
                     position,
                     data: data.clone(),
                     then,
+                    entries: data.slice(..segment.staged_bytes),
                 });
                 segment.clear_staged();
                 self.submit(disk, Purpose::Write(id), DiskOp::Write { file, position, data });
@@ -262,11 +324,12 @@ impl PartitionLog {
     /// Asks for the next extent when the current one is used up or nearly so.
     fn extend_ahead(&mut self, at: usize, disk: &mut dyn Disk) {
         let is_last = at + 1 == self.segments.len();
+        let early = self.is_grouped;
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
         let Some(file) = segment.file.clone() else { return };
-        if segment.creation != Creation::Ready
+        if !takes_writes(segment.creation, early)
             || segment.allocating.is_some()
             || segment.no_space
             || segment.is_empty()
@@ -312,6 +375,7 @@ impl PartitionLog {
 
     pub(super) fn write_completed(&mut self, id: u64, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
         let fenced = self.status == LogStatus::Fenced;
+        let keeps = self.may_go_by_journal();
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
@@ -325,6 +389,7 @@ impl PartitionLog {
         };
         if count >= write.data.len() {
             segment.written = write.then;
+            segment.pending.take_written(keeps, write.entries);
             return;
         }
         if fenced {
@@ -350,4 +415,10 @@ impl PartitionLog {
     pub fn last_entry_epoch(&self) -> LeaderEpoch {
         self.state.last_term()
     }
+}
+
+/// Whether entries may be written to a segment that is being made. `early`: before its header and name are
+/// durable, since a journal can make the file again.
+fn takes_writes(creation: Creation, early: bool) -> bool {
+    creation == Creation::Ready || (early && creation.is_writable())
 }

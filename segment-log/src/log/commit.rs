@@ -17,10 +17,26 @@ use super::{Durability, LogStatus, PartitionLog, Purpose};
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Disk, DiskOp, DiskOutput, FileHandle};
 
-/// The commit in flight: the syncs that are out, each with what it will have made durable.
+/// The commit in flight.
 #[derive(Debug)]
-pub(super) struct Commit {
-    syncs: Vec<(u64, Mark)>,
+pub(super) enum Commit {
+    /// The syncs that are out, each with what it will have made durable.
+    Direct {
+        syncs: Vec<(u64, Mark)>,
+        /// What is durable when all have ended, where that is known without looking at the segments.
+        end: Option<Mark>,
+    },
+    /// The shard's journal has it.
+    Journal {
+        /// What is durable then.
+        end: Mark,
+    },
+}
+
+impl Commit {
+    pub(super) fn is_in_journal(&self) -> bool {
+        matches!(self, Self::Journal { .. })
+    }
 }
 
 /// How far an orderly close is.
@@ -37,7 +53,7 @@ pub enum CloseProgress {
 impl PartitionLog {
     /// Starts a commit if the durability asks for one and none is running.
     pub(super) fn start_commit(&mut self, now_ms: i64, disk: &mut dyn Disk) {
-        if self.commit.is_some() || self.status == LogStatus::Fenced {
+        if self.commit.is_some() || self.status == LogStatus::Fenced || self.waits_for_group() {
             return;
         }
         let due = match self.config.durability {
@@ -72,7 +88,13 @@ impl PartitionLog {
             self.last_commit_ms = now_ms;
         }
         let ids: Vec<u64> = syncs.iter().map(|(id, _)| *id).collect();
-        self.commit = Some(Commit { syncs });
+        for (id, mark) in &syncs {
+            if let Some(segment) = self.segment_by_id(*id) {
+                segment.pending.commit(mark.position);
+            }
+        }
+        let end = self.is_grouped.then(|| self.committed_end());
+        self.commit = Some(Commit::Direct { syncs, end });
         for (id, file) in ids.into_iter().zip(files) {
             self.submit(disk, Purpose::Sync(id), DiskOp::Sync { file });
         }
@@ -82,28 +104,52 @@ impl PartitionLog {
         if let Err(error) = result {
             return self.fence(error);
         }
-        let Some(commit) = self.commit.as_mut() else {
+        let Some(Commit::Direct { syncs, end }) = self.commit.as_mut() else {
             return;
         };
-        let Some(at) = commit.syncs.iter().position(|(segment, _)| *segment == id) else {
+        let Some(at) = syncs.iter().position(|(segment, _)| *segment == id) else {
             return;
         };
-        let (_, mark) = commit.syncs.swap_remove(at);
-        if commit.syncs.is_empty() {
+        let (_, mark) = syncs.swap_remove(at);
+        if syncs.is_empty() {
+            let end = *end;
             self.commit = None;
+            if let Some(end) = end {
+                self.raise_durable(end);
+            }
         }
-        if let Some(segment) = self.segment_by_id(id) {
+        self.segment_is_synced(id, mark);
+    }
+
+    pub(super) fn segment_is_synced(&mut self, id: u64, mark: Mark) {
+        if let Some(segment) = self.segment_by_id(id)
+            && mark.position > segment.synced.position
+        {
             segment.synced = mark;
         }
         self.advance_durable();
     }
 
-    fn advance_durable(&mut self) {
+    pub(super) fn raise_durable(&mut self, mark: Mark) {
+        if mark.index >= self.durable.index && mark.next_offset >= self.durable.next_offset {
+            self.durable = mark;
+        }
+        self.log_starts.advance(self.durable.index);
+        assert!(
+            self.durable.next_offset <= self.state.next_offset(),
+            "durable offset is at most the log end"
+        );
+    }
+
+    pub(super) fn advance_durable(&mut self) {
         let segments = self.segments.len();
         while let Some(segment) = self.segments.get_mut(self.first_unsynced) {
+            if segment.creation != Creation::Ready {
+                break;
+            }
             let synced = segment.synced;
-            if synced.index >= self.durable.index && synced.next_offset >= self.durable.next_offset {
-                self.durable = synced;
+            if synced.index >= self.settled.index && synced.next_offset >= self.settled.next_offset {
+                self.settled = synced;
             }
             let is_last = self.first_unsynced + 1 == segments;
             if is_last || synced.position < segment.tail.position {
@@ -114,11 +160,7 @@ impl PartitionLog {
             self.index_queue.push_back(segment.id);
             self.first_unsynced += 1;
         }
-        self.log_starts.advance(self.durable.index);
-        assert!(
-            self.durable.next_offset <= self.state.next_offset(),
-            "durable offset is at most the log end"
-        );
+        self.raise_durable(self.settled);
     }
 
     /// Takes no more appends and makes everything durable. Call it again after each completion
@@ -136,7 +178,11 @@ impl PartitionLog {
             && self.segments.iter().all(|segment| {
                 segment.creation == Creation::Ready && segment.synced.position == segment.tail.position
             });
-        if all_durable && self.in_flight.is_empty() && self.last_index_files_are_written(disk) {
+        if all_durable
+            && self.commit.is_none()
+            && self.in_flight.is_empty()
+            && self.last_index_files_are_written(disk)
+        {
             CloseProgress::Closed(Box::new(self.checkpoint()))
         } else {
             CloseProgress::Pending

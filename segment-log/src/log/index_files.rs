@@ -63,6 +63,13 @@ impl PartitionLog {
         }
     }
 
+    /// Whether the index file of this segment is being written.
+    pub(super) fn is_writing_index_of(&self, id: u64) -> bool {
+        self.index_write
+            .as_ref()
+            .is_some_and(|write| write.segment_id == id)
+    }
+
     /// A completion that is not the log's own.
     pub(super) fn index_completed(&mut self, disk: &mut dyn Disk, completion: Completion) {
         self.step_index_write(disk, vec![completion]);

@@ -7,7 +7,7 @@
 //!   has reached the entry's index, which a commit is started for whatever the durability;
 //! - a checkpoint carries only a start whose entry is durable: an open takes what it finds for durable, and
 //!   what rests on a checkpoint alone is gone with that checkpoint;
-//! - the bytes below the start stay in their segments: nothing here removes a file.
+//! - the bytes below the start stay in their segments: files are removed by [`super::front`].
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -81,6 +81,16 @@ impl DurableLogStart {
         }
     }
 
+    /// An entry at `index` says where the log starts, and is to be made durable.
+    pub(super) fn owe(&mut self, index: EntryIndex, log_start: Offset) {
+        self.pending.push_back((index, log_start));
+    }
+
+    /// Those that wait for their commit.
+    pub(super) fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Whether a commit is owed, whatever the durability of batches.
     pub(super) fn is_owed(&self) -> bool {
         !self.pending.is_empty()
@@ -115,7 +125,7 @@ impl PartitionLog {
             });
         }
         if log_start > self.log_start_offset() {
-            if self.log_starts.pending.len() >= LOG_STARTS_PENDING_MAX {
+            if self.log_starts.waiting() >= LOG_STARTS_PENDING_MAX {
                 return Err(AppendError::Backlogged.into());
             }
             let payload = encode_log_start(log_start);
@@ -123,7 +133,7 @@ impl PartitionLog {
             self.make_room(now_ms, disk, entry_len(payload_len) as u64)?;
             let index = self.state.next_index();
             self.stage_internal(EntryKind::LogStart, &payload);
-            self.log_starts.pending.push_back((index, log_start));
+            self.log_starts.owe(index, log_start);
             assert!(
                 self.log_start_offset() == log_start,
                 "the entry says where the log starts"

@@ -17,7 +17,9 @@
 
 mod append;
 mod commit;
+mod front;
 mod full_disk;
+mod grouped;
 mod index_files;
 mod internal;
 mod log_start;
@@ -45,6 +47,10 @@ use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
 pub use commit::CloseProgress;
+#[doc(hidden)]
+pub use front::RemovalBug;
+pub use front::{Removed, RetentionLimits};
+pub use grouped::CommitWanted;
 pub use internal::InternalEntry;
 pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;
@@ -54,10 +60,11 @@ pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_co
 pub use removal::remove_partition_directory;
 
 use commit::Commit;
+use front::Front;
 use index_files::IndexWrite;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
-use roll::Incarnations;
+pub(crate) use roll::Incarnations;
 use segment::{Mark, Segment};
 use state::LogState;
 
@@ -125,6 +132,22 @@ pub enum AppendError {
         /// What was given, bytes.
         given_bytes: usize,
     },
+    /// A batch with an offset of its own that is not behind the log: truncate first, or leave it out.
+    #[error("the batch begins at offset {given}, and the log ends at {log_end}")]
+    OffsetTaken {
+        /// Its base offset.
+        given: Offset,
+        /// The lowest it may have.
+        log_end: Offset,
+    },
+    /// A batch with a leader epoch of its own, below that of the log; reject it.
+    #[error("the batch has leader epoch {given}, the lowest possible one is {lowest}")]
+    EpochFalls {
+        /// Its leader epoch.
+        given: LeaderEpoch,
+        /// The lowest it may have.
+        lowest: LeaderEpoch,
+    },
     /// Offsets are used up; reject it.
     #[error("offsets of this partition are used up")]
     OffsetsUsedUp,
@@ -138,8 +161,10 @@ pub enum AppendError {
 enum Purpose {
     Write(u64),
     Sync(u64),
+    Settle(u64),
     Extend(u64),
     Create(u64),
+    Remove(u64),
 }
 
 /// The log of one partition. See the module.
@@ -162,10 +187,19 @@ pub struct PartitionLog {
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,
+    /// Of the last batch, if it came with an epoch of its own.
+    assigned_term: Option<LeaderEpoch>,
     durable: Mark,
+    /// The end of what is durable in segments whose names are; what lies behind it up to `durable` is in a journal.
+    settled: Mark,
+    /// A shard's group commit decides when and how it commits, under [`Durability::Fsync`].
+    is_grouped: bool,
+    /// Syncs under way that make durable in segments what is in a journal.
+    settling: Vec<(u64, Mark)>,
     /// What was served before the durability was changed stays served.
     watermark_floor: Offset,
     log_starts: DurableLogStart,
+    front: Front,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -294,11 +328,11 @@ impl PartitionLog {
             key: self.key,
             term: self.term,
             log_start: self.log_starts.offset(),
-            recovery_point: durable.index,
+            recovery_point: self.settled.index,
             raft_base: EntryIndex(0),
             durable_index: durable.index,
             next_offset: durable.next_offset,
-            producer_state: self.producers_at(durable.index),
+            producer_state: self.producers_at(self.settled.index),
             segments: self
                 .segments
                 .iter()
@@ -325,14 +359,19 @@ impl PartitionLog {
         match purpose {
             Purpose::Write(id) => self.write_completed(id, completion.result, disk),
             Purpose::Sync(id) => self.sync_completed(id, completion.result),
+            Purpose::Settle(id) => self.settle_completed(id, completion.result),
             Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
+            Purpose::Remove(_) => {
+                self.removal_completed(completion.result, disk);
+                self.remove_front(now_ms, disk);
+            }
         }
         self.flush(now_ms, disk);
     }
 
     /// To be called now and then (at least each 100 ms): rolls by age, commits by interval, asks
-    /// for space again.
+    /// for space again, removes what lies below the log start.
     pub fn tick(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         if self.status == LogStatus::Fenced {
             return;
@@ -341,6 +380,7 @@ impl PartitionLog {
         let open = self.segments.get_mut(self.first_unsynced..).unwrap_or_default();
         open.iter_mut().for_each(Segment::rest);
         self.roll_by_age(now_ms, disk);
+        self.remove_front(now_ms, disk);
         self.flush(now_ms, disk);
     }
 
@@ -371,7 +411,9 @@ impl PartitionLog {
         if self.status == LogStatus::Open {
             self.status = LogStatus::Fenced;
             self.fence_cause = Some(cause);
-            self.commit = None;
+            // What a journal has in flight ends there; this log hears of it and takes no notice.
+            self.commit = self.commit.take().filter(Commit::is_in_journal);
+            self.settling.clear();
             self.index_queue.clear();
             for segment in &mut self.segments {
                 segment.staged = Vec::new();

@@ -14,24 +14,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::front::Front;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
 use super::roll::{Incarnations, new_header};
-use super::segment::{PAGE_BYTES, Segment};
+use super::segment::{PAGE_BYTES, Pending, Segment};
 use super::state::LogState;
 use super::{LogConfig, LogStatus, PartitionLog};
+use crate::batch::BatchHeader;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{Completion, Disk, DiskOp, FileHandle, ReadSource, Token};
-use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
+use crate::entry::{ENTRY_HEADER_LEN, ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::journal::{JournalEvidence, PartitionFrames};
 use crate::limits::{CLAIMED_INDEX_MAX, NEXT_INDEX_MAX, TERMS_PER_START};
 use crate::recovery::known::look_up;
+use crate::recovery::replay::{Replay, encode_anew, make_lost_segments};
 use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
 use crate::recovery::{
     FoundFiles, RecoveryBug, RecoveryOptions, RecoveryReport, find_files, lost_front, lost_whole,
@@ -135,6 +140,12 @@ impl PartitionLog {
     /// The way on after a fence: waits for what is in flight, then recovers from the device. What
     /// was durable stays; the tail goes on in a new file under a raised leader epoch.
     pub fn into_reopening(self) -> Opening {
+        self.into_reopening_with(JournalEvidence::None)
+    }
+
+    /// As [`PartitionLog::into_reopening`], of a log whose entries may be in a journal. The journal has none of them
+    /// in flight.
+    pub fn into_reopening_with(self, journal: JournalEvidence) -> Opening {
         let spec = OpenSpec {
             directory: self.directory.clone(),
             key: self.key,
@@ -149,6 +160,7 @@ impl PartitionLog {
             term_floor: self.term.max(self.options.term_floor),
             checkpoint_is_old: false,
             continue_in_new_file: true,
+            journal,
             ..self.options
         };
         let mut in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
@@ -189,10 +201,17 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
         spec,
         options,
         incarnations,
+        frames: None,
+        replay: Replay::default(),
         report: RecoveryReport::default(),
     };
     match opener.open().await {
-        Ok(log) => Ok((Box::new(log), opener.report)),
+        Ok(log) => {
+            if let Some(frames) = &opener.frames {
+                frames.mark_replayed();
+            }
+            Ok((Box::new(log), opener.report))
+        }
         Err(failure) => Err(failure.of(directory)),
     }
 }
@@ -202,12 +221,22 @@ struct Opener {
     spec: OpenSpec,
     options: RecoveryOptions,
     incarnations: Incarnations,
+    frames: Option<Arc<PartitionFrames>>,
+    replay: Replay,
     report: RecoveryReport,
 }
 
 impl Opener {
     async fn open(&mut self) -> Result<PartitionLog, Failure> {
         let directory = self.spec.directory.clone();
+        self.frames = self.options.journal.read(&self.io, &self.spec.key).await?;
+        // The log lets the journal go when it is open.
+        self.options.journal = JournalEvidence::None;
+        let has_frames = self.frames.as_ref().is_some_and(|frames| !frames.is_empty());
+        if let Some(frames) = &self.frames {
+            self.options.term_floor = self.options.term_floor.max(frames.term_max());
+            self.replay = Replay::new(Some(Arc::clone(frames)));
+        }
         self.io.create_dir(&directory).await?;
         if let Some(parent) = directory.parent() {
             self.io.sync_dir(parent).await?;
@@ -220,6 +249,7 @@ impl Opener {
             return Ok(self.finish(vec![first], state, generations, LeaderEpoch(0), true));
         }
         if self.spec.clean
+            && !has_frames
             && let Some(checkpoint) = self.spec.checkpoint.clone()
             && !self.options.checkpoint_is_old
         {
@@ -254,7 +284,7 @@ impl Opener {
     }
 
     async fn walk(
-        &self,
+        &mut self,
         segments: Vec<Segment>,
         others: Vec<String>,
         source: ReadSource,
@@ -262,6 +292,8 @@ impl Opener {
     ) -> Result<(Walked, Vec<String>), Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
+        let noted = self.frames.as_ref().and_then(|frames| frames.log_start());
+        let log_start = log_start.max(noted.unwrap_or_default());
         let (directory, bug) = (&self.spec.directory, self.options.bug);
         let known = look_up(&self.io, directory, checkpoint, &segments, source, bug).await?;
         let input = WalkInput {
@@ -274,8 +306,12 @@ impl Opener {
             batch_bytes: 0,
             visit: None,
             only_first: false,
+            replay: std::mem::take(&mut self.replay),
+            tail_in_new_file: self.options.continue_in_new_file,
         };
-        Ok((walk(input, segments, LogState::new(log_start)).await?, others))
+        let mut walked = walk(input, segments, LogState::new(log_start)).await?;
+        self.replay = std::mem::take(&mut walked.replay);
+        Ok((walked, others))
     }
 
     async fn recover(&mut self) -> Result<PartitionLog, Failure> {
@@ -286,13 +322,21 @@ impl Opener {
         } else {
             ReadSource::Device
         };
-        let found = find_files(&self.io, &directory, self.spec.key, source, !trusts_cache).await?;
+        let mut found = find_files(&self.io, &directory, self.spec.key, source, !trusts_cache).await?;
+        if let Some(frames) = &self.frames {
+            make_lost_segments(&self.io, &directory, &mut found, frames, source).await?;
+        }
         let FoundFiles {
             segments,
             others,
             mut generations,
+            orphaned_indexes,
             term_max,
         } = found;
+        for name in orphaned_indexes {
+            // Derived, and of no use to anyone; one that stays does no harm.
+            let _ = self.io.unlink_if_present(&directory.join(name)).await;
+        }
         let (mut walked, mut aside) = self.walk(segments, others, source, true).await?;
         if let Some(checkpoint) = &self.spec.checkpoint {
             lost_front(checkpoint, &mut walked);
@@ -329,9 +373,10 @@ impl Opener {
                 self.io.sync(file).await?;
             }
         }
-        walked.successor_stays |= proof_is_behind;
+        walked.successor_stays |= proof_is_behind || walked.tail_in_journal;
         self.make_stand_ins(&mut walked, &mut generations).await?;
         let replaced = self.continue_log(&mut walked, &mut generations, term).await?;
+        self.take_tail(&mut walked).await?;
         if proof_is_behind {
             aside.extend(replaced);
             set_aside(&self.io, &directory, &aside).await?;
@@ -346,6 +391,7 @@ impl Opener {
         self.report.quarantined = walked.quarantined.clone();
         self.report.unreadable = self.io.with_unreadable(|pages| pages.ranges());
         self.report.raised_term = Some(term);
+        self.report.from_journal = self.replay.taken;
         let confirmed = self.options.bug == RecoveryBug::KeepTerm;
         let mut log = self.finish(walked.segments, walked.state, generations, term, confirmed);
         log.quarantined = walked.quarantined;
@@ -431,12 +477,44 @@ impl Opener {
             .unwrap_or(0);
         let mut segment = self.create_segment(id, index, offset, generation).await?;
         generations.insert(index, generation);
-        if !walked.quarantined.is_empty() {
+        // Entries from the journal are proof enough, and their indices are taken.
+        if !walked.quarantined.is_empty() && !walked.tail_in_journal {
             self.open_with_state(&mut segment, &mut walked.state, term)
                 .await?;
         }
         walked.segments.push(segment);
         Ok(replaced)
+    }
+
+    /// Writes what only the journal holds behind everything else to the segment that the log goes on in.
+    async fn take_tail(&mut self, walked: &mut Walked) -> Result<(), Failure> {
+        if !walked.tail_in_journal && !walked.segments.last().is_some_and(Segment::is_empty) {
+            return Ok(());
+        }
+        while let Some(entry) = self.replay.next(&self.io, &walked.state).await? {
+            let Some(segment) = walked.segments.last_mut() else {
+                break;
+            };
+            let (header, bytes) = encode_anew(&entry, &segment.incarnation(), segment.tail.crc);
+            let payload = bytes.slice(ENTRY_HEADER_LEN..ENTRY_HEADER_LEN + header.payload_len as usize);
+            let batch = match header.is_plain_data() {
+                true => BatchHeader::parse(&payload).ok(),
+                false => None,
+            };
+            if walked.state.accept(&header, batch.as_ref(), &payload).is_err() {
+                break;
+            }
+            let position = segment.tail.position;
+            segment.accept_recovered(&header, position);
+            if let Some(file) = &segment.file {
+                self.io.write_all(file, position, bytes).await?;
+            }
+            self.replay.taken += 1;
+        }
+        match walked.segments.last().and_then(|segment| segment.file.clone()) {
+            Some(file) => Ok(self.io.sync(&file).await?),
+            None => Ok(()),
+        }
     }
 
     /// Begins a segment behind damage as a roll does, with the producers' states. By its index and its
@@ -533,6 +611,7 @@ impl Opener {
         for segment in &mut segments {
             // Space behind the tail may be a hole: it is reserved again before it is written.
             segment.allocated = segment.page_end();
+            segment.pending = Pending::at(segment.tail.position);
         }
         let closed = segments.len().saturating_sub(1);
         let index_queue = segments.iter().take(closed).filter(|segment| !segment.is_indexed);
@@ -557,9 +636,14 @@ impl Opener {
             state,
             term,
             term_durable,
+            assigned_term: None,
             durable,
+            settled: durable,
+            is_grouped: false,
+            settling: Vec::new(),
             watermark_floor: Offset(0),
             log_starts,
+            front: Front::default(),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),

@@ -254,10 +254,18 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
         }
     }
     let mut end = segment.written.position;
+    // A point behind `from` says that the batch which holds it, or follows it, lies before that point. Where offsets
+    // are missing it may be the first batch itself; two points further up it lies before them for certain.
+    let mut rises_left = if segment.has_gaps { 3 } else { 1 };
+    let mut highest = from;
     for point in points.iter().skip(floor + 1) {
         let FilePosition(position) = point.position;
         let enough = point.base_offset >= below || position - start.0 >= max_bytes as u64;
-        if point.base_offset > from && enough {
+        if point.base_offset > highest {
+            highest = point.base_offset;
+            rises_left -= i32::from(rises_left > 0);
+        }
+        if rises_left == 0 && enough {
             end = end.min(position);
             break;
         }

@@ -96,16 +96,23 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// Whether a roll now would close a segment with batches, and nothing of it is under way.
+    pub(super) fn may_roll(&self) -> bool {
+        self.segments.last().is_some_and(|active| {
+            // A segment that holds nothing but its opening entry is not replaced by another such.
+            let holds_batches = active.tail.next_offset > active.base_offset();
+            let settled =
+                active.creation == Creation::Ready && active.write.is_none() && active.staged_bytes == 0;
+            holds_batches && settled && self.term_durable && !self.closing
+        })
+    }
+
     pub(super) fn roll_by_age(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         let Some(active) = self.segments.last() else {
             return;
         };
         let old = now_ms.saturating_sub(active.opened_ms) >= self.config.segment_ms;
-        // A segment that holds nothing but its opening entry is not replaced by another such.
-        let holds_batches = active.tail.next_offset > active.base_offset();
-        let settled =
-            active.creation == Creation::Ready && active.write.is_none() && active.staged_bytes == 0;
-        if old && holds_batches && settled && self.term_durable && !self.closing {
+        if old && self.may_roll() {
             // Without random bytes there is no new segment; the next tick tries again.
             let _ = self.roll(now_ms, disk);
         }
@@ -154,7 +161,11 @@ impl PartitionLog {
                 }
             }
             (Creation::SyncingFile, DiskOutput::Done) => Creation::SyncingDirectory,
-            (Creation::SyncingDirectory, DiskOutput::Done) => Creation::Ready,
+            (Creation::SyncingDirectory, DiskOutput::Done) => {
+                segment.creation = Creation::Ready;
+                // What was synced of it before counts from now on.
+                return self.advance_durable();
+            }
             _ => return self.fence(io::Error::other("creating a segment answered out of order")),
         };
         segment.has_what_it_asked_for();

@@ -17,7 +17,7 @@ use crate::checkpoint::SegmentCheckpoint;
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
-use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX};
+use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX, JOURNAL_RUN_BYTES_MAX};
 use crate::log::machine::Io;
 use crate::recovery::scan::Window;
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader};
@@ -66,6 +66,66 @@ pub(crate) struct OutstandingWrite {
     pub(crate) data: Bytes,
     /// Where the segment's written end is once all of it is written.
     pub(crate) then: Mark,
+    /// All of its entries, without what fills the page.
+    pub(crate) entries: Bytes,
+}
+
+/// What is written and no commit was begun for.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Where it begins in the segment.
+    pub(crate) from: u64,
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// Some of it was not kept: only a sync of the segment commits it.
+    overflowed: bool,
+}
+
+impl Pending {
+    pub(crate) fn at(from: u64) -> Self {
+        Self {
+            from,
+            pieces: Vec::new(),
+            bytes: 0,
+            overflowed: false,
+        }
+    }
+
+    pub(crate) fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        !self.overflowed && self.bytes + bytes <= JOURNAL_RUN_BYTES_MAX
+    }
+
+    fn take_in(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.bytes += piece.len();
+            self.pieces.push(piece);
+        }
+    }
+
+    /// Takes what a submitted write has written.
+    pub(crate) fn take_written(&mut self, keeps: bool, entries: Bytes) {
+        if keeps && self.has_room(entries.len()) {
+            self.take_in(entries);
+        } else {
+            self.overflow();
+        }
+    }
+
+    fn overflow(&mut self) {
+        self.overflowed = true;
+        self.pieces = Vec::new();
+        self.bytes = 0;
+    }
+
+    /// A commit takes all of it: the pieces, one behind the other.
+    pub(crate) fn commit(&mut self, end: u64) -> Vec<Bytes> {
+        let taken = std::mem::replace(self, Self::at(end));
+        taken.pieces
+    }
 }
 
 /// How far a new segment is.
@@ -79,6 +139,14 @@ pub(crate) enum Creation {
 }
 
 impl Creation {
+    /// Whether entries may be written: the file and its header are there, though maybe not durable.
+    pub(crate) fn is_writable(self) -> bool {
+        matches!(
+            self,
+            Creation::SyncingFile | Creation::SyncingDirectory | Creation::Ready
+        )
+    }
+
     /// Whether the step under way may find the disk full without anything being lost.
     pub(crate) fn takes_space(self) -> bool {
         matches!(self, Creation::CreatingFile | Creation::WritingHeader { .. })
@@ -98,6 +166,7 @@ pub(crate) struct Segment {
     pub(crate) synced: Mark,
     pub(crate) staged: Vec<Piece>,
     pub(crate) staged_bytes: usize,
+    pub(crate) pending: Pending,
     /// Something was staged since the last tick.
     pub(crate) was_staged: bool,
     pub(crate) write: Option<OutstandingWrite>,
@@ -114,6 +183,9 @@ pub(crate) struct Segment {
     pub(crate) resumes: Vec<(Offset, u64)>,
     /// Where damage begins, in order.
     pub(crate) damaged_from: Vec<u64>,
+    /// Between two of its batches are offsets without records, so that the offset of an index point says
+    /// nothing of the batch before it.
+    pub(crate) has_gaps: bool,
     epochs: Vec<EpochStart>,
     max_timestamp: Option<(i64, Offset)>,
     /// An index file that speaks of all of it is there.
@@ -142,6 +214,7 @@ impl Segment {
             synced: start,
             staged: Vec::new(),
             staged_bytes: 0,
+            pending: Pending::at(start.position),
             was_staged: false,
             write: None,
             allocated: Self::FIRST_ENTRY,
@@ -153,6 +226,7 @@ impl Segment {
             file_len: 0,
             resumes: Vec::new(),
             damaged_from: Vec::new(),
+            has_gaps: false,
             epochs: Vec::new(),
             max_timestamp: None,
             is_indexed: false,
@@ -269,6 +343,7 @@ impl Segment {
         if header.is_plain_data() && self.max_timestamp.is_none_or(newer) {
             self.max_timestamp = Some((header.max_timestamp, header.base_offset));
         }
+        self.has_gaps |= header.base_offset > self.tail.next_offset;
         self.is_indexed = false;
         self.tail = Mark {
             position: position + header.entry_len() as u64,
@@ -315,6 +390,7 @@ impl Segment {
             crc_chain_end: self.tail.crc,
             max_timestamp: self.max_timestamp,
             epochs: self.epochs.clone(),
+            has_gaps: self.has_gaps,
             index: self.index.clone(),
         })
     }
@@ -331,6 +407,7 @@ impl Segment {
         self.synced = self.tail;
         self.index = file.index;
         self.epochs = file.epochs;
+        self.has_gaps = file.has_gaps;
         self.max_timestamp = file.max_timestamp;
         self.is_indexed = true;
     }
@@ -394,6 +471,22 @@ impl Segment {
             .for_each(|piece| all.extend_from_slice(piece.bytes()));
         all.extend_from_slice(zeros);
         all.freeze()
+    }
+
+    /// The staged bytes are written: they wait for a commit now. `keeps`: it may go through a journal.
+    pub(crate) fn staged_is_written(&mut self, keeps: bool) {
+        if keeps && self.pending.has_room(self.staged_bytes) {
+            for piece in std::mem::take(&mut self.staged) {
+                self.pending.take_in(match piece {
+                    Piece::Copied(bytes) => Bytes::from(bytes),
+                    Piece::Shared(bytes) => bytes,
+                });
+            }
+            self.staged_bytes = 0;
+        } else {
+            self.pending.overflow();
+            self.clear_staged();
+        }
     }
 
     fn zeros_to_page_end(&self) -> &'static [u8] {

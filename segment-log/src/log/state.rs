@@ -26,6 +26,8 @@ pub(crate) struct LogState {
     pub(crate) producers: ProducerStates,
     /// What entries up to this index say of producers is known already.
     producers_known_to: EntryIndex,
+    /// The newest entry that was read or appended which says all of the producers; 0 if there is none.
+    producers_said_at: EntryIndex,
     started: bool,
 }
 
@@ -41,6 +43,7 @@ impl LogState {
             max_timestamp: None,
             producers: ProducerStates::new(),
             producers_known_to: EntryIndex(0),
+            producers_said_at: EntryIndex(0),
             started: false,
         }
     }
@@ -119,6 +122,22 @@ impl LogState {
         }
     }
 
+    /// The index of the newest entry known that says all of the producers.
+    pub(crate) fn producers_said_at(&self) -> EntryIndex {
+        self.producers_said_at
+    }
+
+    /// Segments at the front are gone; the first one that is left begins at `base_offset`. What is known
+    /// is then what an open would find in those that are left.
+    pub(crate) fn forget_front(&mut self, base_offset: Offset, newest: Option<(i64, Offset)>) {
+        let behind = self.epochs.partition_point(|(_, start)| *start <= base_offset);
+        self.epochs.drain(..behind.saturating_sub(1));
+        if let Some((_, start)) = self.epochs.first_mut() {
+            *start = (*start).max(base_offset);
+        }
+        self.max_timestamp = newest;
+    }
+
     fn raise_log_start(&mut self, log_start: Offset) {
         self.log_start = self.log_start.max(log_start);
         self.declared_log_start = self.declared_log_start.max(log_start);
@@ -140,6 +159,7 @@ impl LogState {
             if header.index > self.producers_known_to {
                 self.producers = producers;
             }
+            self.producers_said_at = header.index;
             self.raise_log_start(log_start);
         }
         if header.kind == EntryKind::LogStart {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+use crate::recovery::replay::Replay;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -217,6 +218,8 @@ async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Exami
     let names: Vec<String> = segments.iter().map(Segment::name).collect();
     let log_start = spec.checkpoint.as_ref().map_or(Offset(0), |c| c.log_start);
     let input = WalkInput {
+        replay: Replay::default(),
+        tail_in_new_file: false,
         io,
         source: SOURCE,
         verify_payload: true,

@@ -16,6 +16,7 @@
 mod examine;
 pub(crate) mod known;
 mod repair;
+pub(crate) mod replay;
 pub(crate) mod scan;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
@@ -28,11 +29,13 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
+use crate::journal::JournalEvidence;
+use crate::log::RemovalBug;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
-    segment_file_name,
+    segment_file_name, segment_of_index,
 };
 use scan::{Found, Window};
 use unreadable::read_around;
@@ -73,6 +76,8 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// Damage that was gone around.
     pub quarantined: Vec<Quarantined>,
+    /// Entries that only a journal held.
+    pub from_journal: u64,
     /// Bytes that the device does not give back; they were treated like bytes that do not verify.
     pub unreadable: Vec<Unreadable>,
     /// The leader epoch from now on, if it was raised.
@@ -106,12 +111,17 @@ pub struct RecoveryOptions {
     pub checkpoint_is_old: bool,
     /// The tail goes on in a new file (after a fence).
     pub continue_in_new_file: bool,
+    /// What journals hold of the partition.
+    pub journal: JournalEvidence,
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,
+    /// See [`RemovalBug`].
+    #[doc(hidden)]
+    pub removal_bug: RemovalBug,
 }
 
 /// Segment files of a directory whose headers were read.
@@ -122,6 +132,8 @@ pub(crate) struct FoundFiles {
     pub(crate) others: Vec<String>,
     /// The highest generation of each base index, whatever became of the file.
     pub(crate) generations: BTreeMap<EntryIndex, u32>,
+    /// Index files of segments that are not there: a power cut came between the removals of the two.
+    pub(crate) orphaned_indexes: Vec<String>,
     pub(crate) term_max: LeaderEpoch,
 }
 
@@ -156,7 +168,12 @@ pub(crate) async fn find_files(
     settle: bool,
 ) -> Result<FoundFiles, FindError> {
     let names = io.names_if_present(directory).await?;
-    find_named(io, directory, names, key, source, settle).await
+    let orphaned_indexes = orphaned_indexes(&names);
+    let found = find_named(io, directory, names, key, source, settle).await?;
+    Ok(FoundFiles {
+        orphaned_indexes,
+        ..found
+    })
 }
 
 /// As [`find_files`], of these names alone.
@@ -172,6 +189,7 @@ pub(crate) async fn find_named(
         segments: Vec::new(),
         others: Vec::new(),
         generations: BTreeMap::new(),
+        orphaned_indexes: Vec::new(),
         term_max: LeaderEpoch(0),
     };
     for name in names {
@@ -220,6 +238,16 @@ pub(crate) async fn find_named(
     found.segments = kept;
     look_at_set_aside(io, directory, &mut found, settle).await?;
     Ok(found)
+}
+
+/// The index files in a sorted listing that have no segment.
+fn orphaned_indexes(names: &[String]) -> Vec<String> {
+    let is_there = |segment: &String| names.binary_search(segment).is_ok();
+    let is_orphan = |name: &&String| {
+        segment_of_index(name)
+            .is_some_and(|segment| parse_segment_file_name(&segment).is_some() && !is_there(&segment))
+    };
+    names.iter().filter(is_orphan).cloned().collect()
 }
 
 fn note_generation(generations: &mut BTreeMap<EntryIndex, u32>, base_index: EntryIndex, generation: u32) {

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+use crate::recovery::replay::Replay;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -197,6 +198,8 @@ impl Worker<'_> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
         let input = WalkInput {
+            replay: Replay::default(),
+            tail_in_new_file: false,
             io: self.io,
             source: self.source,
             verify_payload: true,

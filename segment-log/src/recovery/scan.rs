@@ -93,6 +93,12 @@ impl<'a> Window<'a> {
         self.file_len
     }
 
+    /// Bytes up to `end` were written by the way: what is held may be old.
+    pub(crate) fn was_written(&mut self, end: u64) {
+        self.bytes = AlignedBytes::zeroed(0);
+        self.file_len = self.file_len.max(end);
+    }
+
     /// Drops what was read, so that it is read again from the file as it is now.
     pub(crate) async fn refresh(&mut self) -> io::Result<()> {
         self.bytes = AlignedBytes::zeroed(0);

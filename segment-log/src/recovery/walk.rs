@@ -1,7 +1,8 @@
 //! The walk over a partition's segments that decides what the log holds: which entries are
 //! accepted, what is damage, and where a torn tail is cut.
 //!
-//! Runs inside the future of an opening, on the thread that owns the partition; it only reads.
+//! Runs inside the future of an opening, on the thread that owns the partition. It only reads, but for entries
+//! that only a journal holds, which it writes where it stands.
 //! Invariants:
 //! - an entry is accepted only if header, chain, payload, term and index hold;
 //! - an index that anything proves to have been durable is never cut: it is quarantined;
@@ -17,7 +18,7 @@ use std::io;
 use crate::batch::{BATCH_HEADER_LEN, BatchHeader};
 use crate::checkpoint::{PartitionCheckpoint, SegmentCheckpoint};
 use crate::disk::ReadSource;
-use crate::entry::{EntryError, EntryHeader};
+use crate::entry::{ENTRY_HEADER_LEN, EntryError, EntryHeader};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset};
 use crate::log::UnsupportedEntry;
 use crate::log::machine::Io;
@@ -25,6 +26,7 @@ use crate::log::segment::{Mark, Segment};
 use crate::log::state::LogState;
 use crate::producer_state::ProducerStateError;
 use crate::recovery::known::Known;
+use crate::recovery::replay::{Replay, encode_anew};
 use crate::recovery::scan::{Found, Probe, Window};
 use crate::recovery::{Quarantined, RecoveryBug, zeroed_end};
 use crate::sealed::SealedError;
@@ -44,6 +46,10 @@ pub(crate) struct WalkInput<'a> {
     pub(crate) visit: Option<&'a mut Visit<'a>>,
     /// Only the first segment is walked.
     pub(crate) only_first: bool,
+    /// What a journal holds of the partition; given back.
+    pub(crate) replay: Replay,
+    /// What only a journal holds behind everything else goes to a new file (after a fence).
+    pub(crate) tail_in_new_file: bool,
 }
 
 /// Sees an accepted entry: file name, position, header, payload. False ends the walk.
@@ -91,6 +97,9 @@ pub(crate) struct Walked {
     pub(crate) successor_stays: bool,
     /// Whether any header verifies at or behind the end in the segment that the log ends in.
     pub(crate) found_behind: bool,
+    /// The log goes on in a new file with entries from the journal.
+    pub(crate) tail_in_journal: bool,
+    pub(crate) replay: Replay,
     /// Segments to make again, so that what is dead behind the end of the one before stays dead.
     pub(crate) stand_ins: Vec<StandIn>,
 }
@@ -166,9 +175,33 @@ struct Walk<'a> {
     successor_seen: bool,
     successor_stays: bool,
     found_behind: bool,
+    tail_in_journal: bool,
     stand_ins: Vec<StandIn>,
     /// The position that was read again, since a broker may have been writing there.
     read_again: Option<(usize, u64)>,
+}
+
+/// What lies behind the place of an entry from the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// Nothing that verifies.
+    Nothing,
+    /// Only what cannot follow it.
+    Dead,
+    /// What may follow it.
+    Follows,
+    /// What says that another entry lay here.
+    Contradicts,
+}
+
+/// What became of an index that the segments do not hold.
+enum FromJournal {
+    /// It is in the segment now: the next entry begins there, behind this checksum.
+    Taken(u64, u32),
+    /// It goes to a new file.
+    Tail,
+    /// The journal does not help.
+    Nothing,
 }
 
 /// Where a segment ends at the latest: where the next one begins.
@@ -205,6 +238,7 @@ pub(crate) async fn walk(
         successor_seen: false,
         successor_stays: false,
         found_behind: false,
+        tail_in_journal: false,
         stand_ins: Vec::new(),
         read_again: None,
     };
@@ -232,6 +266,8 @@ pub(crate) async fn walk(
         successor_seen: walk.successor_seen,
         successor_stays: walk.successor_stays,
         found_behind: walk.found_behind,
+        tail_in_journal: walk.tail_in_journal,
+        replay: walk.input.replay,
         stand_ins: walk.stand_ins,
     })
 }
@@ -293,6 +329,19 @@ impl Walk<'_> {
                 Probe::Unsupported(cause) => return Err(self.unsupported(at, position, cause)),
                 _ => None,
             };
+            if !is_over {
+                match self.from_journal(at, &mut window, position, chain).await? {
+                    FromJournal::Taken(next, crc) => {
+                        (position, chain) = (next, Some(crc));
+                        continue;
+                    }
+                    FromJournal::Tail => {
+                        self.tail_in_journal = true;
+                        return Ok(Some(Ending::Here));
+                    }
+                    FromJournal::Nothing => {}
+                }
+            }
             match self
                 .failed(at, &mut window, (position, chain), limit, bad)
                 .await?
@@ -305,6 +354,91 @@ impl Walk<'_> {
                 Next::End(ending) => return Ok(Some(ending)),
             }
         }
+    }
+
+    /// Takes the index that fails from the journal: where the walk stands if that is its place or nothing is lost
+    /// by it, else to a new file behind everything.
+    async fn from_journal(
+        &mut self,
+        at: usize,
+        window: &mut Window<'_>,
+        position: u64,
+        chain: Option<u32>,
+    ) -> Result<FromJournal, WalkError> {
+        if !self.input.verify_payload {
+            return Ok(FromJournal::Nothing);
+        }
+        let io = self.input.io.clone();
+        let Some(entry) = self.input.replay.next(&io, &self.state).await? else {
+            return Ok(FromJournal::Nothing);
+        };
+        let Some((incarnation, file)) = self
+            .segments
+            .get(at)
+            .and_then(|segment| Some((segment.incarnation(), segment.file.clone()?)))
+        else {
+            return Ok(FromJournal::Nothing);
+        };
+        let is_last = at + 1 == self.segments.len();
+        let (header, bytes) = encode_anew(&entry, &incarnation, chain.unwrap_or(entry.header.prev_crc));
+        let end = position + bytes.len() as u64;
+        // Nothing is written over what verifies, unless that follows this very entry or is dead.
+        let behind = Self::behind(window, position, &header, end).await?;
+        let is_its_place = entry.incarnation == incarnation
+            && entry.position == position
+            && chain.is_none_or(|chain| chain == entry.header.prev_crc);
+        match behind {
+            Behind::Contradicts => return Ok(FromJournal::Nothing),
+            Behind::Nothing if is_last && self.input.tail_in_new_file => return Ok(FromJournal::Tail),
+            Behind::Dead if is_last && !is_its_place => return Ok(FromJournal::Tail),
+            Behind::Dead if !is_its_place => return Ok(FromJournal::Nothing),
+            Behind::Nothing | Behind::Dead | Behind::Follows => {}
+        }
+        let payload = bytes.slice(ENTRY_HEADER_LEN..ENTRY_HEADER_LEN + header.payload_len as usize);
+        if !self.accept(at, position, &header, &payload)? {
+            return Ok(FromJournal::Nothing);
+        }
+        io.write_all(&file, position, bytes).await?;
+        window.was_written(end);
+        if let Some(segment) = self.segments.get_mut(at) {
+            segment.file_len = segment.file_len.max(end);
+        }
+        self.input.replay.taken += 1;
+        Ok(FromJournal::Taken(end, header.header_crc))
+    }
+
+    /// What lies at and behind `position`, seen from an entry that would be written there up to `end`.
+    async fn behind(
+        window: &mut Window<'_>,
+        position: u64,
+        header: &EntryHeader,
+        end: u64,
+    ) -> io::Result<Behind> {
+        let mut from = position;
+        let mut seen = Behind::Nothing;
+        while let Some((at, found)) = window.search(from).await? {
+            from = found.end(at);
+            let Found::Header(other) = found else {
+                return Ok(Behind::Contradicts);
+            };
+            if at == position && other.header_crc == header.header_crc {
+                // Its own header, whose payload is bad.
+                from = end;
+                continue;
+            }
+            if other.index > header.index && other.term >= header.term {
+                let follows = at == end && other.prev_crc == header.header_crc;
+                // Further on the chain is broken anyway, and an entry of this file lies where it always lay.
+                let may_follow = at > end && other.index.0 > header.index.0 + 1;
+                return Ok(if follows || may_follow {
+                    Behind::Follows
+                } else {
+                    Behind::Contradicts
+                });
+            }
+            seen = Behind::Dead;
+        }
+        Ok(seen)
     }
 
     fn limit(&self, at: usize) -> Option<Limit> {
@@ -593,6 +727,7 @@ impl Walk<'_> {
         self.successor_stays = later.last_seen_at >= zeroed_end(position) || lost.is_some();
         let (claimed, claimed_offset) = self.claims.highest(self.state.last_term());
         let proven = later.proven.max(claimed).max(self.checkpoint_claim(at));
+        let proven = proven.max(self.input.replay.proven(&self.state));
         if proven < expected {
             return Ok(Next::End(Ending::Here));
         }
@@ -622,6 +757,19 @@ impl Walk<'_> {
             return Ok(Next::At(resume, None));
         }
         let claimed_offset = (claimed >= expected).then_some(claimed_offset);
+        let rest = position..window.file_len().max(position);
+        let goes_on_in_files = self
+            .segments
+            .get(at + 1)
+            .is_some_and(|next| next.base_index().0 <= proven.0 + 1);
+        if let Some(next) = self.input.replay.first_above(expected)
+            && next.0 <= proven.0 + 1
+            && lost.is_none()
+            && !goes_on_in_files
+            && let Some(ending) = self.goes_on_in_journal(at, rest, next).await?
+        {
+            return Ok(Next::End(ending));
+        }
         Ok(self.lose_the_rest(
             at,
             position..window.file_len().max(position),
@@ -694,6 +842,24 @@ impl Walk<'_> {
                 offset,
             }),
         }
+    }
+
+    /// Goes around damage to an index that only the journal holds.
+    async fn goes_on_in_journal(
+        &mut self,
+        at: usize,
+        range: std::ops::Range<u64>,
+        next: EntryIndex,
+    ) -> Result<Option<Ending>, WalkError> {
+        let io = self.input.io.clone();
+        let before = EntryIndex(next.0 - 1);
+        let Some(entry) = self.input.replay.at(&io, &self.state, next).await? else {
+            return Ok(None);
+        };
+        self.quarantine(at, range, before, entry.header.base_offset);
+        self.state.skip(before, entry.header.base_offset);
+        self.tail_in_journal = true;
+        Ok(Some(Ending::Here))
     }
 
     fn quarantine(&mut self, at: usize, range: std::ops::Range<u64>, last: EntryIndex, next_offset: Offset) {

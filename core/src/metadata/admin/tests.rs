@@ -63,6 +63,7 @@ fn defaults_are_filled_in() {
     request.configs = vec![
         ("retention.ms".into(), Some("5000".into())),
         ("segment.ms".into(), Some("9".into())),
+        ("compression.type".into(), Some("lz4".into())),
         ("preallocate".into(), Some("true".into())),
     ];
     let planned = create_topics(&MetadataImage::default(), &rules(), &[request], ids());
@@ -71,7 +72,7 @@ fn defaults_are_filled_in() {
         (made.partitions, made.replication_factor, made.topic_id),
         (3, 1, Uuid::from_u128(1))
     );
-    assert_eq!(made.without_effect, ["retention.ms", "preallocate"]);
+    assert_eq!(made.without_effect, ["compression.type", "preallocate"]);
     let mut machine = MetadataMachine::new();
     machine.apply(&planned.records[0]).unwrap();
     assert_eq!(

@@ -122,6 +122,7 @@ impl Partitions {
 
     /// Wants the checkpoints that are due by time, or that the disk had no room for.
     pub(in crate::shard) fn tick_checkpoint(&mut self, disk: &mut dyn Disk, now_ms: u64) {
+        self.tick_groups();
         for id in self.directory_ids() {
             let Some(directory) = self.directories.get_mut(id.place()) else {
                 continue;

@@ -77,6 +77,14 @@ pub struct DirectoriesSeed {
     pub unusable: Vec<PathBuf>,
 }
 
+impl DirectoriesSeed {
+    /// By the clock of that time, in ms since 1970: when the last start before this one wrote to any of them.
+    pub(super) fn last_change_ms(&self) -> Option<i64> {
+        let all = std::iter::once(&self.home).chain(&self.others);
+        all.filter_map(|seed| seed.directory.last_change_ms()).max()
+    }
+}
+
 /// One directory as a shard uses it.
 pub(super) struct OwnDirectory {
     pub(super) seed: DirectorySeed,

@@ -142,7 +142,11 @@ impl Bench {
         self.now.monotonic_ms += 1_000;
         self.now.wall_ms += 1_000;
         let mut budget = StepBudget::items(u32::MAX);
-        while self.partitions.tick_step(self.now, &mut self.disk, &mut budget) == Progress::Pending {}
+        while self
+            .partitions
+            .tick_step(self.now, &mut self.disk, &mut budget, &self.metrics)
+            == Progress::Pending
+        {}
         self.settle();
     }
 

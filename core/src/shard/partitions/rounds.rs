@@ -1,4 +1,5 @@
-//! The tick's round over all partitions, in steps: age rolls, interval durability, openings that failed.
+//! The tick's round over all partitions, in steps: age rolls, interval durability, segments below
+//! the log start, openings that failed.
 //!
 //! A round goes by token space, so it can go on where a step ended. One that is still under way when the next
 //! tick comes is not begun again.
@@ -8,6 +9,7 @@ use tidelog_segment_log::ids::PartitionKey;
 use tidelog_segment_log::log::LogStatus;
 
 use super::Partitions;
+use crate::metrics::ShardCells;
 use crate::reactor::{Progress, StepBudget};
 use crate::shard::Now;
 
@@ -43,6 +45,7 @@ impl Partitions {
         now: Now,
         disk: &mut dyn Disk,
         budget: &mut StepBudget,
+        metrics: &ShardCells,
     ) -> Progress {
         let mut failed = None;
         let mut gone = Vec::new();
@@ -60,6 +63,10 @@ impl Partitions {
             } else if let Some(log) = partition.log_mut() {
                 log.tick(now.wall_ms, disk);
                 self.round.so_far += log.segment_count();
+                let removed = log.take_removed();
+                metrics.segments_removed.add(removed.segments);
+                metrics.segments_removed_bytes.add(removed.bytes);
+                metrics.segment_removal_failures.add(removed.failures);
                 if log.is_waiting_for_disk() || log.status() == LogStatus::Fenced {
                     self.active.insert(*key);
                     budget.look();

@@ -79,7 +79,7 @@ fn below_the_bound_writes_are_refused_and_all_else_goes_on() {
             "{refused:?}"
         );
         assert_reads(&mut cluster, client, "t", &acked);
-        cluster.ask(client, 1, alter_request("t", &[("retention.ms", "1000")]));
+        cluster.ask(client, 1, alter_request("t", &[("retention.ms", "86400000")]));
         assert_eq!(trim(&mut cluster, client, 0, 3), (3, 0));
         cluster.advance_ms(31_000);
         assert_eq!(

@@ -78,6 +78,8 @@ pub(super) struct Cluster {
     pub(super) directories: Vec<DirectorySeed>,
     keepers: Vec<SpaceKeeper>,
     monotonic_ms: u64,
+    /// The wall clock is so far ahead of where it was.
+    pub(super) leap_ms: i64,
     shards: usize,
     /// A shard whose thread does not run.
     pub(super) stalled: Option<usize>,
@@ -98,7 +100,10 @@ pub(in crate::shard) fn settings(shards: usize, sets: &[&str]) -> Arc<Settings> 
     };
     let mut builder = SettingsBuilder::new(host)
         .set(&format!("shards={shards}"))
-        .expect("shards");
+        .expect("shards")
+        // Files of a megabyte: a simulated device is in memory.
+        .set("journal.max_bytes=16MiB")
+        .expect("a small journal");
     for set in sets {
         builder = builder.set(set).expect("a setting");
     }
@@ -127,6 +132,7 @@ impl Cluster {
             directories: Vec::new(),
             keepers: Vec::new(),
             monotonic_ms: 0,
+            leap_ms: 0,
             shards,
             stalled: None,
             steps_held: false,
@@ -136,6 +142,7 @@ impl Cluster {
         cluster.start();
         cluster.run();
         assert!(cluster.nodes.iter().all(|node| node.shard.is_ready()), "serves");
+        cluster.remove_replayed_journals();
         cluster
     }
 
@@ -208,6 +215,17 @@ impl Cluster {
         self.monotonic_ms = 0;
     }
 
+    /// As the broker does once all shards serve.
+    fn remove_replayed_journals(&mut self) {
+        for DirectorySeed { directory, .. } in &self.directories {
+            let mut device = self.device.borrow_mut();
+            let removal = directory.remove_replayed_journals(0);
+            removal
+                .drive(&mut Blocking(&mut device.sim))
+                .expect("journals are removed");
+        }
+    }
+
     /// The control thread looks at the room on the disk; at rest only, since it lets all operations end.
     pub(super) fn look_at_room(&mut self) -> Vec<RoomChange> {
         self.run();
@@ -229,7 +247,7 @@ impl Cluster {
     }
 
     pub(super) fn wall_ms(&self) -> i64 {
-        EPOCH_MS + self.monotonic_ms as i64
+        EPOCH_MS + self.monotonic_ms as i64 + self.leap_ms
     }
 
     fn now(&self) -> Now {
@@ -641,6 +659,7 @@ impl Cluster {
             self.nodes.iter().all(|node| node.shard.is_ready()),
             "serves again"
         );
+        self.remove_replayed_journals();
     }
 
     fn close_all(&mut self) {

@@ -20,6 +20,7 @@ mod log_dirs;
 mod offsets;
 mod produce;
 mod requests;
+mod retention;
 mod silence;
 mod stopping;
 mod topics;

@@ -1,0 +1,307 @@
+//! What a commit costs over so many dirty partitions, at the same bytes in sum: each segment synced, and one journal.
+//! `just bench-commit [DIRECTORY]`
+//!
+//! The real log, group commit and journal on a real file system. Syncs run on a pool of threads, as the kernel runs
+//! those of a ring; everything else runs on the calling thread, as on a shard. Files are made without syncs, which
+//! are not measured. The median of the rounds is printed, and the CPU time of the calling thread per partition.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tidelog_segment_log::batch::crc32c;
+use tidelog_segment_log::disk::std_disk::StdDisk;
+use tidelog_segment_log::disk::{
+    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, Token, WriteNow,
+};
+use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, Logs};
+use tidelog_segment_log::log::{Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog};
+
+const BYTES_PER_COMMIT: usize = 1_000_000;
+const PARTITIONS: [usize; 7] = [1, 2, 4, 16, 128, 1_000, 10_000];
+const SYNC_THREADS: usize = 16;
+const JOURNAL_SPACE: u32 = 1;
+const FIRST_SPACE: u32 = 10;
+
+/// A disk whose syncs run beside the calling thread.
+struct Pooled {
+    disk: StdDisk,
+    /// Syncs are passed over: files are being made.
+    is_setup: bool,
+    work: mpsc::Sender<(Token, FileHandle)>,
+    done: mpsc::Receiver<Completion>,
+    syncing: usize,
+    arrived: Vec<Completion>,
+}
+
+impl Pooled {
+    fn new() -> Self {
+        let (work, jobs) = mpsc::channel::<(Token, FileHandle)>();
+        let (finished, done) = mpsc::channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for _ in 0..SYNC_THREADS {
+            let (jobs, finished) = (Arc::clone(&jobs), finished.clone());
+            std::thread::spawn(move || {
+                loop {
+                    let job = jobs.lock().expect("no thread panics").recv();
+                    let Ok((token, file)) = job else { return };
+                    let result = file.lease().and_then(|lease| Ok(rustix::fs::fdatasync(lease)?));
+                    let result = result.map(|()| DiskOutput::Done);
+                    if finished.send(Completion { token, result }).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self {
+            disk: StdDisk::new(),
+            is_setup: true,
+            work,
+            done,
+            syncing: 0,
+            arrived: Vec::new(),
+        }
+    }
+}
+
+impl Disk for Pooled {
+    fn submit(&mut self, token: Token, op: DiskOp) {
+        match op {
+            DiskOp::Sync { .. } | DiskOp::SyncDir { .. } if self.is_setup => self.arrived.push(Completion {
+                token,
+                result: Ok(DiskOutput::Done),
+            }),
+            DiskOp::Sync { file } => {
+                self.syncing += 1;
+                self.work.send((token, file)).expect("the threads live");
+            }
+            op => {
+                self.disk.submit(token, op);
+                self.disk.take_completions(&mut self.arrived);
+            }
+        }
+    }
+
+    /// Waits for a sync if nothing else has ended.
+    fn take_completions(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.arrived);
+        if out.is_empty() && self.syncing > 0 {
+            out.push(self.done.recv().expect("the threads live"));
+            self.syncing -= 1;
+        }
+        while let Ok(completion) = self.done.try_recv() {
+            out.push(completion);
+            self.syncing -= 1;
+        }
+    }
+
+    fn write_now(&mut self, file: &FileHandle, at: u64, pieces: &[IoSlice<'_>]) -> io::Result<WriteNow> {
+        self.disk.write_now(file, at, pieces)
+    }
+
+    fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes> {
+        self.disk.hot_bytes(file, range)
+    }
+
+    fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
+        self.disk.lock_directory(path)
+    }
+}
+
+struct Open(BTreeMap<PartitionKey, Box<PartitionLog>>);
+
+impl Logs for Open {
+    fn log_mut(&mut self, key: &PartitionKey) -> Option<&mut PartitionLog> {
+        self.0.get_mut(key).map(Box::as_mut)
+    }
+}
+
+fn key(at: usize) -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([7; 16]),
+        partition: at as i32,
+    }
+}
+
+fn batch(len: usize) -> Bytes {
+    let mut covered = BytesMut::with_capacity(len);
+    covered.put_i16(0); // attributes
+    covered.put_i32(0); // last offset delta
+    covered.put_i64(1_700_000_000_000); // base timestamp
+    covered.put_i64(1_700_000_000_000); // max timestamp
+    covered.put_i64(-1); // producer id
+    covered.put_i16(-1); // producer epoch
+    covered.put_i32(-1); // base sequence
+    covered.put_i32(1); // records
+    covered.resize(len - 21, 0x5a);
+    let mut batch = BytesMut::with_capacity(len);
+    batch.put_i64(0);
+    batch.put_i32((len - 12) as i32);
+    batch.put_i32(-1);
+    batch.put_i8(2);
+    batch.put_u32(crc32c(&covered));
+    batch.put_slice(&covered);
+    batch.freeze()
+}
+
+struct Bench {
+    disk: Pooled,
+    logs: Open,
+    group: GroupCommit,
+}
+
+impl Bench {
+    fn new(directory: &Path, partitions: usize, by_journal: bool) -> Self {
+        let mut disk = Pooled::new();
+        let mut logs = Open(BTreeMap::new());
+        for at in 0..partitions {
+            let spec = OpenSpec {
+                directory: directory.join(format!("t-{at}")),
+                key: key(at),
+                config: LogConfig {
+                    segment_bytes: 1 << 30,
+                    segment_ms: i64::MAX,
+                    durability: Durability::Fsync,
+                },
+                token_space: FIRST_SPACE + at as u32,
+                checkpoint: None,
+                clean: false,
+                start_counter: 1,
+                created: true,
+            };
+            let mut opening = Opening::new(spec);
+            let mut completions = Vec::new();
+            let mut log = loop {
+                match opening.step(0, &mut disk, std::mem::take(&mut completions)) {
+                    OpenProgress::Ready(log, _) => break log,
+                    OpenProgress::Failed(error) => panic!("{error}"),
+                    OpenProgress::Pending => disk.take_completions(&mut completions),
+                }
+            };
+            log.join_group_commit();
+            logs.0.insert(key(at), log);
+        }
+        let config = JournalConfig {
+            shard: 0,
+            start_counter: 1,
+            file_bytes: 64 << 20,
+            max_bytes: 1 << 30,
+            id_seed: None,
+            bug: Default::default(),
+        };
+        let journal = Journal::new(directory, JOURNAL_SPACE, config);
+        let config = GroupConfig {
+            dirty_files_min: if by_journal { 1 } else { usize::MAX },
+            bytes_per_file_max: u64::MAX,
+            trim_above_bytes: u64::MAX,
+        };
+        let group = GroupCommit::new(journal, config);
+        Self { disk, logs, group }
+    }
+
+    /// One append to each partition, then all of them durable.
+    fn commit(&mut self, batch: &Bytes) -> Duration {
+        let keys: Vec<PartitionKey> = self.logs.0.keys().copied().collect();
+        let mut ends = Vec::with_capacity(keys.len());
+        for log in self.logs.0.values_mut() {
+            log.append(0, &mut self.disk, batch).expect("append");
+            ends.push(log.log_end_offset());
+        }
+        let started = Instant::now();
+        for key in &keys {
+            if let Some(log) = self.logs.0.get_mut(key) {
+                log.flush(0, &mut self.disk);
+            }
+            self.group.note(*key);
+        }
+        let mut open = keys.len();
+        let mut completions = Vec::new();
+        while open > 0 {
+            self.group.commit(0, &mut self.disk, &mut self.logs);
+            self.disk.take_completions(&mut completions);
+            for completion in completions.drain(..) {
+                let space = (completion.token.0 >> 32) as u32;
+                if space == JOURNAL_SPACE {
+                    self.group.on_completion(&mut self.disk, completion);
+                } else if let Some(log) = self.logs.0.get_mut(&key((space - FIRST_SPACE) as usize)) {
+                    log.on_completion(0, &mut self.disk, completion);
+                    self.group.note(key((space - FIRST_SPACE) as usize));
+                }
+            }
+            self.group.take_events(&mut self.logs);
+            // Looking at all of them each time would be what is measured.
+            if self.disk.syncing == 0 {
+                let logs = self.logs.0.values().zip(&ends);
+                open = logs.filter(|(log, end)| log.durable_offset() < **end).count();
+            }
+        }
+        started.elapsed()
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn main() {
+    // `cargo test --benches` only wants to know that it runs.
+    let is_test = std::env::args().any(|argument| argument == "--test");
+    let place = std::env::var_os("TIDELOG_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    println!(
+        "| partitions | bytes each | synced segments, ms | journal, ms | ratio | CPU us per partition |"
+    );
+    println!("|---|---|---|---|---|---|");
+    let partitions = if is_test {
+        &PARTITIONS[..3]
+    } else {
+        &PARTITIONS[..]
+    };
+    for partitions in partitions.iter().copied() {
+        let len = (BYTES_PER_COMMIT / partitions).max(100);
+        let batch = batch(len);
+        let rounds = if is_test {
+            2
+        } else {
+            (4_000 / partitions).clamp(5, 40)
+        };
+        let (mut times, mut cpu) = (Vec::new(), Duration::ZERO);
+        for by_journal in [false, true] {
+            let directory = tempfile::tempdir_in(&place).expect("a directory");
+            let mut bench = Bench::new(directory.path(), partitions, by_journal);
+            // The first commits make the journal's file, and allocate.
+            bench.commit(&batch);
+            bench.commit(&batch);
+            rustix::fs::sync();
+            bench.disk.is_setup = false;
+            bench.commit(&batch);
+            let before = thread_cpu();
+            let mut of_rounds: Vec<Duration> = (0..rounds).map(|_| bench.commit(&batch)).collect();
+            cpu = thread_cpu().saturating_sub(before) / rounds as u32 / partitions as u32;
+            of_rounds.sort_unstable();
+            times.push(of_rounds[rounds / 2].as_secs_f64() * 1e3);
+            let way = bench.group.way();
+            assert!(way.full == 0, "the journal has room");
+            if by_journal {
+                assert!(
+                    way.by_journal as usize > rounds / 2,
+                    "the journal is measured: {way:?}"
+                );
+            } else {
+                assert!(way.by_journal == 0, "direct syncs are measured: {way:?}");
+            }
+        }
+        println!(
+            "| {partitions} | {len} | {:.2} | {:.2} | {:.1} | {:.1} |",
+            times[0],
+            times[1],
+            times[0] / times[1],
+            cpu.as_secs_f64() * 1e6
+        );
+    }
+}

@@ -1,0 +1,301 @@
+//! The order in which journals count, and what only a truncation makes visible: the one that was written last
+//! decides, wherever the files come from.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
+use tidelog_segment_log::batch::{BATCH_PREFIX_LEN, BatchHeader, patch_prefix};
+use tidelog_segment_log::disk::Token;
+use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
+use tidelog_segment_log::disk::{Disk, DiskOp};
+use tidelog_segment_log::entry::{ENTRY_VERSION, EntryHeader, EntryKind, padding_len};
+use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::journal::format::Note;
+use tidelog_segment_log::journal::{
+    FoundJournals, Journal, JournalBug, JournalConfig, JournalEvent, JournalRun, JournalStatus,
+};
+use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open};
+use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::segment_header::SegmentHeader;
+
+use crate::world::{Stepping, root};
+
+const SPACE: u32 = 40;
+
+fn key() -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([3; 16]),
+        partition: 1,
+    }
+}
+
+fn segment(base: u64, generation: u32, id: u8) -> SegmentHeader {
+    SegmentHeader {
+        format_version: 0,
+        features: 0,
+        incarnation: Incarnation([id; 16]),
+        topic: key().topic,
+        partition: key().partition,
+        generation,
+        base_offset: Offset(base as i64 - 1),
+        base_index: EntryIndex(base),
+        replaced: None,
+        key_reference: None,
+    }
+}
+
+/// An entry with one record, whose offset is its index - 1.
+fn entry(segment: &SegmentHeader, index: u64, term: i32, prev_crc: u32, value: &[u8]) -> (u32, Vec<u8>) {
+    let batch = build_batch(&BatchSpec::default(), &[value]);
+    let prefix = patch_prefix(&batch, Offset(index as i64 - 1), LeaderEpoch(term));
+    let parsed = BatchHeader::parse(&batch).expect("a batch");
+    let mut header = EntryHeader {
+        version: ENTRY_VERSION,
+        kind: EntryKind::Data,
+        flags: 0,
+        payload_len: batch.len() as u32,
+        payload_crc: parsed.crc,
+        term: LeaderEpoch(term),
+        index: EntryIndex(index),
+        base_offset: Offset(index as i64 - 1),
+        last_offset_delta: 0,
+        prev_crc,
+        header_crc: 0,
+        max_timestamp: parsed.max_timestamp,
+        durable_gap: u32::MAX,
+    };
+    let mut bytes = header.encode(&segment.incarnation, &prefix).to_vec();
+    bytes.extend_from_slice(&prefix);
+    bytes.extend_from_slice(&batch[BATCH_PREFIX_LEN..]);
+    bytes.resize(bytes.len() + padding_len(header.payload_len), 0);
+    (header.header_crc, bytes)
+}
+
+fn run(segment: &SegmentHeader, position: u64, last: u64, bytes: Vec<u8>) -> JournalRun {
+    JournalRun {
+        key: key(),
+        segment: *segment,
+        position,
+        pieces: vec![Bytes::from(bytes)],
+        last: EntryIndex(last),
+    }
+}
+
+fn journal(start_counter: u64, shard: u32) -> Journal {
+    let config = JournalConfig {
+        shard,
+        start_counter,
+        file_bytes: 64 << 10,
+        max_bytes: 1 << 20,
+        id_seed: Some(start_counter * 100 + u64::from(shard)),
+        bug: JournalBug::None,
+    };
+    Journal::new(&root(), SPACE, config)
+}
+
+/// Lets the journal get on until it is ready or has nothing in flight.
+fn settle(journal: &mut Journal, disk: &mut SimDisk) {
+    for _ in 0..10_000 {
+        let mut completions = Vec::new();
+        disk.advance();
+        disk.take_completions(&mut completions);
+        completions
+            .into_iter()
+            .for_each(|completion| journal.on_completion(disk, completion));
+        if !journal.is_busy() && journal.status(disk, 1, 100) == JournalStatus::Ready {
+            return;
+        }
+    }
+    panic!("the journal does not come to rest");
+}
+
+fn commit(journal: &mut Journal, disk: &mut SimDisk, run: JournalRun) {
+    settle(journal, disk);
+    journal.begin(disk, vec![run]);
+    settle(journal, disk);
+    let events = journal.take_events();
+    assert!(matches!(events.as_slice(), [JournalEvent::Committed(keys)] if keys == &[key()]));
+}
+
+fn note(journal: &mut Journal, disk: &mut SimDisk, segment: Option<SegmentHeader>, note: &Note) {
+    settle(journal, disk);
+    journal.begin_note(disk, key(), segment, note);
+    settle(journal, disk);
+    assert_eq!(journal.take_events().len(), 1);
+}
+
+fn open(disk: &mut SimDisk, bug: JournalBug) -> (Box<PartitionLog>, u64, FoundJournals) {
+    let found = FoundJournals::find_with(1, &root(), bug)
+        .drive(&mut Stepping(disk))
+        .expect("journals");
+    let spec = OpenSpec {
+        directory: root().join("partition"),
+        key: key(),
+        config: LogConfig {
+            segment_bytes: 1 << 20,
+            segment_ms: i64::MAX,
+            durability: Durability::Fsync,
+        },
+        token_space: 9,
+        checkpoint: None,
+        clean: false,
+        start_counter: 9,
+        created: false,
+    };
+    let options = RecoveryOptions {
+        journal: found.evidence(&key()),
+        incarnation_seed: Some(77),
+        ..RecoveryOptions::default()
+    };
+    let (log, report) = drive_open(&mut Stepping(disk), Opening::with_options(spec, options)).expect("open");
+    assert_eq!(report.quarantined, []);
+    (log, report.from_journal, found)
+}
+
+/// The value of the record at an offset.
+fn value_at(log: &mut PartitionLog, disk: &mut SimDisk, offset: i64) -> Vec<u8> {
+    use tidelog_segment_log::disk::ReadSource;
+    use tidelog_segment_log::log::{ReadPart, verify_cold};
+    let end = log.high_watermark();
+    let plan = log.read(disk, Offset(offset), end, 1).expect("a plan");
+    let bytes = match plan.parts.first().expect("a part") {
+        ReadPart::Hot(pieces) => pieces[0].to_vec(),
+        ReadPart::Cold(range) => {
+            let file = disk
+                .snapshot(range.file.path(), ReadSource::Cached)
+                .expect("a file");
+            let bytes = &file[range.position.start as usize..range.position.end as usize];
+            let at = verify_cold(range, bytes).expect("verifies").remove(0);
+            bytes[at].to_vec()
+        }
+    };
+    bytes
+}
+
+fn holds(bytes: &[u8], value: &[u8]) -> bool {
+    bytes.windows(value.len()).any(|window| window == value)
+}
+
+fn disk() -> SimDisk {
+    let mut disk = SimDisk::new(SimConfig {
+        seed: 5,
+        ..SimConfig::default()
+    });
+    for path in [root(), root().join("partition")] {
+        disk.submit(Token(1), DiskOp::CreateDir { path });
+        while disk.advance() {}
+    }
+    for path in [PathBuf::from("/sim"), root()] {
+        disk.submit(Token(1), DiskOp::SyncDir { path });
+        while disk.advance() {}
+    }
+    disk.take_completions(&mut Vec::new());
+    disk
+}
+
+/// Start 1 wrote two entries; its journal was removed, and the removal undone by a power cut. Start 2 cut the
+/// log behind the first one and wrote another second one, which was acknowledged.
+fn a_journal_that_came_back(disk: &mut SimDisk) {
+    let old = segment(1, 0, 1);
+    let mut first = journal(1, 0);
+    let (crc, mut bytes) = entry(&old, 1, 0, 0, b"one");
+    bytes.extend(entry(&old, 2, 0, crc, b"dropped").1);
+    commit(&mut first, disk, run(&old, 8192, 2, bytes));
+    let new = segment(2, 0, 2);
+    let mut second = journal(2, 3);
+    let cut = Note::TruncateTo {
+        term: LeaderEpoch(0),
+        index: EntryIndex(1),
+        dropped: Vec::new(),
+    };
+    note(&mut second, disk, Some(new), &cut);
+    let (_, bytes) = entry(&new, 2, 0, 0, b"acknowledged");
+    commit(&mut second, disk, run(&new, 8192, 2, bytes));
+    disk.power_cut();
+}
+
+#[test]
+fn of_two_journals_the_later_one_counts() {
+    let mut disk = disk();
+    a_journal_that_came_back(&mut disk);
+    let (mut log, taken, found) = open(&mut disk, JournalBug::None);
+    assert_eq!(taken, 2, "both files are made again from the journals");
+    assert_eq!(log.high_watermark(), Offset(2));
+    assert!(holds(&value_at(&mut log, &mut disk, 0), b"one"));
+    assert!(holds(&value_at(&mut log, &mut disk, 1), b"acknowledged"));
+    assert_eq!(found.damage(), []);
+    assert_eq!(found.waiting(), [], "all that they hold is durable now");
+}
+
+/// The negative control: a journal whose removal was undone is replayed last.
+#[test]
+fn a_journal_that_came_back_and_is_replayed_last_is_found_out() {
+    let mut disk = disk();
+    a_journal_that_came_back(&mut disk);
+    let (mut log, _, _) = open(&mut disk, JournalBug::OldestLast);
+    let serves_what_was_acknowledged =
+        log.high_watermark() == Offset(2) && holds(&value_at(&mut log, &mut disk, 1), b"acknowledged");
+    assert!(!serves_what_was_acknowledged, "the planted fault must show");
+}
+
+#[test]
+fn nothing_of_a_deleted_partition_comes_back() {
+    let mut disk = disk();
+    let old = segment(1, 0, 1);
+    let mut journal = journal(1, 0);
+    let (_, bytes) = entry(&old, 1, 0, 0, b"deleted");
+    commit(&mut journal, &mut disk, run(&old, 8192, 1, bytes));
+    note(&mut journal, &mut disk, None, &Note::PartitionDeleted);
+    disk.power_cut();
+    let (log, taken, _) = open(&mut disk, JournalBug::None);
+    assert_eq!((taken, log.high_watermark()), (0, Offset(0)));
+}
+
+#[test]
+fn a_log_start_in_the_journal_holds() {
+    let mut disk = disk();
+    let old = segment(1, 0, 1);
+    let mut journal = journal(1, 0);
+    let (crc, mut bytes) = entry(&old, 1, 0, 0, b"one");
+    bytes.extend(entry(&old, 2, 0, crc, b"two").1);
+    commit(&mut journal, &mut disk, run(&old, 8192, 2, bytes));
+    note(&mut journal, &mut disk, None, &Note::LogStart(Offset(1)));
+    disk.power_cut();
+    let (mut log, _, _) = open(&mut disk, JournalBug::None);
+    assert_eq!(
+        (log.log_start_offset(), log.high_watermark()),
+        (Offset(1), Offset(2))
+    );
+    assert!(holds(&value_at(&mut log, &mut disk, 1), b"two"));
+}
+
+#[test]
+fn damage_behind_a_durable_mark_is_reported_and_what_follows_is_replayed() {
+    let mut disk = disk();
+    let old = segment(1, 0, 1);
+    let mut journal = journal(1, 0);
+    let mut crc = 0;
+    let mut position = 8192;
+    for index in 1..=4 {
+        let (next, bytes) = entry(&old, index, 0, crc, b"value");
+        let len = bytes.len() as u64;
+        commit(&mut journal, &mut disk, run(&old, position, index, bytes));
+        (crc, position) = (next, position + len);
+    }
+    drop(journal);
+    disk.process_kill();
+    let found = FoundJournals::find(1, &root())
+        .drive(&mut Stepping(&mut disk))
+        .expect("journals");
+    assert_eq!(found.damage(), []);
+    let name = found.files()[0].name.clone();
+    // A bit of the second commit, which begins on the second page behind the first one.
+    disk.flip_bit(&root().join("journal").join(name), 2 * 4096 + 200, 3)
+        .expect("flipped");
+    let found = FoundJournals::find(1, &root())
+        .drive(&mut Stepping(&mut disk))
+        .expect("journals");
+    let damage = format!("{:?}", found.damage());
+    assert!(damage.contains("first: FrameNumber(2), count: 1"), "{damage}");
+}
