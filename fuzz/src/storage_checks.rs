@@ -43,6 +43,8 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024;
 pub const DECOMPRESSION_BYTES_MAX: usize = 4 * DECOMPRESSED_BYTES_MAX + 256 * 1024;
 /// What a recovery may hold beyond its share of the files: windows of files, each bounded by its file.
 pub const RECOVERY_BYTES: usize = 256 * 1024;
+/// Lost indices in sum up to which a repair is tried.
+const REPAIRED_INDICES_MAX: u64 = 1_000;
 /// Held per byte of a segment in recovery: files copied on write, a window, an entry, the index.
 pub const PER_RECOVERED_BYTE: usize = 16;
 
@@ -382,6 +384,13 @@ fn check_offline(disk: &MemoryDisk, checkpoint: Option<PartitionCheckpoint>) {
         .collect();
     if let Some((_, report)) = open(&mut disk.copy(), spec(checkpoint, false)) {
         assert_eq!(said, report.quarantined, "said offline, and found by recovery");
+    }
+    // Each lost index is written: many of them prove no more, and cost executions.
+    let indices = said
+        .iter()
+        .map(|lost| lost.indices.end.0.saturating_sub(lost.indices.start.0));
+    if indices.fold(0, u64::saturating_add) > REPAIRED_INDICES_MAX {
+        return;
     }
     let mut repaired = disk.copy();
     match repair(&mut repaired, &what, true) {
