@@ -2,6 +2,7 @@
 was killed under load.
 
     start.py [--segments N] [--partitions N] [--rounds N] [--shards N] [--data-root DIR] [--name NAME] [--no-bounds]
+             [--only clean|killed|checkpoint]...
 
 Writes perf/results/DATE-NAME.md. Times are from the start of the process until `/health/ready` answers 200. *Cold*
 means that the pages of the run's own files were dropped before (others on the machine keep theirs). What a start
@@ -96,11 +97,11 @@ def start(broker: Broker) -> tuple[float, int]:
 
 
 def many_segments(broker: Broker, wanted: int) -> int:
-    """Makes a topic with so many segments: one record a segment."""
+    """Makes a topic with so many segments: each record begins one, and each tick one behind it."""
     create(broker, "segments", SEGMENTED_PARTITIONS, {"segment.ms": "1"})
     producer = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all", "linger.ms": 0, "log_level": 2})
     lost: list[object] = []
-    for _ in range(-(-wanted // SEGMENTED_PARTITIONS)):
+    while len(files(broker.data_dir, ".log")) < wanted:
         for partition in range(SEGMENTED_PARTITIONS):
             producer.produce(
                 "segments", b"s" * 2_000, partition=partition, on_delivery=lambda error, _: error and lost.append(error)
@@ -172,8 +173,12 @@ def killed_starts(arguments, rows: list[str], missed: list[str]) -> None:
         broker.close()
 
 
-def newest_checkpoint(broker: Broker) -> float:
-    return min(path.stat().st_mtime for path in broker.data_dir.glob("checkpoint-*") if path.suffix == "")
+def newest_checkpoints(broker: Broker) -> float:
+    """When the older of the shards' newest checkpoints was written; 0 while one is being replaced."""
+    try:
+        return min((broker.data_dir / f"checkpoint-{shard}").stat().st_mtime for shard in range(broker.shards))
+    except FileNotFoundError:
+        return 0.0
 
 
 def behind_a_checkpoint(arguments, rows: list[str], missed: list[str]) -> None:
@@ -187,7 +192,7 @@ def behind_a_checkpoint(arguments, rows: list[str], missed: list[str]) -> None:
         wait_until(lambda: sum(load.acked) * 50_000 > 1 << 30, 300, "1 GiB acknowledged", 0.05)
         load.end()
         written = time.time()
-        wait_until(lambda: newest_checkpoint(broker) > written, 90, "a checkpoint behind it", 0.2)
+        wait_until(lambda: newest_checkpoints(broker) > written, 90, "a checkpoint behind it", 0.2)
         load = Load(broker, "big", partitions, 1_000)
         wait_until(lambda: min(load.acked) > 20, 60, "some more acknowledged", 0.01)
         broker.kill9()
@@ -212,15 +217,16 @@ def main() -> int:
     parser.add_argument("--data-root", type=pathlib.Path, default=ROOT / "target")
     parser.add_argument("--name", default="start")
     parser.add_argument("--no-bounds", action="store_true")
+    parser.add_argument("--only", choices=("clean", "killed", "checkpoint"), action="append")
     arguments = parser.parse_args()
     arguments.root = arguments.data_root / f"start-times-{os.getpid()}"
     arguments.root.mkdir(parents=True)
     rows: list[str] = []
     missed: list[str] = []
     try:
-        clean_starts(arguments, rows, missed)
-        killed_starts(arguments, rows, missed)
-        behind_a_checkpoint(arguments, rows, missed)
+        for name, part in (("clean", clean_starts), ("killed", killed_starts), ("checkpoint", behind_a_checkpoint)):
+            if not arguments.only or name in arguments.only:
+                part(arguments, rows, missed)
     finally:
         import shutil
 

@@ -36,6 +36,8 @@ LOAD_S_MIN = 0.0
 LOAD_S_MAX = 3.0
 ROUNDS_PER_HISTORY = 20
 RETENTION_BYTES = 2 << 20
+# By then some partition holds more than that.
+ROUNDS_FOR_RETENTION = 5
 PARTITIONS = {"all": 4, "1": 1}
 
 
@@ -69,7 +71,7 @@ def main() -> int:
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
     # Small segments and a small journal, so that kills also fall into rolls and trims.
-    settings = {"log.segment_bytes": "1MiB", "journal.max_bytes": "64MiB"}
+    settings = {"log.segment_bytes": "1MiB", "log.retention_check_ms": "200ms", "journal.max_bytes": "64MiB"}
     broker = Broker(shards=2, settings=settings)
     retired = 0
     try:
@@ -87,7 +89,10 @@ def main() -> int:
                     load = Load(broker, number)
                 one_round(broker, load, chance)
         retired += load.retired if load is not None else 0
-        print(f"     acknowledged records below a log start: {retired}", flush=True)
+        if arguments.rounds >= ROUNDS_FOR_RETENTION:
+            with checks.check("retention removed segments meanwhile"):
+                print(f"     acknowledged records below a log start: {retired}", flush=True)
+                expect(retired > 0, "nothing was removed, so no kill can have come between")
     finally:
         if checks.failed:
             print(broker.log_tail(), flush=True)

@@ -27,7 +27,9 @@ use tidelog_segment_log::log::{
     Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadError, ReadPart, drive_open, verify_cold,
 };
 use tidelog_segment_log::producer_state::{ProducerStates, decode_log_start};
-use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
+use tidelog_segment_log::recovery::{
+    ExamineSpec, RecoveryOptions, RecoveryReport, RepairError, examine, repair,
+};
 use tidelog_segment_log::segment_header::{SegmentHeader, decode_copies};
 use tidelog_segment_log::segment_index::IndexFile;
 
@@ -41,6 +43,8 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024;
 pub const DECOMPRESSION_BYTES_MAX: usize = 4 * DECOMPRESSED_BYTES_MAX + 256 * 1024;
 /// What a recovery may hold beyond its share of the files: windows of files, each bounded by its file.
 pub const RECOVERY_BYTES: usize = 256 * 1024;
+/// Lost indices in sum up to which a repair is tried.
+const REPAIRED_INDICES_MAX: u64 = 1_000;
 /// Held per byte of a segment in recovery: files copied on write, a window, an entry, the index.
 pub const PER_RECOVERED_BYTE: usize = 16;
 
@@ -329,6 +333,7 @@ fn check_segment(mode: u8, bytes: &mut [u8]) {
         next_offset: Offset(i64::from(mode >> 3) * 2),
         ..PartitionCheckpoint::default()
     });
+    check_offline(&disk, checkpoint.clone());
     let ((), peak) = peak_of(|| {
         let Some((mut log, report)) = open(&mut disk, spec(checkpoint.clone(), mode & 4 != 0)) else {
             return;
@@ -359,6 +364,42 @@ fn check_segment(mode: u8, bytes: &mut [u8]) {
         "{peak} bytes held instead of {most} by the recovery of {} bytes",
         bytes.len()
     );
+}
+
+/// What the offline tools say is what recovery finds, and what they repair verifies then.
+fn check_offline(disk: &MemoryDisk, checkpoint: Option<PartitionCheckpoint>) {
+    let what = ExamineSpec {
+        directory: "/p".into(),
+        key: KEY,
+        checkpoint: checkpoint.clone(),
+        only: None,
+        batch_bytes: 64,
+    };
+    let look = |disk: &MemoryDisk| examine(&mut disk.copy(), &what, &mut |_, _, _, _| true);
+    let Ok(found) = look(disk) else { return };
+    let said: Vec<_> = found
+        .damage
+        .iter()
+        .map(|damage| damage.quarantined.clone())
+        .collect();
+    if let Some((_, report)) = open(&mut disk.copy(), spec(checkpoint, false)) {
+        assert_eq!(said, report.quarantined, "said offline, and found by recovery");
+    }
+    // Each lost index is written: many of them prove no more, and cost executions.
+    let indices = said
+        .iter()
+        .map(|lost| lost.indices.end.0.saturating_sub(lost.indices.start.0));
+    if indices.fold(0, u64::saturating_add) > REPAIRED_INDICES_MAX {
+        return;
+    }
+    let mut repaired = disk.copy();
+    match repair(&mut repaired, &what, true) {
+        Ok(done) => assert!(done.steps.is_empty() == said.is_empty(), "{done:?}"),
+        Err(RepairError::TooMuch { .. } | RepairError::Encrypted { .. }) => return,
+        Err(error) => panic!("{error}"),
+    }
+    let left = look(&repaired).expect("what was repaired can be looked at");
+    assert!(left.damage.is_empty(), "repaired, and yet {:?}", left.damage);
 }
 
 fn lost(report: &RecoveryReport) -> Vec<std::ops::Range<Offset>> {

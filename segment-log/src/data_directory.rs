@@ -33,10 +33,13 @@ use crate::durable_replace::{UNFINISHED_SUFFIX, durable_remove, durable_replace}
 use crate::identity::{CleanFlag, DirectoryUuid, FEATURE_LEVEL, Identity, IdentityError};
 use crate::ids::{LeaderEpoch, PartitionKey};
 use crate::journal::{FoundJournals, JournalError};
-use crate::limits::{CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, READ_ATTEMPTS_MAX};
+use crate::limits::{
+    CHECKPOINT_FILE_BYTES_MAX, IDENTITY_FILE_BYTES_MAX, NAMES_LOOKED_AT_MAX, READ_ATTEMPTS_MAX,
+};
 use crate::log::machine::{Io, Machine, TokenCounter};
 use crate::recovery::RecoveryOptions;
 use crate::recovery::unreadable::is_unreadable;
+use crate::segment_header::parse_segment_file_name;
 
 const IDENTITY_FILE: &str = "identity";
 const CLEAN_FILE: &str = "clean";
@@ -86,6 +89,20 @@ pub enum DataDirectoryError {
     /// Its journals cannot be read; the text says what to do.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Restore the identity file from a backup, or have a new one made; nothing was changed. A start
+    /// that counted as the first one would give out leader epochs again, under another cluster id.
+    #[error(
+        "{path} is gone, and {held} beside it says that a broker ran here; restore it from a backup, or make \
+         a new one with `tidelog segment repair {directory} --execute --new-identity NODE_ID`"
+    )]
+    IdentityGone {
+        /// The identity file.
+        path: PathBuf,
+        /// Its directory.
+        directory: PathBuf,
+        /// What is there, as a path in the directory.
+        held: PathBuf,
+    },
     /// Use a newer version of this program; nothing was changed.
     #[error("the data directory has feature level {found}, this version knows {known}")]
     FeatureLevel {
@@ -406,7 +423,16 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
             };
             Some(Identity::decode(&bytes).map_err(damaged)?)
         }
-        Ok(None) => None,
+        Ok(None) => match held_beside_identity(&io, &directory, &names).await {
+            Some(held) => {
+                return Err(DataDirectoryError::IdentityGone {
+                    path: directory.join(IDENTITY_FILE),
+                    directory: directory.clone(),
+                    held,
+                });
+            }
+            None => None,
+        },
         Err(cause) => return Err(failed("reading", IDENTITY_FILE)(cause)),
     };
     if let Some(identity) = stored
@@ -474,6 +500,73 @@ async fn start(io: Io, directory: PathBuf, new: NewIdentity) -> Result<Start, Da
         found,
         unreadable,
     })
+}
+
+/// What in a directory without an identity was written after one was made: a checkpoint, a clean flag, a
+/// segment two levels down. Looks at a bounded number of names.
+async fn held_beside_identity(io: &Io, directory: &Path, names: &[String]) -> Option<PathBuf> {
+    let is_ours = |name: &&String| parse_checkpoint_name(name).is_some() || *name == CLEAN_FILE;
+    if let Some(name) = names.iter().find(is_ours) {
+        return Some(PathBuf::from(name));
+    }
+    let mut left = NAMES_LOOKED_AT_MAX;
+    let mut open: Vec<(PathBuf, u32)> = names.iter().map(|name| (PathBuf::from(name), 1)).collect();
+    while let Some((path, depth)) = open.pop() {
+        // A file has no names in it, and what cannot be listed says nothing.
+        let Ok(names) = io.names(&directory.join(&path)).await else {
+            continue;
+        };
+        for name in names.into_iter().take(left) {
+            left -= 1;
+            if parse_segment_file_name(&name).is_some() {
+                return Some(path.join(name));
+            }
+            if depth < 2 {
+                open.push((path.join(name), depth + 1));
+            }
+        }
+    }
+    None
+}
+
+/// Makes an identity for a directory that lost its own: its start counter is above that of every checkpoint
+/// and `start_floor`. Nobody else may have the directory. Blocks.
+///
+/// # Errors
+/// There is one, or the disk refused; nothing counts as changed.
+pub fn make_identity_anew(
+    disk: &mut dyn Disk,
+    directory: &Path,
+    new: NewIdentity,
+    start_floor: u64,
+) -> io::Result<Identity> {
+    let directory = directory.to_path_buf();
+    Machine::new(TokenCounter::new(0), |io| async move {
+        if read_small(&io, &directory, IDENTITY_FILE, IDENTITY_FILE_BYTES_MAX)
+            .await?
+            .is_some()
+        {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let names = io.names(&directory).await?;
+        let (found, _) = read_checkpoints(&io, &directory, &names).await?;
+        let counted = found.iter().map(|found| found.checkpoint.start_counter).max();
+        // The checkpoints found then count as those of an older start, as far as terms go.
+        let start_counter = counted.unwrap_or(0).max(start_floor).saturating_add(1);
+        let identity = Identity {
+            start_counter,
+            node_id: new.node_id,
+            feature_level: FEATURE_LEVEL,
+            cluster_id: new.cluster_id,
+            rack: new.rack,
+            directory_id: new.directory_id,
+        };
+        let content = Bytes::from(identity.encode());
+        durable_remove(&io, &directory, CLEAN_FILE).await?;
+        durable_replace(&io, &directory, IDENTITY_FILE, content).await?;
+        Ok(identity)
+    })
+    .drive(disk)
 }
 
 async fn read_checkpoints(

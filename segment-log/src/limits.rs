@@ -123,3 +123,6 @@ pub const READ_ONLY_FILES_MAX: usize = 64;
 
 /// Entries that a repair puts in the place of lost ones, in one partition.
 pub const REPAIR_FILLERS_MAX: u64 = 1 << 20;
+
+/// Names below a directory without an identity that are looked at for a log, at most.
+pub const NAMES_LOOKED_AT_MAX: usize = 10_000;

@@ -33,6 +33,8 @@ use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions, RecoveryReport
 const LOG_SPACE: u32 = 7;
 const CHECKPOINT_SPACE: u32 = 8;
 const STEPS_MAX: usize = 200_000;
+/// Seeds of a run, unless told otherwise.
+const SEEDS: usize = 200;
 
 /// A disk that gets on by itself when somebody waits for it.
 struct Stepping<'a>(&'a mut SimDisk);
@@ -951,7 +953,7 @@ fn seeds() -> u64 {
     std::env::var("TIDELOG_SIM_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(200)
+        .unwrap_or(SEEDS as u64)
 }
 
 #[test]

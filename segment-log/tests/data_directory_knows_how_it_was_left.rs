@@ -6,7 +6,9 @@
 use std::fs;
 
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentCheckpoint};
-use tidelog_segment_log::data_directory::{DataDirectory, DataDirectoryError, NewIdentity, write_checkpoint};
+use tidelog_segment_log::data_directory::{
+    DataDirectory, DataDirectoryError, NewIdentity, make_identity_anew, write_checkpoint,
+};
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, PartitionKey};
 
@@ -161,4 +163,56 @@ fn a_damaged_identity_ends_the_start_and_changes_nothing() {
         "{refused}"
     );
     assert!(root.path().join("clean").exists());
+}
+
+#[test]
+fn a_directory_that_lost_its_identity_is_no_first_start() {
+    let refused = |held: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(held);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, b"anything").unwrap();
+        let error = DataDirectory::open(&mut StdDisk::new(), root.path(), identity()).unwrap_err();
+        assert!(
+            matches!(&error, DataDirectoryError::IdentityGone { held: found, .. } if found == std::path::Path::new(held)),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(text.contains(held) && text.contains("--new-identity"), "{text}");
+        assert!(
+            path.exists() && !root.path().join("identity").exists(),
+            "nothing was changed"
+        );
+    };
+    refused("checkpoint-0");
+    refused("checkpoint-3.previous");
+    refused("clean");
+    refused("metadata/00000000000000000001-0.log");
+    refused("partitions/0102-0/00000000000000000001-0.log");
+    // Neither of these says that a broker ran here.
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("lost+found")).unwrap();
+    fs::write(root.path().join("notes.txt"), b"").unwrap();
+    fs::write(root.path().join("identity.unfinished"), b"").unwrap();
+    let first = DataDirectory::open(&mut StdDisk::new(), root.path(), identity()).unwrap();
+    assert!(first.is_first_start());
+}
+
+#[test]
+fn an_identity_made_anew_counts_on_above_all_that_is_known() {
+    let root = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new();
+    fs::write(root.path().join("checkpoint-0"), checkpoint(7, 3, 1).encode()).unwrap();
+    for (floor, expected) in [(3, 8), (20, 21)] {
+        let made = make_identity_anew(&mut disk, root.path(), identity(), floor).unwrap();
+        assert_eq!((made.start_counter, made.node_id), (expected, 5));
+        let again = make_identity_anew(&mut disk, root.path(), identity(), floor).unwrap_err();
+        assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+        let opened = DataDirectory::open(&mut disk, root.path(), identity()).unwrap();
+        assert_eq!(opened.start_counter(), expected + 1);
+        let evidence = opened.evidence(&PartitionKey::default());
+        assert!(evidence.options.checkpoint_is_old, "it says nothing of terms");
+        drop(opened);
+        fs::remove_file(root.path().join("identity")).unwrap();
+    }
 }

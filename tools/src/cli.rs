@@ -100,6 +100,7 @@ mod tests {
         "segment stats path --max-batch-bytes 1024 --output jsonl",
         "segment repair path",
         "segment repair path --execute --output json",
+        "segment repair path --execute --new-identity 1 --cluster-id id",
         "completions bash",
         "man dir",
     ];
@@ -114,6 +115,8 @@ mod tests {
         "topic trim a --before 5 -p x",
         "topic trim --before 5",
         "segment repair",
+        "segment repair p --new-identity -1",
+        "segment repair p --cluster-id id",
         "segment compact p",
         "segment dump p --from-offset -1",
         "segment dump p --from-time soon",

@@ -115,7 +115,8 @@ pub fn bytes_field(name: &str, bytes: Option<&[u8]>) -> (String, Value) {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Base 64 with padding.
+pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -189,6 +189,41 @@ fn a_running_broker_is_left_alone() {
 }
 
 #[test]
+fn a_directory_without_its_identity_is_refused_until_one_is_made() {
+    let (data, _file) = filled(3);
+    let identity = data.path().join("identity");
+    std::fs::remove_file(&identity).expect("remove");
+    let serve = [
+        "serve",
+        "--data-dir",
+        data.path().to_str().expect("plain"),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--shards",
+        "1",
+        "--memory",
+        "128MiB",
+    ];
+    let refused = run(command(&serve), b"");
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--new-identity"), "{}", refused.stderr);
+    assert_eq!(tool("verify", data.path(), &[]).code, Some(1));
+    assert_eq!(tool("repair", data.path(), &["--execute"]).code, Some(1));
+    assert_eq!(
+        tool("repair", data.path(), &["--new-identity", "1"]).code,
+        Some(3)
+    );
+    assert!(!identity.exists(), "a dry run");
+    tool("repair", data.path(), &["--execute", "--new-identity", "1"]).ok();
+    let again = tool("repair", data.path(), &["--execute", "--new-identity", "1"]);
+    assert_eq!(again.code, Some(2), "{}", again.stderr);
+    assert_eq!(consumed(data.path()), [0, 1, 2]);
+    tool("verify", data.path(), &[]).ok();
+}
+
+#[test]
 fn stats_count_what_is_there() {
     let data = tempfile::tempdir().expect("directory");
     let broker = Broker::start(data.path());

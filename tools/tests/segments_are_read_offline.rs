@@ -234,6 +234,10 @@ fn what_is_derived_is_no_damage_and_a_lost_segment_is() {
 fn a_live_directory_is_verified_while_it_is_written() {
     let data = tempfile::tempdir().expect("directory");
     let broker = Broker::start(data.path());
+    // Small segments, so that some are begun while the directory is looked at.
+    broker
+        .run(&["topic", "create", "t", "-c", "segment.bytes=1048576"], b"")
+        .ok();
     broker.run(&["produce", "t"], b"first\n").ok();
     let mut producer = Process(
         broker
@@ -259,6 +263,7 @@ fn a_live_directory_is_verified_while_it_is_written() {
     assert_eq!(producer.exit_code(), Some(0));
     assert_eq!(broker.stop(Signal::TERM), Some(0));
     tool(&["verify"], data.path()).ok();
+    assert!(segments(data.path()).len() > 10, "it rolled all along");
 }
 
 #[test]

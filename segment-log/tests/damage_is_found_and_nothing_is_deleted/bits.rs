@@ -26,8 +26,9 @@ fn is_unused(path: &Path, bytes: &[u8], at: usize) -> bool {
     if path.extension().is_none_or(|ending| ending != "log") {
         return false;
     }
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-    (512..4_096).contains(&at) || (4_608..8_192).contains(&at) || at >= end.next_multiple_of(8)
+    // Not the last byte that is not zero: the last record of a batch may end in zeros.
+    let end = borders(bytes).last().copied().unwrap_or(bytes.len());
+    (512..4_096).contains(&at) || (4_608..8_192).contains(&at) || at >= end
 }
 
 /// The bits of a file that are flipped, one at a time.

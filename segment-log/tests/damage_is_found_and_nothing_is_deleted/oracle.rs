@@ -178,7 +178,7 @@ pub fn judge(fixture: &Fixture, mut disk: MemoryDisk, bug: RecoveryBug) -> Resul
     let proven = proven(&disk);
     let data = match DataDirectory::open(&mut disk, &root(), identity()) {
         Ok(data) => data,
-        Err(DataDirectoryError::Identity { .. }) => {
+        Err(DataDirectoryError::Identity { .. } | DataDirectoryError::IdentityGone { .. }) => {
             if disk.all_files() != before || !disk.gone().is_empty() {
                 return Err("a refused start changed something".into());
             }

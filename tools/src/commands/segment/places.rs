@@ -24,7 +24,7 @@ use crate::limits::{DIRECTORY_DEPTH_MAX, EXAMINE_ATTEMPTS_MAX};
 const PARTITIONS_DIRECTORY: &str = "partitions";
 const METADATA_DIRECTORY: &str = "metadata";
 const CLEAN_FILE: &str = "clean";
-const IDENTITY_FILE: &str = "identity";
+pub const IDENTITY_FILE: &str = "identity";
 /// How far above a partition its data directory is looked for.
 const LEVELS_UP: usize = 3;
 
@@ -68,6 +68,8 @@ pub struct Places {
     pub orphans: Vec<PathBuf>,
     /// Segment files that recovery or a repair set aside; they are no part of the log.
     pub set_aside: usize,
+    /// The data directory that was asked for has no identity.
+    pub identity_is_gone: bool,
 }
 
 /// What the checkpoints of one data directory say.
@@ -177,6 +179,7 @@ pub fn find(path: &Path) -> Result<Places, Failure> {
         });
     }
     if let Some(root) = root.filter(|root| path.canonicalize().is_ok_and(|path| path == *root)) {
+        places.identity_is_gone = !root.join(IDENTITY_FILE).exists();
         find_lost(path, saids.entry(root).or_default(), &mut places);
     }
     places.faults = saids.into_values().flat_map(|said| said.faults).collect();

@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use tidelog_segment_log::data_directory::remove_clean_flag;
+use tidelog_segment_log::data_directory::{NewIdentity, make_identity_anew, remove_clean_flag};
 use tidelog_segment_log::disk::DirectoryLock;
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::read_only::ReadOnlyDisk;
 use tidelog_segment_log::disk::std_disk::{LOCK_FILE, StdDisk};
+use tidelog_segment_log::ids::Incarnation;
+use tidelog_segment_log::limits::{IDENTITY_NAME_BYTES_MAX, TERMS_PER_START};
 use tidelog_segment_log::recovery::{Repair, RepairError, RepairStep, SET_ASIDE_DIRECTORY, repair};
 
-use super::places::{LostPlace, Place, data_directory_of, find};
+use super::places::{IDENTITY_FILE, LostPlace, Place, data_directory_of, failure, find};
 use super::verify::lost_offsets;
 use crate::failure::{DAMAGE, DONE, FAILED, Failure, PARTLY, USAGE};
-use crate::output::{OutputFormat, print_rows};
+use crate::output::{OutputFormat, base64, print_rows};
 
 const AFTER_HELP: &str = "\
 Mends what `tidelog segment verify` finds, so that it finds nothing any more and the broker serves what is
@@ -25,6 +27,11 @@ batches take the place of what is lost, so that readers go over those offsets. W
 and files that are no part of the log, go into the directory set-aside beside the segments; nothing is
 deleted. A torn tail is left to the broker, which cuts it when it opens the log. Index files and
 checkpoints are derived: the broker makes them anew.
+
+A data directory without its identity file is refused by the broker: else leader epochs would be given out
+again. Restore it, or have one made with --new-identity and the node.id of the broker: its start counter is
+above all that the checkpoints and the leader epochs say. Of several data directories this mends the first:
+partitions placed in another one are found by its id, which a new identity does not have.
 
 The broker must be stopped. Make a copy of the directory first: a disk that damaged files once may do so
 again.
@@ -59,9 +66,22 @@ pub struct RepairArgs {
     /// Repair; without it, only say what would be done
     #[arg(long)]
     execute: bool,
+    /// Make an identity for a data directory that lost its own, as this node
+    #[arg(long, value_name = "NODE_ID", value_parser = clap::value_parser!(i32).range(0..))]
+    new_identity: Option<i32>,
+    /// The cluster id it had before; a new one unless given
+    #[arg(long, value_name = "ID", requires = "new_identity", value_parser = parse_cluster_id)]
+    cluster_id: Option<String>,
     /// How data is printed
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Table)]
     output: OutputFormat,
+}
+
+fn parse_cluster_id(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=IDENTITY_NAME_BYTES_MAX => Ok(text.to_owned()),
+        _ => Err(format!("a cluster id has 1 to {IDENTITY_NAME_BYTES_MAX} bytes")),
+    }
 }
 
 /// Repairs the partitions.
@@ -80,6 +100,10 @@ pub fn run(args: RepairArgs) -> Result<u8, Failure> {
         .flatten();
     let _lock = root.as_deref().map(|root| lock(root, args.execute)).transpose()?;
     let found = find(&args.path)?;
+    if args.new_identity.is_some() && !found.identity_is_gone {
+        let failure = format!("{} is no data directory without an identity", args.path.display());
+        return Err(Failure::new(USAGE, failure).hint("Leave --new-identity out."));
+    }
     let mut rows = Vec::new();
     let mut failures = Vec::new();
     let mut repaired = 0usize;
@@ -112,6 +136,18 @@ pub fn run(args: RepairArgs) -> Result<u8, Failure> {
     for lost in found.lost.iter().filter(|lost| lost.is_certain) {
         failures.push(no_directory(lost));
     }
+    if found.identity_is_gone {
+        match (args.new_identity, &root) {
+            (Some(node_id), Some(root)) => {
+                rows.push(new_identity(&args, root, node_id, &found.places)?);
+                repaired += 1;
+            }
+            _ => failures.push(
+                Failure::new(FAILED, format!("{} has no identity file", args.path.display()))
+                    .hint("Restore it from a backup, or give --new-identity NODE_ID."),
+            ),
+        }
+    }
     print_rows(args.output, COLUMNS, &rows)?;
     failures.iter().for_each(Failure::print);
     say(&args, repaired);
@@ -131,6 +167,60 @@ fn say(args: &RepairArgs, repaired: usize) {
             "{n} partitions repaired; what was replaced is in their {SET_ASIDE_DIRECTORY} directories"
         ),
     }
+}
+
+/// Makes the identity, if it is told to; the line that says so.
+fn new_identity(
+    args: &RepairArgs,
+    root: &Path,
+    node_id: i32,
+    places: &[Place],
+) -> Result<Vec<Value>, Failure> {
+    let path = root.join(IDENTITY_FILE);
+    if args.execute {
+        let mut term_max = 0;
+        for place in places {
+            let seen = place.examine(0, &mut |_, _, entry, _| {
+                term_max = term_max.max(entry.term.0);
+                true
+            });
+            seen.map_err(|error| failure(&error))?;
+        }
+        let cluster_id = match &args.cluster_id {
+            Some(id) => id.clone(),
+            None => random_cluster_id()?,
+        };
+        let new = NewIdentity {
+            node_id,
+            cluster_id,
+            rack: None,
+            directory_id: random_bytes()?,
+        };
+        // Above the start that gave out the highest leader epoch found.
+        let floor = u64::from(term_max.unsigned_abs()) / TERMS_PER_START;
+        make_identity_anew(&mut StdDisk::new(), root, new, floor)
+            .map_err(|error| Failure::new(FAILED, format!("cannot write {}: {error}", path.display())))?;
+    }
+    let mut row = vec![Value::Null; COLUMNS.len()];
+    let said = [(2, "new identity".to_owned()), (3, path.display().to_string())];
+    for (at, text) in said {
+        if let Some(cell) = row.get_mut(at) {
+            *cell = Value::from(text);
+        }
+    }
+    Ok(row)
+}
+
+/// As the broker makes one: 128 random bits in URL-safe base 64.
+fn random_cluster_id() -> Result<String, Failure> {
+    let text = base64(&random_bytes()?).replace('+', "-").replace('/', "_");
+    Ok(text.trim_end_matches('=').to_owned())
+}
+
+fn random_bytes() -> Result<[u8; 16], Failure> {
+    Incarnation::random()
+        .map(|random| random.0)
+        .map_err(|error| Failure::new(FAILED, format!("the system gives no random bytes: {error}")))
 }
 
 /// Holds the data directory, so that no broker starts on it. One on which no broker ever ran has no lock

@@ -41,6 +41,7 @@ impl Partition {
         };
         let mut disk = StdDisk::new();
         std::fs::create_dir_all(partition.root().join("partitions")).expect("create");
+        std::fs::write(partition.root().join("identity"), "not looked into").expect("write");
         let spec = OpenSpec {
             directory: partition.directory(),
             key: Self::key(),

@@ -167,6 +167,14 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
         }
     }
     found.lost.iter().for_each(|lost| report.take_lost(lost));
+    if found.identity_is_gone {
+        let failure = format!(
+            "{} has no identity file, so no broker starts on it",
+            args.path.display()
+        );
+        let hint = "Restore it from a backup, or see `tidelog segment repair --help`.";
+        report.failures.push(Failure::new(FAILED, failure).hint(hint));
+    }
     report.derived.extend(found.faults);
     for index in found.orphans.iter().filter(|index| index.exists()) {
         let name = index.display();
