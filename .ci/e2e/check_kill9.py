@@ -16,7 +16,6 @@ import random
 import re
 import sys
 import time
-import urllib.request
 
 from lib import (
     Broker,
@@ -110,9 +109,6 @@ def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
             wait_until(
                 lambda: acked_count(path) > before[acks], FIRST_ACK_TIMEOUT_S, f"a first record acknowledged with acks={acks}"
             )
-        # In every other round the journal is surely in use; in the others it may be in the making.
-        if chance.random() < 0.5:
-            wait_until(lambda: journal_commits(broker) > 0, FIRST_ACK_TIMEOUT_S, "a commit through the journal")
         # The random moment itself, not a wait for something.
         time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
         expect(broker.alive(), "the broker died before it was killed")
@@ -123,16 +119,6 @@ def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
         expect(acked_count(path) > before[acks], f"nothing was acknowledged with acks={acks}: {said[acks]}")
     broker.start()
     load.retired = sum(check(broker, acks, path) for acks, path in load.histories.items())
-
-
-def journal_commits(broker: Broker) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=10) as answer:
-        page = answer.read().decode()
-    return sum(
-        int(float(line.split()[-1]))
-        for line in page.splitlines()
-        if line.startswith("tidelog_journal_commits_total")
-    )
 
 
 def check(broker: Broker, acks: str, path) -> int:
