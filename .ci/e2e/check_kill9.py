@@ -69,8 +69,8 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
-    # Small segments and a small journal, so that kills also fall into rolls and trims.
-    settings = {"log.segment_bytes": "1MiB", "log.retention_check_ms": "200ms", "journal.max_bytes": "64MiB"}
+    # Small segments, so that kills also fall into rolls.
+    settings = {"log.segment_bytes": "1MiB", "log.retention_check_ms": "200ms"}
     broker = Broker(shards=2, settings=settings)
     retired = 0
     try:
