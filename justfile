@@ -73,8 +73,9 @@ clients-admin: build e2e-setup
     {{python}} -u .ci/e2e/check_admin.py
 
 # kill -9 under load, again and again
-kill9 rounds="50": build
-    nice -n 19 python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}}
+kill9 rounds="50" *ARGS: build
+    nice -n 19 python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}} {{ARGS}}
+
 
 # Real faults of devices, fsync, descriptors and files (as root): just faults 5, just faults 1 --only fuse
 faults rounds="1" *ARGS: build

@@ -2,11 +2,13 @@
 removes them: everything that was acknowledged, with acks=1 and acks=all, is there at its offset after each restart,
 or lies below the log start.
 
-    check_kill9.py [--rounds N] [--seed S]     default: 5 rounds
+    check_kill9.py [--rounds N] [--seed S] [--journal]     default: 5 rounds
 
 Each topic keeps two megabytes in segments of one, so kills fall into rolls and removals; after some rounds there are
 new topics with new histories, since a check reads all of one. What a power cut may take is another question: the page
 cache survives a kill. See powercut.sh.
+
+With --journal the commit journal is on and a second load keeps many partitions dirty, so that commits go through it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from lib import (
     history_check,
     history_stop,
     history_write,
+    journal_commits,
+    many_dirty_partitions,
     tidelog,
     wait_until,
 )
@@ -65,12 +69,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--journal", action="store_true")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
     checks = Checks("kill9")
     # Small segments, so that kills also fall into rolls.
     settings = {"log.segment_bytes": "1MiB", "log.retention_check_ms": "200ms"}
+    if arguments.journal:
+        settings["journal.max_bytes"] = "64MiB"
     broker = Broker(shards=2, settings=settings)
     retired = 0
     try:
@@ -86,7 +93,7 @@ def main() -> int:
                         retired += load.retired
                         load.delete(broker)
                     load = Load(broker, number)
-                one_round(broker, load, chance)
+                one_round(broker, load, chance, arguments.journal)
         retired += load.retired if load is not None else 0
         if arguments.rounds >= ROUNDS_FOR_RETENTION:
             with checks.check("retention removed segments meanwhile"):
@@ -99,12 +106,15 @@ def main() -> int:
     return checks.finish()
 
 
-def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
+def one_round(broker: Broker, load: Load, chance: random.Random, by_journal: bool) -> None:
     before = {acks: acked_count(path) for acks, path in load.histories.items()}
     writers = {
         acks: history_write(broker, path, load.topics[acks], acks) for acks, path in load.histories.items()
     }
+    dirtying = many_dirty_partitions(broker) if by_journal else None
     try:
+        if by_journal:
+            wait_until(lambda: journal_commits(broker) > 0, FIRST_ACK_TIMEOUT_S, "a commit through the journal")
         for acks, path in load.histories.items():
             wait_until(
                 lambda: acked_count(path) > before[acks], FIRST_ACK_TIMEOUT_S, f"a first record acknowledged with acks={acks}"
@@ -114,6 +124,9 @@ def one_round(broker: Broker, load: Load, chance: random.Random) -> None:
         expect(broker.alive(), "the broker died before it was killed")
         broker.kill9()
     finally:
+        if dirtying is not None:
+            dirtying.kill()
+            dirtying.wait()
         said = {acks: history_stop(writer) for acks, writer in writers.items()}
     for acks, path in load.histories.items():
         expect(acked_count(path) > before[acks], f"nothing was acknowledged with acks={acks}: {said[acks]}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 TIDELOG = pathlib.Path(os.environ.get("TIDELOG_BIN", RELEASE / "tidelog"))
+LOAD = pathlib.Path(os.environ.get("TIDELOG_LOAD_BIN", RELEASE / "tidelog-load"))
 HISTORY = pathlib.Path(os.environ.get("TIDELOG_HISTORY_BIN", RELEASE / "tidelog-history"))
 
 READY_TIMEOUT_S = 60.0
@@ -274,6 +276,25 @@ def history_write(broker: Broker, history: pathlib.Path, topic: str, acks: str) 
         ],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def many_dirty_partitions(broker: Broker) -> subprocess.Popen:
+    """Starts a load on many partitions of a topic of its own, so that commits go through a journal that is on."""
+    return subprocess.Popen(
+        [
+            str(LOAD), "produce", "-b", broker.bootstrap, "--topic", "dirty", "--create", "--partitions", "64",
+            "--connections", "4", "--in-flight", "64", "--batch-bytes", "4096", "--seconds", str(HISTORY_WRITE_S_MAX),
+        ],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def journal_commits(broker: Broker) -> int:
+    """Commits that went through a journal since the broker started."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=10) as response:
+        found = re.search(r"^tidelog_journal_commits_total (\d+)$", response.read().decode(), re.MULTILINE)
+    expect(found, "no metric tidelog_journal_commits_total")
+    return int(found.group(1))
 
 
 def history_stop(writer: subprocess.Popen) -> str:

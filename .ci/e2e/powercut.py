@@ -37,6 +37,8 @@ from lib import (
     history_check,
     history_stop,
     history_write,
+    journal_commits,
+    many_dirty_partitions,
     run,
     wait_until,
 )
@@ -110,16 +112,21 @@ def make_image(path: pathlib.Path, filesystem: str) -> None:
     must(f"mkfs.{filesystem}", "-q", force, str(path))
 
 
-def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, chance: random.Random):
+def cut_once(
+    work: pathlib.Path, filesystem: str, durability: str, first: bool, chance: random.Random, by_journal: bool = False
+):
     """One cut on a fresh file system; returns the result of the history check on the copy."""
     image, cut, history = work / "disk.img", work / "cut.img", work / "client.history"
     for path in (image, cut, history):
         path.unlink(missing_ok=True)
     make_image(image, filesystem)
     volume = Volume(image, work / "mounted", mount_options(filesystem, copy=False))
-    broker = None
+    settings = {"log.durability": durability}
+    if by_journal:
+        settings["journal.max_bytes"] = "32MiB"
+    broker, dirtying = None, None
     try:
-        broker = Broker(volume.mount_point / "data", settings={"log.durability": durability})
+        broker = Broker(volume.mount_point / "data", settings=settings)
         if not first:
             # Two starts and a drain in between: recovery points and checkpoints exist.
             broker.start()
@@ -134,6 +141,9 @@ def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, 
         before = acked_count(history)
         writer = history_write(broker, history, TOPIC, "all")
         try:
+            if by_journal:
+                dirtying = many_dirty_partitions(broker)
+                wait_until(lambda: journal_commits(broker) > 0, 30, "a commit through the journal")
             wait_until(lambda: acked_count(history) > before, 30, "an acknowledgement")
             if not first:
                 time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
@@ -143,6 +153,9 @@ def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, 
             copy_at_one_moment(volume, cut)
         finally:
             broker.kill9()
+            if dirtying is not None:
+                dirtying.kill()
+                dirtying.wait()
             history_stop(writer)
     finally:
         if broker is not None:
@@ -152,7 +165,7 @@ def cut_once(work: pathlib.Path, filesystem: str, durability: str, first: bool, 
     copy = Volume(cut, work / "mounted", mount_options(filesystem, copy=True))
     broker = None
     try:
-        broker = Broker(copy.mount_point / "data", settings={"log.durability": durability})
+        broker = Broker(copy.mount_point / "data", settings=settings)
         try:
             broker.start()
         except CheckFailed as error:
@@ -180,6 +193,7 @@ def main() -> int:
     parser.add_argument("filesystem", choices=("ext4", "xfs"))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--journal", action="store_true", help="the commit journal on, and many partitions dirty")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
@@ -191,7 +205,7 @@ def main() -> int:
     try:
         for number in range(1, arguments.rounds + 1):
             with checks.check(f"fsync, round {number} of {arguments.rounds}"):
-                result = cut_once(work, arguments.filesystem, "fsync", number == 1, chance)
+                result = cut_once(work, arguments.filesystem, "fsync", number == 1, chance, arguments.journal)
                 print(f"     {last_line(result.stdout)}", flush=True)
                 cuts += 1
                 acked += acked_in(result.stdout)
