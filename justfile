@@ -76,7 +76,6 @@ clients-admin: build e2e-setup
 kill9 rounds="50" *ARGS: build
     nice -n 19 python3 -u .ci/e2e/check_kill9.py --rounds {{rounds}} {{ARGS}}
 
-
 # Real faults of devices, fsync, descriptors and files (as root): just faults 5, just faults 1 --only fuse
 faults rounds="1" *ARGS: build
     python3 -u .ci/e2e/check_real_faults.py --rounds {{rounds}} {{ARGS}}

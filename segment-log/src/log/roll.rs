@@ -163,6 +163,7 @@ impl PartitionLog {
             (Creation::SyncingFile, DiskOutput::Done) => Creation::SyncingDirectory,
             (Creation::SyncingDirectory, DiskOutput::Done) => {
                 segment.creation = Creation::Ready;
+                segment.has_what_it_asked_for();
                 // What was synced of it before counts from now on.
                 return self.advance_durable();
             }
