@@ -26,7 +26,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, Ne
 from lib import Broker, Checks, CheckFailed, expect, expect_equal, kcat, text_lines, tidelog, wait_until
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
-BASE_TIME_MS = 1_700_000_000_000
+# Of this hour: what is older than retention.ms may be removed at any moment.
+BASE_TIME_MS = int(time.time()) // 3_600 * 3_600_000
 
 
 def producer(broker: Broker, **settings) -> Producer:

@@ -149,7 +149,7 @@ def counts(checks: Checks, broker: Broker) -> None:
 def bad_batches(checks: Checks, broker: Broker) -> None:
     """Well-formed requests with records that must not be stored."""
     kcat(broker, "-P", "-t", "good", "-p", "0", stdin=b"first\n")
-    good = wire.record_batch([b"value"] * 3, 1_700_000_000_000)
+    good = wire.record_batch([b"value"] * 3, wire.now_ms())
 
     def changed(at: int, octets: bytes) -> bytes:
         return good[:at] + octets + good[at + len(octets) :]

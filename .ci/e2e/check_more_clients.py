@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import sys
+import time
 
 from lib import ROOT, Broker, Checks, expect, expect_equal, run, text_lines, tidelog
 
@@ -21,7 +22,8 @@ CLIENTS = pathlib.Path(__file__).resolve().parent / "clients"
 TARGET = ROOT / "target" / "clients"
 RECORDS = 10_000
 TIMED_RECORD = 5000
-FIRST_TIMESTAMP_MS = 1_700_000_000_000
+# Of this hour: what is older than retention.ms may be removed at any moment.
+FIRST_TIMESTAMP_MS = int(time.time()) // 3_600 * 3_600_000
 INSTALL_S_MAX = 600
 ALL_CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 

@@ -478,7 +478,7 @@ def damage(checks: Checks, work: pathlib.Path, durability: str) -> None:
     try:
         broker.start()
         create_topic(broker, "damage", 1)
-        batches = [wire.record_batch([bytes([n]) * VALUE_BYTES], 1_700_000_000_000 + n) for n in range(BATCHES)]
+        batches = [wire.record_batch([bytes([n]) * VALUE_BYTES], wire.now_ms() + n) for n in range(BATCHES)]
         with wire.connect(broker.port) as producer:
             for n, batch in enumerate(batches):
                 producer.sendall(wire.produce_request(n, b"damage", 0, batch, -1))

@@ -88,7 +88,7 @@ def is_served(connection: socket.socket, timeout_s: float) -> bool:
 
 
 def produce(connection: socket.socket, partition: int) -> tuple[int, int]:
-    batch = wire.record_batch([b"value"], 1_700_000_000_000)
+    batch = wire.record_batch([b"value"], wire.now_ms())
     connection.sendall(wire.produce_request(partition, b"stalled", partition, batch, -1))
     return wire.produce_answer(wire.read_frame(connection))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS = 0, 1, 2, 3, 18, 19
 CLIENT_ID = b"e2e"
@@ -45,6 +46,11 @@ def uvarint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def now_ms() -> int:
+    """A time that retention does not take for old."""
+    return int(time.time() * 1_000)
 
 
 def record_batch(values: list[bytes], timestamp_ms: int) -> bytes:

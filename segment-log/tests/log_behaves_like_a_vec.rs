@@ -308,8 +308,15 @@ proptest! {
                     model.push(batch);
                 }
                 Step::Retain { size_bytes, age_ms } => {
-                    log.tick(now_ms, &mut disk);
-                    settle(&mut log, &mut disk, now_ms);
+                    // What a moved log start left behind goes first: once its producers' states are durable, a
+                    // file at a time.
+                    let mut rest = 2;
+                    while rest > 0 {
+                        let segments = log.segment_count();
+                        log.tick(now_ms, &mut disk);
+                        settle(&mut log, &mut disk, now_ms);
+                        rest = if log.segment_count() < segments { 2 } else { rest - 1 };
+                    }
                     let before = log.size_bytes();
                     let limits = RetentionLimits { age_ms, size_bytes };
                     log.retain(now_ms, &mut disk, now_ms, limits);
@@ -319,7 +326,7 @@ proptest! {
                     log.tick(now_ms, &mut disk);
                     settle(&mut log, &mut disk, now_ms);
                     if let Some(kept) = size_bytes {
-                        prop_assert!(log.size_bytes() >= kept.min(before), "more went than was asked for");
+                        prop_assert!(log.size_bytes() >= kept.min(before), "more went than was asked for: {} of {before}", log.size_bytes());
                     }
                     if let Some(age_ms) = age_ms {
                         let young = |batch: &&Bytes| {
