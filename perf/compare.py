@@ -93,8 +93,8 @@ def directory():
 
 
 @contextlib.contextmanager
-def broker(shards: int = 1, durability: str = "os", spin_us: int = 0):
-    settings = {"log.durability": durability, "runtime.spin_us": str(spin_us)}
+def broker(shards: int = 1, durability: str = "os", spin_us: int = 0, more: dict[str, str] | None = None):
+    settings = {"log.durability": durability, "runtime.spin_us": str(spin_us), **(more or {})}
     with directory() as path, PinnedBroker(path, shards, settings) as running:
         yield running
 

@@ -54,15 +54,17 @@ def latency_at_200_mb() -> Table:
 def hot_partitions() -> Table:
     counts = (16, 1_000, 10_000)
 
-    def run(partitions: int):
+    def run(partitions: int, journal: str):
         def one() -> dict:
-            with broker(durability="fsync") as running:
+            with broker(durability="fsync", more={"journal.max_bytes": journal}) as running:
                 shape = ("--connections", HOT_CONNECTIONS, "--in-flight", HOT_IN_FLIGHT, "--batch-bytes", HOT_BATCH_BYTES)
                 return kafka(running, "produce", partitions, *shape, "--bytes", Options.bytes() * 2)
 
         return one
 
-    results = rounds({f"{count:,}": run(count) for count in counts})
+    contestants = {f"{count:,}": run(count, "0") for count in counts}
+    contestants |= {f"{count:,}, with a commit journal of 1 GiB": run(count, "1GiB") for count in counts}
+    results = rounds(contestants)
     table = Table(
         f"produce into many hot partitions, 16 KiB batches, {HOT_CONNECTIONS} x {HOT_IN_FLIGHT} in flight, `fsync`",
         "partitions", "GiB/s", "to 16 partitions", "CPU s/GiB", "switches/record",
