@@ -367,7 +367,7 @@ def measure(arguments: argparse.Namespace) -> tuple[str, list[str]]:
             results["from cold to hot"] = [bench.crossing()]
         finally:
             broker.close()
-    page = compare.head(arguments, load_before).replace("perf/compare.sh", "perf/cold.sh")
+    page = compare.head(arguments, "perf/cold.sh", load_before)
     page += (
         f"\n{arguments.gib:g} GiB in {len(cold)} segments, `{arguments.durability}`, the consumer asks for "
         f"{arguments.partition_bytes >> 10} KiB at a time. Each window {arguments.seconds:g} s.\n"
