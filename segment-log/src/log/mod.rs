@@ -31,6 +31,7 @@ mod removal;
 mod roll;
 pub(crate) mod segment;
 pub(crate) mod state;
+mod truncate;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -58,6 +59,7 @@ pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
 pub use open_error::{OpenError, UnsupportedEntry};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
 pub use removal::remove_partition_directory;
+pub use truncate::Truncation;
 
 use commit::Commit;
 use front::Front;
@@ -184,6 +186,8 @@ pub struct PartitionLog {
     /// The first segment that may have bytes that are not durable.
     first_unsynced: usize,
     used_generations: BTreeMap<EntryIndex, u32>,
+    /// How often it was truncated, as its segments say.
+    truncations: u32,
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,

@@ -138,7 +138,7 @@ impl LogState {
         self.max_timestamp = newest;
     }
 
-    fn raise_log_start(&mut self, log_start: Offset) {
+    pub(crate) fn raise_log_start(&mut self, log_start: Offset) {
         self.log_start = self.log_start.max(log_start);
         self.declared_log_start = self.declared_log_start.max(log_start);
     }
@@ -196,6 +196,12 @@ impl LogState {
             }
         }
         Ok(())
+    }
+
+    /// The offset at which epochs behind `epoch` begin, if there are any.
+    pub(crate) fn first_offset_behind(&self, epoch: LeaderEpoch) -> Option<Offset> {
+        let after = self.epochs.partition_point(|(known, _)| *known <= epoch);
+        self.epochs.get(after).map(|(_, start)| *start)
     }
 
     /// Where the largest epoch at or below `epoch` ends; (-1, -1) if there is none.
