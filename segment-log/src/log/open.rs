@@ -221,7 +221,6 @@ async fn open(
         frames: None,
         replay: Replay::default(),
         truncations: 0,
-        log_start_kept: Offset(0),
         report: RecoveryReport::default(),
     };
     let opened = match truncation {
@@ -249,8 +248,6 @@ pub(super) struct Opener {
     replay: Replay,
     /// How often the log was truncated: new segments say it.
     pub(super) truncations: u32,
-    /// The log does not start below it, whatever the entries that are left say.
-    pub(super) log_start_kept: Offset,
     pub(super) report: RecoveryReport,
 }
 
@@ -434,7 +431,6 @@ impl Opener {
         self.make_stand_ins(&mut walked, &mut generations).await?;
         let replaced = self.continue_log(&mut walked, &mut generations, term).await?;
         self.take_tail(&mut walked).await?;
-        self.keep_log_start(&mut walked, term).await?;
         if proof_is_behind {
             aside.extend(replaced);
             set_aside(&self.io, &directory, &aside).await?;
@@ -575,17 +571,6 @@ impl Opener {
         }
     }
 
-    /// What was deleted stays deleted, though the entry that said so may be gone.
-    async fn keep_log_start(&mut self, walked: &mut Walked, term: LeaderEpoch) -> Result<(), Failure> {
-        if walked.state.log_start() >= self.log_start_kept {
-            return Ok(());
-        }
-        walked.state.raise_log_start(self.log_start_kept);
-        let last = walked.segments.last_mut().filter(|last| last.is_empty());
-        let last = last.unwrap_or_else(|| unreachable!("a log that was cut goes on in a new segment"));
-        self.open_with_state(last, &mut walked.state, term).await
-    }
-
     /// Begins a segment behind damage as a roll does, with the producers' states. By its index and its
     /// claim of durability this entry proves from now on that what is damaged was durable.
     async fn open_with_state(
@@ -628,12 +613,24 @@ impl Opener {
         Ok(())
     }
 
-    pub(super) async fn create_segment(
+    async fn create_segment(
         &mut self,
         id: u64,
         base_index: EntryIndex,
         base_offset: Offset,
         generation: u32,
+    ) -> Result<Segment, Failure> {
+        self.create_segment_with(id, (base_index, base_offset), generation, None)
+            .await
+    }
+
+    /// As [`Self::create_segment`], with a first entry, which is durable before the header is.
+    pub(super) async fn create_segment_with(
+        &mut self,
+        id: u64,
+        (base_index, base_offset): (EntryIndex, Offset),
+        generation: u32,
+        first: Option<(EntryHeader, Vec<u8>)>,
     ) -> Result<Segment, Failure> {
         let incarnation = self.incarnations.next()?;
         let counts = (generation, self.truncations);
@@ -642,6 +639,15 @@ impl Opener {
             .io
             .create(&self.spec.directory.join(header.file_name()))
             .await?;
+        if let Some((mut entry, payload)) = first {
+            let mut bytes = entry.encode(&incarnation, &payload).to_vec();
+            bytes.extend_from_slice(&payload);
+            bytes.resize(entry.entry_len().next_multiple_of(PAGE_BYTES as usize), 0);
+            self.io
+                .write_all(&file, Segment::FIRST_ENTRY, Bytes::from(bytes))
+                .await?;
+            self.io.sync(&file).await?;
+        }
         self.io.write_all(&file, 0, Bytes::from(header.encode())).await?;
         self.io.sync(&file).await?;
         self.io.sync_dir(&self.spec.directory).await?;
@@ -650,7 +656,7 @@ impl Opener {
 
     /// 1 + the highest term known, and above all terms of earlier starts where no checkpoint of the
     /// last start speaks for the partition.
-    fn raised_term(&self, seen: LeaderEpoch) -> Result<LeaderEpoch, Failure> {
+    pub(super) fn raised_term(&self, seen: LeaderEpoch) -> Result<LeaderEpoch, Failure> {
         let checkpoint_term = self
             .spec
             .checkpoint

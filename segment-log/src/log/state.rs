@@ -138,7 +138,7 @@ impl LogState {
         self.max_timestamp = newest;
     }
 
-    pub(crate) fn raise_log_start(&mut self, log_start: Offset) {
+    fn raise_log_start(&mut self, log_start: Offset) {
         self.log_start = self.log_start.max(log_start);
         self.declared_log_start = self.declared_log_start.max(log_start);
     }

@@ -20,7 +20,9 @@ use super::segment::{Mark, Segment};
 use super::state::LogState;
 use crate::checkpoint::{PartitionCheckpoint, SegmentCheckpoint};
 use crate::disk::ReadSource;
+use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, payload_crc};
 use crate::ids::{EntryIndex, FilePosition, LeaderEpoch, Offset};
+use crate::producer_state::encode_log_start;
 use crate::recovery::RecoveryBug;
 use crate::recovery::scan::Probe;
 
@@ -56,8 +58,10 @@ impl Opener {
             self.remove_dead(&log.segments, base_index).await?;
         }
         let generation = log.used_generations.get(&base_index).map_or(0, |used| used + 1);
+        let place = (base_index, cut.next_offset);
+        let first = self.log_start_entry(&log, &cut)?;
         let goes_on = self
-            .create_segment(log.next_segment_id, base_index, cut.next_offset, generation)
+            .create_segment_with(log.next_segment_id, place, generation, first)
             .await?;
         if !early {
             self.remove_dead(&log.segments, base_index).await?;
@@ -66,7 +70,6 @@ impl Opener {
         self.options.term_floor = self.options.term_floor.max(log.term);
         self.options.checkpoint_is_old = false;
         self.options.continue_in_new_file = false;
-        self.log_start_kept = log.log_start_offset();
         drop((log, goes_on));
         self.report.clean = false;
         let log = self.recover().await?;
@@ -151,6 +154,36 @@ impl Opener {
             }
             before = Offset(point.map_or(-1, |point| point.base_offset.0 - 1));
         }
+    }
+
+    /// What was deleted stays deleted: the entry that says so may be behind the cut.
+    fn log_start_entry(
+        &self,
+        log: &PartitionLog,
+        cut: &Mark,
+    ) -> Result<Option<(EntryHeader, Vec<u8>)>, Failure> {
+        let (kind, log_start) = (EntryKind::LogStart, log.log_start_offset());
+        let by_files = log.segments.first().map_or(log_start, Segment::base_offset);
+        if log_start <= by_files {
+            return Ok(None);
+        }
+        let payload = encode_log_start(log_start);
+        let header = EntryHeader {
+            version: ENTRY_VERSION,
+            kind,
+            flags: 0,
+            payload_len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            payload_crc: payload_crc(kind, 0, &payload),
+            term: self.raised_term(log.term)?,
+            index: EntryIndex(cut.index.0 + 1),
+            base_offset: cut.next_offset,
+            last_offset_delta: -1,
+            prev_crc: 0,
+            header_crc: 0,
+            max_timestamp: -1,
+            durable_gap: 1,
+        };
+        Ok(Some((header, payload)))
     }
 
     /// Removes what begins behind the cut, and index files that say more than is left.
