@@ -186,6 +186,7 @@ impl Life {
             self.next_value += 1;
             let sequence = self.records.len() as i32;
             let (log, disk) = self.log();
+            log.tick(NOW_MS, disk);
             let epoch = log.leader_epoch();
             let appended = log.append(NOW_MS, disk, &batch(sequence, value)).unwrap();
             log.flush(NOW_MS, disk);
@@ -227,6 +228,7 @@ impl Life {
         RecoveryOptions {
             bug: self.case.bug,
             incarnation_seed: Some(self.starts),
+            index_part_bytes: Some(5_000),
             ..RecoveryOptions::default()
         }
     }

@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::front::Front;
+use super::index_files::IndexFiles;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
@@ -175,9 +176,7 @@ impl PartitionLog {
             ..self.options
         };
         let mut in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
-        if let Some(write) = &self.index_write {
-            in_flight.extend(write.in_flight());
-        }
+        in_flight.extend(self.index_files.in_flight());
         let handles: Vec<FileHandle> = self
             .segments
             .iter()
@@ -690,8 +689,11 @@ impl Opener {
             segment.pending = Pending::at(segment.tail.position);
         }
         let closed = segments.len().saturating_sub(1);
-        let index_queue = segments.iter().take(closed).filter(|segment| !segment.is_indexed);
-        let index_queue = index_queue.map(|segment| segment.id).collect();
+        let unindexed = segments
+            .iter()
+            .take(closed)
+            .filter(|segment| !segment.is_indexed());
+        let index_files = IndexFiles::of(unindexed.map(|segment| segment.id));
         let next_segment_id = segments.iter().map(|segment| segment.id + 1).max().unwrap_or(0);
         let durable = segments.last().map(|segment| segment.tail);
         let durable = durable.unwrap_or_else(|| unreachable!("an open log has a segment"));
@@ -727,9 +729,7 @@ impl Opener {
             status: LogStatus::Open,
             fence_cause: None,
             closing: false,
-            index_queue,
-            index_write: None,
-            last_index_queued: false,
+            index_files,
         }
     }
 }

@@ -124,6 +124,9 @@ pub struct RecoveryOptions {
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,
+    /// Parts of index files after so many bytes, for simulations whose segments are small.
+    #[doc(hidden)]
+    pub index_part_bytes: Option<u64>,
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,

@@ -486,7 +486,8 @@ impl Walk<'_> {
 
     /// Takes what is known of segment `at` for read; answers where the walk begins behind it.
     fn adopt_known(&mut self, at: usize, limit: Option<EntryIndex>) -> Option<Mark> {
-        let file = self.input.known.indexes.get_mut(at)?.take()?;
+        let known = self.input.known.indexes.get_mut(at)?.take()?;
+        let (file, file_len) = (known.file, known.file_len);
         let segment = self.segments.get_mut(at)?;
         let fits = segment.base_index() == self.state.next_index()
             && limit.is_none_or(|limit| file.last_index < limit);
@@ -495,7 +496,7 @@ impl Walk<'_> {
         }
         self.state.adopt(&file);
         self.term_max = self.term_max.max(self.state.last_term());
-        segment.adopt(file);
+        segment.adopt(file, file_len);
         Some(segment.tail)
     }
 
