@@ -31,6 +31,7 @@ mod removal;
 mod roll;
 pub(crate) mod segment;
 pub(crate) mod state;
+pub mod testing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
