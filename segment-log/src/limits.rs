@@ -106,9 +106,6 @@ pub const JOURNAL_DIRTY_FILES_MIN: usize = 4;
 /// Bytes per dirty file, on average, up to which a commit goes through the journal.
 pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 128 << 10;
 
-/// Incarnations that one truncate_to record names.
-pub const JOURNAL_DROPPED_MAX: usize = 65_536;
-
 /// Files of journals that a start reads.
 pub const JOURNAL_FILES_MAX: usize = 65_536;
 

@@ -32,6 +32,7 @@ mod roll;
 pub(crate) mod segment;
 pub(crate) mod state;
 pub mod testing;
+mod truncate;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -59,6 +60,7 @@ pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
 pub use open_error::{OpenError, UnsupportedEntry};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
 pub use removal::remove_partition_directory;
+pub use truncate::Truncation;
 
 use commit::Commit;
 use front::Front;
@@ -185,6 +187,8 @@ pub struct PartitionLog {
     /// The first segment that may have bytes that are not durable.
     first_unsynced: usize,
     used_generations: BTreeMap<EntryIndex, u32>,
+    /// How often it was truncated, as its segments say.
+    truncations: u32,
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,
