@@ -31,6 +31,7 @@ mod removal;
 mod roll;
 pub(crate) mod segment;
 pub(crate) mod state;
+pub mod testing;
 mod truncate;
 
 use std::collections::BTreeMap;

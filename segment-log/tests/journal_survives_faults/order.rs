@@ -18,7 +18,9 @@ use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, Partiti
 use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::segment_header::SegmentHeader;
 
-use crate::world::{Stepping, root};
+use crate::common::disk::Stepping;
+use crate::common::reads::batches_of;
+use crate::common::world::root;
 
 const SPACE: u32 = 40;
 
@@ -146,23 +148,12 @@ fn open(disk: &mut SimDisk, bug: JournalBug) -> (Box<PartitionLog>, u64, FoundJo
     (log, report.from_journal, found)
 }
 
-/// The value of the record at an offset.
+/// The batch that a read at an offset answers first.
 fn value_at(log: &mut PartitionLog, disk: &mut SimDisk, offset: i64) -> Vec<u8> {
-    use tidelog_segment_log::disk::ReadSource;
-    use tidelog_segment_log::log::{ReadPart, verify_cold};
     let end = log.high_watermark();
     let plan = log.read(disk, Offset(offset), end, 1).expect("a plan");
-    match plan.parts.first().expect("a part") {
-        ReadPart::Hot(pieces) => pieces[0].to_vec(),
-        ReadPart::Cold(range) => {
-            let file = disk
-                .snapshot(range.file.path(), ReadSource::Cached)
-                .expect("a file");
-            let bytes = &file[range.position.start as usize..range.position.end as usize];
-            let at = verify_cold(range, bytes).expect("verifies").remove(0);
-            bytes[at].to_vec()
-        }
-    }
+    let batches = batches_of(disk, plan.parts.first().expect("a part")).expect("verifies");
+    batches[0].to_vec()
 }
 
 fn holds(bytes: &[u8], value: &[u8]) -> bool {
