@@ -41,6 +41,11 @@ async fn write(io: Io, path: PathBuf, content: Bytes) -> io::Result<()> {
 impl PartitionLog {
     /// Begins the next index file that is due, if none is being written.
     pub(super) fn write_index_files(&mut self, disk: &mut dyn Disk) {
+        if self.options.is_volatile {
+            // Nobody opens these segments again.
+            self.index_queue.clear();
+            return;
+        }
         while self.index_write.is_none()
             && let Some(id) = self.index_queue.pop_front()
         {

@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod leases;
 mod limits;
+mod memory_storage;
 mod log_dirs;
 mod offsets;
 mod produce;
