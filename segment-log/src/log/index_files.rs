@@ -108,6 +108,10 @@ async fn write(io: Io, path: PathBuf, position: u64, content: Bytes) -> io::Resu
 impl PartitionLog {
     /// Begins the next part that is due, if none is being written.
     pub(super) fn write_index_files(&mut self, disk: &mut dyn Disk) {
+        if self.options.is_volatile {
+            // Nobody opens these segments again.
+            return self.index_files.give_up();
+        }
         while !self.index_files.is_writing()
             && let Some((id, mark)) = self.next_index_part()
         {
@@ -161,7 +165,8 @@ impl PartitionLog {
 
     /// At a tick: marks the end of the segment that takes appends, if it has grown enough since the last mark.
     pub(super) fn mark_index(&mut self) {
-        if self.index_files.marked.is_some() || self.index_files.is_writing() || self.closing {
+        let waits = self.index_files.marked.is_some() || self.index_files.is_writing();
+        if waits || self.closing || self.options.is_volatile {
             return;
         }
         let Some(last) = self.segments.last() else { return };
