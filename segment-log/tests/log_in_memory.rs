@@ -128,9 +128,17 @@ fn every_offset_is_hot_and_plans_have_no_holes() {
         }
     }
     // A plan goes on over chunks, and over segments.
-    assert!(bench.read(0, 4 << 20).len() > 70, "{}", bench.read(0, 4 << 20).len());
+    assert!(
+        bench.read(0, 4 << 20).len() > 70,
+        "{}",
+        bench.read(0, 4 << 20).len()
+    );
     assert_eq!(bench.log.leader_epoch(), LeaderEpoch(5_120));
-    assert!(bench.names().iter().all(|name| name.ends_with(".log")), "{:?}", bench.names());
+    assert!(
+        bench.names().iter().all(|name| name.ends_with(".log")),
+        "{:?}",
+        bench.names()
+    );
 }
 
 #[test]
@@ -152,7 +160,11 @@ fn a_moved_log_start_gives_memory_back_and_a_full_pool_takes_no_more() {
         bench.log.tick(NOW_MS, &mut bench.disk);
     }
     bench.settle();
-    assert!(bench.pool.used_bytes() < full * 2 / 3, "{}", bench.pool.used_bytes());
+    assert!(
+        bench.pool.used_bytes() < full * 2 / 3,
+        "{}",
+        bench.pool.used_bytes()
+    );
     bench.append(40_000).expect("there is room again");
     // Whoever does not ask for room is told when there is none at all, and the log stays whole.
     let refused = loop {
@@ -175,7 +187,10 @@ fn after_a_fence_it_is_read_back_from_memory_under_a_higher_term() {
     }
     let Bench { mut disk, pool, log } = bench;
     let (log, report) = drive_open(&mut disk, log.into_reopening()).expect("it opens");
-    assert!(report.quarantined.is_empty() && report.unreadable.is_empty(), "{report:?}");
+    assert!(
+        report.quarantined.is_empty() && report.unreadable.is_empty(),
+        "{report:?}"
+    );
     assert_eq!(log.log_end_offset(), Offset(100));
     assert!(log.leader_epoch() > LeaderEpoch(5_120));
     let mut bench = Bench {

@@ -34,7 +34,9 @@ impl Room {
             }
             Room::Directory(space) if !space.takes_writes() => Err(self.refusal()),
             Room::Directory(_) => Ok(()),
-            Room::Memory(pool) if !pool.has_room_for(unreserved_bytes + batch_bytes as u64) => Err(self.refusal()),
+            Room::Memory(pool) if !pool.has_room_for(unreserved_bytes + batch_bytes as u64) => {
+                Err(self.refusal())
+            }
             Room::Memory(_) => Ok(()),
         }
     }

@@ -27,7 +27,10 @@ fn partition_directories(cluster: &mut Cluster, root: &str) -> Vec<String> {
     let mut device = cluster.device.borrow_mut();
     let path = Path::new(root).join("partitions");
     // The directory is made with its first partition.
-    match names(&mut device.sim, Path::new(root)).iter().any(|name| name == "partitions") {
+    match names(&mut device.sim, Path::new(root))
+        .iter()
+        .any(|name| name == "partitions")
+    {
         true => names(&mut device.sim, &path),
         false => Vec::new(),
     }
@@ -45,7 +48,10 @@ fn epochs(cluster: &mut Cluster, client: Client) -> Vec<i32> {
     let body = cluster.metadata(client, &["t"], false);
     let mut partitions = body.topics[0].partitions.clone();
     partitions.sort_by_key(|partition| partition.partition_index);
-    partitions.iter().map(|partition| partition.leader_epoch).collect()
+    partitions
+        .iter()
+        .map(|partition| partition.leader_epoch)
+        .collect()
 }
 
 /// Whatever reaches the device for a partition.
@@ -135,7 +141,10 @@ fn a_start_finds_the_topic_empty_and_clients_can_tell() {
                 assert_eq!(beyond.partition.error, ErrorCode::OffsetOutOfRange);
                 // Who read under the old epoch is told that it ended where the log begins now.
                 assert_eq!(cluster.put(client, "t", partition, batch(&["a", "b", "c"])), 0);
-                assert_eq!(epoch_end(&mut cluster, client, partition, *before), (0, *before, 0));
+                assert_eq!(
+                    epoch_end(&mut cluster, client, partition, *before),
+                    (0, *before, 0)
+                );
                 assert_eq!(epoch_end(&mut cluster, client, partition, *after), (0, *after, 3));
                 assert_eq!(cluster.get_all(client, "t", partition).len(), 3);
             }
@@ -167,8 +176,16 @@ fn the_bound_is_told_and_what_goes_makes_room() {
         let shard = cluster.shard(owner);
         assert!(shard.metrics().produce_refused_full.get() > 0);
         let withheld = free - pools(&mut cluster);
-        assert_eq!(withheld as u64, full.div_ceil(shards as u64), "they count against memory.limit");
-        assert_eq!(cluster.get_all(client, "t", 0).len() as i64, acked, "all is there");
+        assert_eq!(
+            withheld as u64,
+            full.div_ceil(shards as u64),
+            "they count against memory.limit"
+        );
+        assert_eq!(
+            cluster.get_all(client, "t", 0).len() as i64,
+            acked,
+            "all is there"
+        );
         // DeleteRecords, retention and the deletion of the topic each give memory back.
         assert_eq!(trim(&mut cluster, client, 0, acked / 2), (acked / 2, 0));
         cluster.advance_ms(200);
@@ -216,7 +233,11 @@ fn storage_is_chosen_once_and_described() {
     cluster.create(client, "disk", 1, &[]);
     assert_eq!(cluster.alter(client, "t", &[("storage", "disk")]), INVALID_CONFIG);
     assert_eq!(cluster.alter(client, "disk", &[IN_MEMORY]), INVALID_CONFIG);
-    assert_eq!(cluster.alter(client, "disk", &[("storage", "disk")]), 0, "no change");
+    assert_eq!(
+        cluster.alter(client, "disk", &[("storage", "disk")]),
+        0,
+        "no change"
+    );
     assert_eq!(cluster.alter(client, "t", &[("retention.ms", "5000")]), 0);
     let replace = |cluster: &mut Cluster, configs: &[(&str, &str)]| {
         let ResponseBody::AlterConfigs(body) = cluster.ask(client, 2, replace_request("t", configs)) else {
@@ -231,7 +252,9 @@ fn storage_is_chosen_once_and_described() {
     assert!(why.contains("storage=memory among"), "{why}");
     assert_eq!(replace(&mut cluster, &[IN_MEMORY, ("retention.ms", "6000")]).0, 0);
     let refused = cluster.ask(client, 7, create_request("u", 1, &[("storage", "tape")]));
-    assert!(matches!(&refused, ResponseBody::CreateTopics(body) if body.topics[0].error_code == INVALID_CONFIG));
+    assert!(
+        matches!(&refused, ResponseBody::CreateTopics(body) if body.topics[0].error_code == INVALID_CONFIG)
+    );
 
     use kp::describe_configs_request::DescribeConfigsResource;
     let resource = DescribeConfigsResource::default()

@@ -66,16 +66,17 @@ impl HeapDisk {
     }
 
     fn named(&self, path: &Path) -> io::Result<&FileHandle> {
-        self.names
-            .get(path)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.names.get(path).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&mut self, path: PathBuf) -> io::Result<FileHandle> {
         if self.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        if !path.parent().is_some_and(|parent| self.directories.contains(parent)) {
+        if !path
+            .parent()
+            .is_some_and(|parent| self.directories.contains(parent))
+        {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.next_id += 1;
@@ -138,7 +139,9 @@ impl HeapDisk {
             DiskOp::SyncDir { path } => self.list(&path).map(|_| DiskOutput::Done),
             DiskOp::FreeSpace { .. } => Ok(DiskOutput::FreeSpace(self.pool.free_bytes())),
             DiskOp::Len { file } => bytes_of(&file)?.len().map(DiskOutput::Len),
-            DiskOp::Fallocate { file, range } => bytes_of(&file)?.reserve(range.end).map(|()| DiskOutput::Done),
+            DiskOp::Fallocate { file, range } => {
+                bytes_of(&file)?.reserve(range.end).map(|()| DiskOutput::Done)
+            }
             DiskOp::ZeroRange { file, range } => bytes_of(&file)?.zero(range).map(|()| DiskOutput::Done),
             DiskOp::Write { file, position, data } => {
                 bytes_of(&file)?.write(position, &[IoSlice::new(&data)])?;
@@ -281,13 +284,23 @@ mod tests {
         let path = a.path().to_path_buf();
         assert!(done(&mut disk, DiskOp::Create { path: path.clone() }).is_err());
         let to = root.join("b");
-        done(&mut disk, DiskOp::Rename { from: path, to: to.clone() }).expect("renamed");
+        done(
+            &mut disk,
+            DiskOp::Rename {
+                from: path,
+                to: to.clone(),
+            },
+        )
+        .expect("renamed");
         assert_eq!(list(&mut disk), ["b"]);
         assert!(done(&mut disk, DiskOp::RemoveDir { path: root.clone() }).is_err());
         done(&mut disk, DiskOp::Unlink { path: to }).expect("unlinked");
         done(&mut disk, DiskOp::RemoveDir { path: root.clone() }).expect("removed");
         assert!(done(&mut disk, DiskOp::List { path: root.clone() }).is_err());
-        assert!(done(&mut disk, DiskOp::Create { path: root.join("c") }).is_err(), "no directory");
+        assert!(
+            done(&mut disk, DiskOp::Create { path: root.join("c") }).is_err(),
+            "no directory"
+        );
         assert!(disk.lock_directory(&root).is_err());
     }
 }

@@ -92,7 +92,10 @@ impl HeapPool {
 
     /// What one of as many equal parts as there are shards comes to of all that is taken.
     pub fn used_part_bytes(&self) -> u64 {
-        self.shared.used_bytes.load(Ordering::Relaxed).div_ceil(self.shared.shards)
+        self.shared
+            .used_bytes
+            .load(Ordering::Relaxed)
+            .div_ceil(self.shared.shards)
     }
 
     /// What this shard has, and its part of what is free. Over all shards the sum is the bound.

@@ -137,7 +137,8 @@ mod tests {
             })
             .collect();
         for file in &files {
-            disk.write_now(file, 0, &[IoSlice::new(b"bytes")]).expect("written");
+            disk.write_now(file, 0, &[IoSlice::new(b"bytes")])
+                .expect("written");
         }
         let below = disk.disk().all_files();
         assert_eq!(below.keys().collect::<Vec<_>>(), [Path::new("/data/a")]);
