@@ -23,6 +23,7 @@ RECORDS = 3_000
 MARKER = b"only-in-memory-7f3a"
 DISK_MARKER = b"on-the-disk-91c2"
 MEMORY_MAX_MIB = 8
+CHARGED_MIB = 64
 VALUE_BYTES = 40_000
 TIMEOUT_S = 60.0
 
@@ -33,7 +34,8 @@ def admin_of(broker: Broker) -> AdminClient:
 
 def create(broker: Broker, name: str, partitions: int, config: dict[str, str]) -> None:
     topic = NewTopic(name, partitions, 1, config=config)
-    for future in admin_of(broker).create_topics([topic]).values():
+    admin = admin_of(broker)
+    for future in admin.create_topics([topic]).values():
         future.result(30)
 
 
@@ -219,15 +221,37 @@ def bounded(checks: Checks) -> None:
             wait_until(lambda: gauge(broker, STORAGE) < most // 2, TIMEOUT_S, "retention gives memory back")
 
         with checks.check("a deleted topic gives all of it back"):
-            for future in admin_of(broker).delete_topics([TOPIC]).values():
+            admin = admin_of(broker)
+            for future in admin.delete_topics([TOPIC]).values():
                 future.result(30)
             wait_until(lambda: gauge(broker, STORAGE) == 0, TIMEOUT_S, "nothing is held")
+
+
+def charged(checks: Checks) -> None:
+    settings = {"storage.memory_max": f"{CHARGED_MIB}MiB", "memory.limit": "256MiB"}
+    with Broker(shards=2, settings=settings) as broker:
+        with checks.check("what is told of records in memory is what the process holds"):
+            create(broker, TOPIC, PARTITIONS, {"storage": "memory"})
+            fill(broker, TOPIC, MARKER)
+            held, told = broker.memory_kib("RssAnon"), gauge(broker, STORAGE) // 1024
+            sender = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all", "linger.ms": 1})
+            for number in range(CHARGED_MIB * 1024 * 3 // 4):
+                # Batches of all sizes, down to one record.
+                sender.produce(TOPIC, MARKER + b"v" * 1_000, partition=number % PARTITIONS)
+                if number % 50 < 3:
+                    sender.flush(TIMEOUT_S)
+            expect_equal(sender.flush(TIMEOUT_S), 0, "messages not delivered")
+            held, told = broker.memory_kib("RssAnon") - held, gauge(broker, STORAGE) // 1024 - told
+            print(f"     {told} KiB more are told, RssAnon grew by {held} KiB", flush=True)
+            expect(told > CHARGED_MIB * 1024 // 2, f"only {told} KiB are told")
+            expect(held < told * 1.15 + 2_048, f"{held} KiB are held, {told} KiB are told")
 
 
 def main() -> int:
     checks = Checks("memory storage")
     serving(checks)
     bounded(checks)
+    charged(checks)
     return checks.finish()
 
 

@@ -269,6 +269,10 @@ impl Content {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    reason = "a test that reaches beyond what it made fails"
+)]
 mod tests {
     use proptest::prelude::*;
 
