@@ -18,7 +18,7 @@ use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, ReadSource, Token};
 use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{
     Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPart, RemovalBug,
-    RetentionLimits, verify_cold,
+    RetentionLimits, SpareBudget, verify_cold,
 };
 use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::RecoveryOptions;
@@ -43,6 +43,13 @@ struct Case {
     durability: Durability,
     evidence: Evidence,
     bug: RemovalBug,
+    /// Files of removed segments are kept and used again.
+    recycles: bool,
+}
+
+/// Room for all spares that these scripts make, however short.
+fn spares(case: Case) -> Option<SpareBudget> {
+    case.recycles.then(|| SpareBudget::of_files_from(8_192, 64 << 20))
 }
 
 /// The checkpoint that the open after the cut is given.
@@ -125,6 +132,7 @@ struct Life {
     older: Option<PartitionCheckpoint>,
     starts: u64,
     removed: u64,
+    spares: Option<SpareBudget>,
 }
 
 /// Why a life ended.
@@ -212,6 +220,7 @@ impl Life {
         RecoveryOptions {
             removal_bug: self.case.bug,
             incarnation_seed: Some(self.starts),
+            spares: self.spares.clone(),
             ..RecoveryOptions::default()
         }
     }
@@ -235,6 +244,10 @@ impl Life {
         self.append(LATE, 3)?;
         self.retain(by_size(10 << 10))?;
         self.append(LATE, 14)?;
+        for _ in 0..if self.case.recycles { 2 } else { 0 } {
+            self.append(LATE, 14)?;
+            self.retain(by_size(10 << 10))?;
+        }
         // All of it is too old by now, the segment that takes appends too.
         self.now_ms += 2 * HOUR_MS;
         self.retain(by_age)?;
@@ -292,6 +305,8 @@ fn is_known(log: &PartitionLog, producer: i64, last: i32) -> bool {
 fn judge(life: Life) -> Result<(), String> {
     let options = RecoveryOptions {
         incarnation_seed: Some(77),
+        // Half of them start with spares that they find, and half remove them.
+        spares: spares(life.case).filter(|_| life.case.cut_after.is_multiple_of(2)),
         ..RecoveryOptions::default()
     };
     let Life {
@@ -358,6 +373,10 @@ fn judge(life: Life) -> Result<(), String> {
             return Err(format!("{index} has no segment"));
         }
     }
+    let kept = names(&mut disk, ".spare");
+    if kept.len() != log.spare_count() {
+        return Err(format!("{} spares in {kept:?}", log.spare_count()));
+    }
     drop(log);
     disk.power_cut();
     let again = open(&mut disk, spec(case, starts + 2, None), options)?.log_start_offset();
@@ -367,7 +386,8 @@ fn judge(life: Life) -> Result<(), String> {
     }
 }
 
-/// Runs to the cut and judges: what is wrong, whether the script had ended, and what it removed.
+/// Runs to the cut and judges: what is wrong, whether the script had ended, and what it removed, or of that made
+/// segments again where it recycles.
 fn run(case: Case) -> (Result<(), String>, bool, u64) {
     let mut disk = SimDisk::new(SimConfig {
         seed: case.seed,
@@ -380,8 +400,10 @@ fn run(case: Case) -> (Result<(), String>, bool, u64) {
     let options = RecoveryOptions {
         removal_bug: case.bug,
         incarnation_seed: Some(1),
+        spares: spares(case),
         ..RecoveryOptions::default()
     };
+    let spares = options.spares.clone();
     let log = open(&mut disk, spec(case, 1, None), options).unwrap();
     let mut life = Life {
         case,
@@ -397,9 +419,13 @@ fn run(case: Case) -> (Result<(), String>, bool, u64) {
         older: None,
         starts: 1,
         removed: 0,
+        spares: spares.clone(),
     };
     let end = life.script();
-    let removed = life.removed;
+    let removed = match &spares {
+        Some(spares) => spares.reused(),
+        None => life.removed,
+    };
     match end {
         Ok(()) => (judge(life), true, removed),
         Err(End::Cut) => (judge(life), false, removed),
@@ -408,7 +434,7 @@ fn run(case: Case) -> (Result<(), String>, bool, u64) {
 }
 
 /// Cuts after each step of the disk until the script ends: the first failure, the number of cuts, and how
-/// many segments the whole script removes.
+/// many segments the whole script removes, or makes of spares where it recycles.
 fn cut_everywhere(case: Case) -> (Option<String>, usize, u64) {
     for cut_after in 0.. {
         let case = Case { cut_after, ..case };
@@ -429,6 +455,7 @@ const SOUND: Case = Case {
     durability: Durability::Fsync,
     evidence: Evidence::None,
     bug: RemovalBug::None,
+    recycles: false,
 };
 
 const EVIDENCE: [Evidence; 3] = [Evidence::None, Evidence::Older, Evidence::Newest];
@@ -481,4 +508,37 @@ fn producers_that_go_with_their_segments_are_found() {
 #[test]
 fn files_that_go_in_any_order_are_found() {
     assert!(is_found(RemovalBug::OutOfOrder));
+}
+
+#[test]
+fn a_cut_after_each_step_of_recycling_loses_nothing_that_is_kept() {
+    let mut cuts = 0;
+    for seed in 0..seeds() {
+        for evidence in EVIDENCE {
+            let (failure, count, reused) = cut_everywhere(Case {
+                seed,
+                evidence,
+                recycles: true,
+                ..SOUND
+            });
+            assert_eq!(failure, None);
+            assert!(reused >= 3, "the script makes {reused} segments of spares");
+            cuts += count;
+        }
+    }
+    assert!(cuts as u64 > 3 * 100 * seeds(), "{cuts} cuts");
+}
+
+#[test]
+fn files_that_are_recycled_before_they_have_their_names_are_found() {
+    let found = (0..10).any(|seed| {
+        let case = Case {
+            seed,
+            bug: RemovalBug::RecycleUnnamed,
+            recycles: true,
+            ..SOUND
+        };
+        cut_everywhere(case).0.is_some()
+    });
+    assert!(found);
 }

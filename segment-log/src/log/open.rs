@@ -24,6 +24,7 @@ use super::front::Front;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
+use super::recycle::Spares;
 use super::roll::{Incarnations, new_header};
 use super::segment::{PAGE_BYTES, Pending, Segment};
 use super::state::LogState;
@@ -109,6 +110,7 @@ impl Opening {
                     segment.opened_ms = now_ms;
                 }
                 log.last_commit_ms = now_ms;
+                log.spares.opened(now_ms);
                 OpenProgress::Ready(log, report)
             }
         }
@@ -204,9 +206,13 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
         frames: None,
         replay: Replay::default(),
         report: RecoveryReport::default(),
+        spares: Vec::new(),
     };
     match opener.open().await {
-        Ok(log) => {
+        Ok(mut log) => {
+            let spares = std::mem::take(&mut opener.spares);
+            log.adopt_spares(&opener.io, spares).await;
+            log.tokens = opener.io.tokens();
             if let Some(frames) = &opener.frames {
                 frames.mark_replayed();
             }
@@ -224,6 +230,8 @@ struct Opener {
     frames: Option<Arc<PartitionFrames>>,
     replay: Replay,
     report: RecoveryReport,
+    /// Files found that wait to be recycled.
+    spares: Vec<String>,
 }
 
 impl Opener {
@@ -269,6 +277,7 @@ impl Opener {
         let source = ReadSource::Cached;
         let found = find_files(&self.io, &self.spec.directory, self.spec.key, source, false).await?;
         let generations = found.generations;
+        self.spares = found.spares;
         let (walked, others) = self.walk(found.segments, found.others, source, false).await?;
         if walked.segments.is_empty() || !matches_checkpoint(&walked, &others, checkpoint) {
             return Ok(None);
@@ -331,8 +340,10 @@ impl Opener {
             others,
             mut generations,
             orphaned_indexes,
+            spares,
             term_max,
         } = found;
+        self.spares = spares;
         for name in orphaned_indexes {
             // Derived, and of no use to anyone; one that stays does no harm.
             let _ = self.io.unlink_if_present(&directory.join(name)).await;
@@ -644,6 +655,7 @@ impl Opener {
             watermark_floor: Offset(0),
             log_starts,
             front: Front::default(),
+            spares: Spares::default(),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),
