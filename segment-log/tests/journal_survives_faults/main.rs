@@ -73,6 +73,10 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
         "the number of shards changes: {sum:?}"
     );
     assert!(sum.duplicates > seeds, "duplicates are sent: {sum:?}");
+    assert!(
+        sum.reused > seeds / 10,
+        "files of removed segments are used again: {sum:?}"
+    );
     assert!(events.lost_names > 0 && events.failed_syncs > 0, "{events:?}");
 }
 

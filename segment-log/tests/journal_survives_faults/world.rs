@@ -21,7 +21,7 @@ use tidelog_segment_log::journal::{
 };
 use tidelog_segment_log::log::{
     AppendError, CloseProgress, Durability, LogConfig, LogStartError, LogStatus, Machine, OpenProgress,
-    OpenSpec, Opening, PartitionLog,
+    OpenSpec, Opening, PartitionLog, SpareBudget,
 };
 use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
@@ -81,6 +81,7 @@ pub struct Counts {
     pub second_files: u64,
     pub shards_changed: u64,
     pub duplicates: u64,
+    pub reused: u64,
 }
 
 impl Counts {
@@ -93,6 +94,7 @@ impl Counts {
         self.second_files += other.second_files;
         self.shards_changed += other.shards_changed;
         self.duplicates += other.duplicates;
+        self.reused += other.reused;
     }
 }
 
@@ -153,6 +155,8 @@ struct World {
     counts: Counts,
     way: Way,
     held_dir_syncs: Vec<(Token, DiskOp)>,
+    /// In every other run files of removed segments are used again.
+    spares: Option<SpareBudget>,
 }
 
 /// What the disk of the run gets: with names that lag, syncs of directories are held back for a while.
@@ -220,6 +224,9 @@ impl World {
             counts: Counts::default(),
             way: Way::default(),
             held_dir_syncs: Vec::new(),
+            spares: seed
+                .is_multiple_of(2)
+                .then(|| SpareBudget::of_files_from(8 << 10, 256 << 10)),
         }
     }
 
@@ -271,6 +278,7 @@ impl World {
             for at in 0..PARTITIONS {
                 let options = RecoveryOptions {
                     incarnation_seed: Some(self.rng.next_u64()),
+                    spares: self.spares.clone(),
                     ..data.evidence(&key(at)).options
                 };
                 let spec = self.spec(at, &data);
@@ -643,6 +651,7 @@ impl World {
                     continue_in_new_file: true,
                     incarnation_seed: Some(self.rng.next_u64()),
                     journal: live.clone(),
+                    spares: self.spares.clone(),
                     ..RecoveryOptions::default()
                 };
                 let mut spec = self.spec(at, data);
@@ -858,7 +867,10 @@ pub fn run(seed: u64, scenario: Scenario) -> Outcome {
     Outcome {
         verdict,
         trace: world.disk.trace_hash(),
-        counts: world.counts,
+        counts: Counts {
+            reused: world.spares.as_ref().map_or(0, SpareBudget::reused),
+            ..world.counts
+        },
         way: world.way,
         events: world.disk.events().clone(),
     }
