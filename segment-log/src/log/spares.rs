@@ -2,7 +2,7 @@
 //!
 //! One [`SpareBudget`] for each data directory, shared by its shards and the logs of their partitions, which have
 //! the files ([`super::recycle`]). Invariants:
-//! - the bytes charged never exceed the bound;
+//! - nothing is charged that would bring the bytes above the bound;
 //! - once spares are wanted back none is charged until they are not wanted back any more.
 
 #![forbid(unsafe_code)]
@@ -14,17 +14,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::limits::SPARE_BYTES_MIN;
 
 /// See the file's head. Clones are the same budget; the default has no room.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SpareBudget(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    bytes_max: u64,
+    bytes_max: AtomicU64,
     file_bytes_min: u64,
     bytes: AtomicU64,
     files: AtomicU64,
     reused: AtomicU64,
     is_wanted_back: AtomicBool,
+}
+
+impl Default for SpareBudget {
+    fn default() -> Self {
+        Self::new(0)
+    }
 }
 
 impl SpareBudget {
@@ -37,10 +43,15 @@ impl SpareBudget {
     #[doc(hidden)]
     pub fn of_files_from(file_bytes_min: u64, bytes_max: u64) -> Self {
         Self(Arc::new(Shared {
-            bytes_max,
+            bytes_max: bytes_max.into(),
             file_bytes_min,
             ..Shared::default()
         }))
+    }
+
+    /// From now on spares may take `bytes_max` bytes; those that there are stay.
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        self.0.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Shorter files are not kept.
@@ -78,7 +89,8 @@ impl SpareBudget {
         if self.is_wanted_back() {
             return None;
         }
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.0.bytes_max);
+        let bytes_max = self.0.bytes_max.load(Ordering::Relaxed);
+        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= bytes_max);
         let charged = self
             .0
             .bytes
