@@ -84,9 +84,9 @@ faults rounds="1" *ARGS: build
 powercut filesystem *ARGS: build
     nice -n 19 .ci/e2e/powercut.sh {{filesystem}} {{ARGS}}
 
-# The simulated disk with many seeds
-sim seeds="2000":
-    TIDELOG_SIM_SEEDS={{seeds}} cargo test -p tidelog-segment-log --release -- --nocapture
+# The simulations of the log with many seeds, from where the last run ended; perf/results/simulation-seeds.txt is the book of them
+sim seeds="2000" *ARGS:
+    nice -n 19 python3 -u perf/sim.py --seeds {{seeds}} {{ARGS}}
 
 # Release builds of the broker, the load generator and the speed-of-light servers
 build-perf:

@@ -21,11 +21,10 @@ import pathlib
 import re
 import subprocess
 import sys
-import urllib.request
 
 import compare
 from compare import LOAD, LOAD_CORE, LOAD_TIMEOUT_S, Options, PinnedBroker, Table
-from lib import wait_until  # noqa: E402 - of .ci/e2e, which compare puts in the path
+from lib import metric, wait_until  # noqa: E402 - of .ci/e2e, which compare puts in the path
 
 TAIL_RATE = 2_000
 RECORD_BYTES = 1_024
@@ -89,15 +88,6 @@ class Threads:
 def read_bytes(pid: int) -> int:
     """What a process made the devices read, all its threads."""
     return int(re.search(r"^read_bytes: (\d+)$", pathlib.Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)[1])
-
-
-def metric(broker: PinnedBroker, name: str) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    values = re.findall(rf"^tidelog_{name}(?:_total)?(?:{{[^}}]*}})? ([0-9.e+]+)$", text, re.MULTILINE)
-    if not values:
-        raise Failed(f"there is no metric {name}")
-    return int(sum(map(float, values)))
 
 
 # ---------------------------------------------------------------- the page cache
@@ -219,7 +209,7 @@ class Bench:
         )  # fmt: skip
 
     def sent_bytes(self) -> int:
-        return metric(self.broker, "fetch_hot_bytes") + metric(self.broker, "fetch_cold_bytes")
+        return metric(self.broker, "fetch_hot_bytes_total") + metric(self.broker, "fetch_cold_bytes_total")
 
     def counted(self, work) -> dict:
         """A report with what the broker's counters moved by meanwhile."""
@@ -228,8 +218,8 @@ class Bench:
         def counters() -> dict:
             return {
                 "device_bytes": read_bytes(pid),
-                "hot_bytes": metric(self.broker, "fetch_hot_bytes"),
-                "cold_bytes": metric(self.broker, "fetch_cold_bytes"),
+                "hot_bytes": metric(self.broker, "fetch_hot_bytes_total"),
+                "cold_bytes": metric(self.broker, "fetch_cold_bytes_total"),
                 "cpu_s": self.broker.cpu_s(),
                 **dataclasses.asdict(Threads.of(pid, "shard-")),
             }

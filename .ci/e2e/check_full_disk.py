@@ -13,18 +13,16 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import urllib.request
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from lib import Broker, Checks, create_topic, expect, expect_equal, wait_until
+from lib import Broker, Checks, create_topic, expect, expect_equal, metric, page, wait_until
 
 SIZE_MIB = 160
 VALUE_BYTES = 40_000
@@ -143,17 +141,6 @@ def read(broker: Broker, topic: str, wanted: dict[int, bytes]) -> None:
     expect(numbers == sorted(numbers), f"{topic}: records out of order")
 
 
-def page(broker: Broker, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}{path}", timeout=5) as answer:
-        return answer.read().decode()
-
-
-def metric(broker: Broker, name: str) -> int:
-    found = re.search(rf"^{name}(?:{{[^}}]*}})? (-?\d+)$", page(broker, "/metrics"), re.MULTILINE)
-    expect(found, f"no metric {name}")
-    return int(found.group(1))
-
-
 def storage_health(broker: Broker) -> dict:
     components = json.loads(page(broker, "/health/ready"))["components"]
     return {name: state for name, state in components.items() if name.startswith("storage ")}
@@ -179,10 +166,10 @@ def one(checks: Checks, kind: str, bound: str, settings: dict[str, str]) -> None
                 (state,) = storage_health(broker).values()
                 expect_equal(state["health"], "degraded", "health")
                 expect("storage.min_free" in state["reason"], state["reason"])
-                expect_equal(metric(broker, "tidelog_storage_takes_writes"), 0, "takes writes")
-                expect(metric(broker, "tidelog_storage_total_bytes") > 100 << 20, "bytes in all")
+                expect_equal(metric(broker, "storage_takes_writes"), 0, "takes writes")
+                expect(metric(broker, "storage_total_bytes") > 100 << 20, "bytes in all")
                 # Shards leave their figures at each tick.
-                wait_until(lambda: metric(broker, "tidelog_produce_refused_full_total") > 0, 5, "refusals are counted")
+                wait_until(lambda: metric(broker, "produce_refused_full_total") > 0, 5, "refusals are counted")
             with checks.check(f"{name}: reads go on"):
                 read(broker, "kept", dict(keeper.acked))
             with checks.check(f"{name}: a deleted topic lets writes resume, without a restart"):
@@ -192,8 +179,8 @@ def one(checks: Checks, kind: str, bound: str, settings: dict[str, str]) -> None
                     expect_equal(future.result(60), None, "the deletion")
                 wait_until(lambda: len(keeper.acked) > stuck + 1_000, RESUME_TIMEOUT_S, "writes resumed")
                 wait_until(lambda: not storage_health(broker), 5, "health is good again")
-                expect_equal(metric(broker, "tidelog_storage_takes_writes"), 1, "takes writes")
-                expect_equal(metric(broker, "tidelog_partition_fences_total"), 0, "partitions fenced")
+                expect_equal(metric(broker, "storage_takes_writes"), 1, "takes writes")
+                expect_equal(metric(broker, "partition_fences_total"), 0, "partitions fenced")
             with checks.check(f"{name}: every acknowledged record is at its offset, after kill -9 too"):
                 keeper.stop()
                 read(broker, "kept", keeper.acked)

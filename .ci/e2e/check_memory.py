@@ -4,15 +4,13 @@ with many connections, with frames that were begun and not finished, and with cl
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 import sys
 import time
-import urllib.request
 
 import wire
-from lib import Broker, Checks, create_topic, expect, wait_until
+from lib import Broker, Checks, create_topic, expect, metric, metrics, wait_until
 
 LIMIT_BYTES = 256 << 20
 SHARDS = 2
@@ -28,16 +26,13 @@ TOLERANCE = 0.15
 
 
 def pools(broker: Broker) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=5) as answer:
-        found = re.findall(r'^tidelog_memory_bytes\{pool="(\w+)"\} (\d+)$', answer.read().decode(), re.M)
-    return {pool: int(count) for pool, count in found}
+    told = metrics(broker, "memory_bytes")
+    return {labels.removeprefix('pool="').rstrip('"'): int(count) for labels, count in told.items()}
 
 
 def limits_bytes(broker: Broker) -> int:
     """What all pools that are told may use together."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=5) as answer:
-        found = re.findall(r'^tidelog_memory_limit_bytes\{pool="\w+"\} (\d+)$', answer.read().decode(), re.M)
-    return sum(map(int, found))
+    return metric(broker, "memory_limit_bytes")
 
 
 def process_bytes(broker: Broker) -> tuple[int, int]:

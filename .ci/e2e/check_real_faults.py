@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import re
 import resource
 import shutil
 import signal
@@ -24,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
 import wire
 from lib import (
@@ -38,6 +36,8 @@ from lib import (
     history_check,
     history_stop,
     history_write,
+    metric,
+    page,
     run,
     tidelog,
     wait_until,
@@ -54,17 +54,6 @@ def must(*command: str) -> str:
     if result.returncode != 0:
         raise CheckFailed(f"{' '.join(command)}: exit {result.returncode}: {result.stderr.decode()}")
     return result.stdout.decode().strip()
-
-
-def page(broker: Broker, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}{path}", timeout=10) as answer:
-        return answer.read().decode()
-
-
-def metric(broker: Broker, name: str) -> int:
-    found = re.search(rf"^tidelog_{name} (\d+)$", page(broker, "/metrics"), re.MULTILINE)
-    expect(found, f"no metric tidelog_{name}")
-    return int(found.group(1))
 
 
 def partition_directory(broker: Broker, partition: int = 0) -> pathlib.Path:

@@ -16,10 +16,9 @@ import select
 import socket
 import sys
 import time
-import urllib.request
 
 import wire
-from lib import Broker, CheckFailed, Checks, create_topic, expect, expect_equal, wait_until
+from lib import Broker, CheckFailed, Checks, create_topic, expect, expect_equal, metric, page, wait_until
 
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 WAIT_ALL = 0x40000000
@@ -63,16 +62,8 @@ def thread_of(broker: Broker, name: str) -> int:
     return min(found)
 
 
-def page(broker: Broker, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}{path}", timeout=5) as answer:
-        return answer.read().decode()
-
-
 def silent_metric(broker: Broker) -> int:
-    for line in page(broker, "/metrics").splitlines():
-        if line.startswith('tidelog_shard_silent{shard="1"} '):
-            return int(line.split()[1])
-    raise CheckFailed("no metric tidelog_shard_silent of shard 1")
+    return metric(broker, "shard_silent", 'shard="1"')
 
 
 def is_served(connection: socket.socket, timeout_s: float) -> bool:

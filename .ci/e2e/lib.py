@@ -216,6 +216,28 @@ def http_status(url: str) -> int | None:
         return None
 
 
+def page(broker: Broker, path: str) -> str:
+    """A page of the broker's admin address."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def metrics(broker: Broker, name: str) -> dict[str, float]:
+    """All values of `tidelog_<name>`, by their labels as the page writes them (`pool="fetch"`, or nothing)."""
+    found = re.findall(rf"^tidelog_{name}(?:{{([^}}]*)}})? (\S+)$", page(broker, "/metrics"), re.MULTILINE)
+    expect(found, f"no metric tidelog_{name}")
+    return {labels: float(value) for labels, value in found}
+
+
+def metric(broker: Broker, name: str, labels: str | None = None) -> int:
+    """The value of `tidelog_<name>` with these labels, or the sum of all there are."""
+    values = metrics(broker, name)
+    if labels is None:
+        return int(sum(values.values()))
+    expect(labels in values, f"no metric tidelog_{name} with {labels}")
+    return int(values[labels])
+
+
 def run(command: list[str], stdin: bytes | None = None, timeout_s: float = CLIENT_TIMEOUT_S):
     """Runs to the end; the caller looks at the exit code."""
     return subprocess.run(

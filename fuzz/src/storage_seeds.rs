@@ -12,7 +12,7 @@ use tidelog_segment_log::disk::memory::MemoryDisk;
 use tidelog_segment_log::entry::{EntryHeader, EntryKind};
 use tidelog_segment_log::identity::{CleanFlag, Identity};
 use tidelog_segment_log::ids::{EntryIndex, FilePosition, LeaderEpoch, Offset};
-use tidelog_segment_log::journal::format::{FrameHeader, FrameNumber, JournalPage, Note, RecordKind};
+use tidelog_segment_log::journal::format::{FrameHeader, FrameNumber, JournalPage};
 use tidelog_segment_log::log::{
     CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open,
 };
@@ -278,35 +278,20 @@ pub fn all() -> Vec<(&'static str, String, Vec<u8>)> {
     inputs
 }
 
-/// A frame of each kind.
+/// Frames with records of some lengths.
 fn journal_frames() -> Vec<Vec<u8>> {
-    let cut = Note::TruncateTo {
-        term: LeaderEpoch(2),
-        index: EntryIndex(5),
-        dropped: vec![INCARNATION],
-    };
-    let notes = [
-        Some(cut),
-        Some(Note::LogStart(Offset(3))),
-        Some(Note::PartitionDeleted),
-        None,
-    ];
-    let frame = |note: &Option<Note>| {
-        let kind = note.as_ref().map_or(RecordKind::Append, Note::kind);
-        let record = note.as_ref().map_or_else(|| vec![0x5a; 64], Note::encode);
-        let has_segment = matches!(kind, RecordKind::Append | RecordKind::TruncateTo);
+    let frame = |record_len: usize| {
+        let record = vec![0x5a; record_len];
         let header = FrameHeader {
             file_id: FILE_ID,
             number: FrameNumber(7),
             durable: FrameNumber(6),
-            kind,
-            key: KEY,
-            segment: has_segment.then(segment_header),
-            position: FilePosition(if has_segment { 8192 } else { 0 }),
+            segment: segment_header(),
+            position: FilePosition(8192),
         };
         let mut frame = header.encode([record.as_slice()].into_iter()).to_vec();
         frame.extend_from_slice(&record);
         frame
     };
-    notes.iter().map(frame).collect()
+    [0, 8, 64].into_iter().map(frame).collect()
 }

@@ -6,13 +6,14 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use tidelog_net::records::crc32c;
+use tidelog_segment_log::batch::testing::opaque_batch;
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::std_disk::StdDisk;
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
-use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open};
+use tidelog_segment_log::log::Durability;
+use tidelog_segment_log::log::testing::{new_partition, open};
 
 use crate::files::{Appender, Extra, Kind};
 
@@ -26,7 +27,7 @@ pub fn run(dir: &Path, batch_bytes: usize, mib: u64, rounds: u32) -> io::Result<
     if batch_bytes < 128 {
         return Err(io::Error::other("a batch has at least 128 bytes"));
     }
-    let batches: Vec<Bytes> = (0..BATCHES).map(|n| batch(batch_bytes, n as u8)).collect();
+    let batches: Vec<Bytes> = (0..BATCHES).map(|n| opaque_batch(batch_bytes, n as u8)).collect();
     let count = (mib << 20) / batch_bytes as u64;
     let (mut log, mut bare, mut bare_like) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -88,7 +89,8 @@ impl Contestant {
 
 fn through_log(dir: &Path, batches: &[Bytes], count: u64) -> io::Result<f64> {
     let mut disk = StdDisk::new();
-    let mut log = open(dir, &mut disk)?;
+    let spec = new_partition(dir.join("t-0"), Durability::Os);
+    let mut log = open(&mut disk, spec).map_err(io::Error::other)?;
     let mut completions = Vec::new();
     let before = thread_cpu_s();
     for batch in batches.iter().cycle().take(count as usize) {
@@ -127,29 +129,6 @@ fn start_writeback(file: &std::fs::File, range: std::ops::Range<u64>) -> io::Res
     }
 }
 
-fn open(dir: &Path, disk: &mut StdDisk) -> io::Result<Box<PartitionLog>> {
-    let spec = OpenSpec {
-        directory: dir.join("t-0"),
-        key: PartitionKey {
-            topic: TopicId([7; 16]),
-            partition: 0,
-        },
-        config: LogConfig {
-            segment_bytes: 1 << 30,
-            segment_ms: i64::MAX,
-            durability: Durability::Os,
-        },
-        token_space: 1,
-        checkpoint: None,
-        clean: false,
-        start_counter: 1,
-        created: true,
-    };
-    let (mut log, _) = drive_open(disk, Opening::new(spec)).map_err(io::Error::other)?;
-    log.confirm_term();
-    Ok(log)
-}
-
 fn check(batch: &[u8]) -> io::Result<()> {
     let stored = batch.get(17..21).and_then(|bytes| bytes.first_chunk());
     let covered = batch.get(CRC_COVERS_FROM..).unwrap_or_default();
@@ -157,28 +136,6 @@ fn check(batch: &[u8]) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other("a batch whose CRC-32C does not match")),
     }
-}
-
-/// A batch of `len` bytes with one record of no sense: the log looks at the header only.
-fn batch(len: usize, filling: u8) -> Bytes {
-    let mut covered = BytesMut::with_capacity(len);
-    covered.put_i16(0); // attributes
-    covered.put_i32(0); // last offset delta
-    covered.put_i64(1_700_000_000_000); // base timestamp
-    covered.put_i64(1_700_000_000_000); // max timestamp
-    covered.put_i64(-1); // producer id
-    covered.put_i16(-1); // producer epoch
-    covered.put_i32(-1); // base sequence
-    covered.put_i32(1); // records
-    covered.resize(len - CRC_COVERS_FROM, filling);
-    let mut batch = BytesMut::with_capacity(len);
-    batch.put_i64(0);
-    batch.put_i32((len - 12) as i32);
-    batch.put_i32(-1);
-    batch.put_i8(2);
-    batch.put_u32(crc32c(&covered));
-    batch.put_slice(&covered);
-    batch.freeze()
 }
 
 fn thread_cpu_s() -> f64 {
@@ -198,7 +155,7 @@ mod tests {
     #[test]
     fn both_write_the_same_number_of_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let batches = [batch(65_536, 1), batch(65_536, 2)];
+        let batches = [opaque_batch(65_536, 1), opaque_batch(65_536, 2)];
         for contestant in [Contestant::Log, Contestant::Bare(&[Extra::Entry, Extra::Pad])] {
             let place = dir.path().join(contestant.name());
             std::fs::create_dir(&place).unwrap();

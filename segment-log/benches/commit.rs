@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tidelog_segment_log::batch::crc32c;
+use bytes::Bytes;
+use tidelog_segment_log::batch::testing::opaque_batch;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::disk::{
     Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, Token, WriteNow,
 };
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, Logs};
-use tidelog_segment_log::log::{Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog};
+use tidelog_segment_log::log::testing::{new_partition, open};
+use tidelog_segment_log::log::{Durability, OpenSpec, PartitionLog};
 
 const BYTES_PER_COMMIT: usize = 1_000_000;
 const PARTITIONS: [usize; 7] = [1, 2, 4, 16, 128, 1_000, 10_000];
@@ -128,27 +129,6 @@ fn key(at: usize) -> PartitionKey {
     }
 }
 
-fn batch(len: usize) -> Bytes {
-    let mut covered = BytesMut::with_capacity(len);
-    covered.put_i16(0); // attributes
-    covered.put_i32(0); // last offset delta
-    covered.put_i64(1_700_000_000_000); // base timestamp
-    covered.put_i64(1_700_000_000_000); // max timestamp
-    covered.put_i64(-1); // producer id
-    covered.put_i16(-1); // producer epoch
-    covered.put_i32(-1); // base sequence
-    covered.put_i32(1); // records
-    covered.resize(len - 21, 0x5a);
-    let mut batch = BytesMut::with_capacity(len);
-    batch.put_i64(0);
-    batch.put_i32((len - 12) as i32);
-    batch.put_i32(-1);
-    batch.put_i8(2);
-    batch.put_u32(crc32c(&covered));
-    batch.put_slice(&covered);
-    batch.freeze()
-}
-
 struct Bench {
     disk: Pooled,
     logs: Open,
@@ -160,29 +140,13 @@ impl Bench {
         let mut disk = Pooled::new();
         let mut logs = Open(BTreeMap::new());
         for at in 0..partitions {
+            let place = directory.join(format!("t-{at}"));
             let spec = OpenSpec {
-                directory: directory.join(format!("t-{at}")),
                 key: key(at),
-                config: LogConfig {
-                    segment_bytes: 1 << 30,
-                    segment_ms: i64::MAX,
-                    durability: Durability::Fsync,
-                },
                 token_space: FIRST_SPACE + at as u32,
-                checkpoint: None,
-                clean: false,
-                start_counter: 1,
-                created: true,
+                ..new_partition(place, Durability::Fsync)
             };
-            let mut opening = Opening::new(spec);
-            let mut completions = Vec::new();
-            let mut log = loop {
-                match opening.step(0, &mut disk, std::mem::take(&mut completions)) {
-                    OpenProgress::Ready(log, _) => break log,
-                    OpenProgress::Failed(error) => panic!("{error}"),
-                    OpenProgress::Pending => disk.take_completions(&mut completions),
-                }
-            };
+            let mut log = open(&mut disk, spec).expect("a new log opens");
             log.join_group_commit();
             logs.0.insert(key(at), log);
         }
@@ -264,7 +228,7 @@ fn main() {
     };
     for partitions in partitions.iter().copied() {
         let len = (BYTES_PER_COMMIT / partitions).max(100);
-        let batch = batch(len);
+        let batch = opaque_batch(len, 0x5a);
         let rounds = if is_test {
             2
         } else {

@@ -2,43 +2,20 @@
 
 use std::hint::black_box;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use tidelog_segment_log::batch::crc32c;
+use tidelog_segment_log::batch::testing::opaque_batch;
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::entry::{ENTRY_VERSION, EntryHeader, EntryKind, decode_entry, padding_len};
-use tidelog_segment_log::ids::{
-    EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId,
-};
-use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open};
+use tidelog_segment_log::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
+use tidelog_segment_log::log::testing::{new_partition, open};
+use tidelog_segment_log::log::{Durability, PartitionLog};
 use tidelog_segment_log::segment_index::{IndexEntry, SegmentIndex};
 
 /// Appends into one file until it is removed and begun anew: the disk must not fill up.
 const FILE_BYTES: usize = 256 << 20;
 const INDEX_POINTS: u64 = 100_000;
-
-/// A batch of `len` bytes with one record of no sense: the log looks at the header only.
-fn batch(len: usize) -> Bytes {
-    let mut covered = BytesMut::with_capacity(len);
-    covered.put_i16(0); // attributes
-    covered.put_i32(0); // last offset delta
-    covered.put_i64(1_700_000_000_000); // base timestamp
-    covered.put_i64(1_700_000_000_000); // max timestamp
-    covered.put_i64(-1); // producer id
-    covered.put_i16(-1); // producer epoch
-    covered.put_i32(-1); // base sequence
-    covered.put_i32(1); // records
-    covered.resize(len - 21, 0x5a);
-    let mut batch = BytesMut::with_capacity(len);
-    batch.put_i64(0);
-    batch.put_i32(i32::try_from(len - 12).expect("a batch of sensible size"));
-    batch.put_i32(-1);
-    batch.put_i8(2);
-    batch.put_u32(crc32c(&covered));
-    batch.put_slice(&covered);
-    batch.freeze()
-}
 
 struct Bench {
     _directory: tempfile::TempDir,
@@ -51,25 +28,8 @@ impl Bench {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut disk = StdDisk::new();
-        let spec = OpenSpec {
-            directory: directory.path().join("t-0"),
-            key: PartitionKey {
-                topic: TopicId([7; 16]),
-                partition: 0,
-            },
-            config: LogConfig {
-                segment_bytes: 1 << 30,
-                segment_ms: i64::MAX,
-                durability: Durability::Os,
-            },
-            token_space: 1,
-            checkpoint: None,
-            clean: false,
-            start_counter: 1,
-            created: true,
-        };
-        let (mut log, _) = drive_open(&mut disk, Opening::new(spec)).expect("a new log opens");
-        log.confirm_term();
+        let spec = new_partition(directory.path().join("t-0"), Durability::Os);
+        let log = open(&mut disk, spec).expect("a new log opens");
         Self {
             _directory: directory,
             disk,
@@ -95,7 +55,7 @@ impl Bench {
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append");
     for (name, len) in [("64 KiB", 64 << 10), ("1 KiB", 1 << 10)] {
-        let batch = batch(len);
+        let batch = opaque_batch(len, 0x5a);
         group.throughput(Throughput::Bytes(len as u64));
         let mut bench = Bench::new();
         group.bench_function(name, |bencher| {
@@ -112,7 +72,7 @@ fn append(criterion: &mut Criterion) {
 
 fn entry(criterion: &mut Criterion) {
     let incarnation = Incarnation([3; 16]);
-    let payload = batch(1 << 10);
+    let payload = opaque_batch(1 << 10, 0x5a);
     let header = EntryHeader {
         version: ENTRY_VERSION,
         kind: EntryKind::Data,

@@ -328,8 +328,10 @@ pub fn set_log_append_time(batch: &mut [u8], timestamp_ms: i64) -> Result<(), Ba
     Ok(())
 }
 
-/// Makes small uncompressed batches, for tests of this and other crates.
+/// Makes uncompressed batches, for tests and benchmarks of this and other crates.
 pub mod testing {
+    use bytes::Bytes;
+
     use super::{BATCH_HEADER_LEN, BATCH_MAGIC, BATCH_OVERHEAD_LEN, BATCH_PREFIX_LEN, CRC_AT, crc32c, put};
 
     /// The fields of a batch that a test may want to choose.
@@ -396,6 +398,20 @@ pub mod testing {
         let crc = crc32c(batch.get(BATCH_PREFIX_LEN..).unwrap_or_default());
         put(&mut batch, CRC_AT, &crc.to_be_bytes());
         batch
+    }
+
+    /// A batch of `len` bytes that says it has one record, and is full of `filling` instead: for what looks at
+    /// headers and checksums only. It has at least a header's length.
+    pub fn opaque_batch(len: usize, filling: u8) -> Bytes {
+        let mut batch = build_batch(&BatchSpec::default(), &[]);
+        batch.resize(len.max(BATCH_HEADER_LEN), filling);
+        let batch_length = (batch.len() - BATCH_OVERHEAD_LEN) as i32;
+        put(&mut batch, 8, &batch_length.to_be_bytes());
+        put(&mut batch, 23, &0_i32.to_be_bytes());
+        put(&mut batch, 57, &1_i32.to_be_bytes());
+        let crc = crc32c(batch.get(BATCH_PREFIX_LEN..).unwrap_or_default());
+        put(&mut batch, CRC_AT, &crc.to_be_bytes());
+        Bytes::from(batch)
     }
 
     /// A zigzag varint, as records use them.

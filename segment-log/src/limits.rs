@@ -31,6 +31,16 @@ pub const INDEX_EPOCHS_MAX: usize = 65_536;
 /// Most bytes of one index file.
 pub const INDEX_FILE_BYTES_MAX: usize = 64 << 20;
 
+/// A segment that takes appends gets another part of its index file when it has grown by a quarter, by at least this,
+/// in bytes. An open after a crash reads about as much of each such segment.
+pub const INDEX_PART_SEGMENT_BYTES_MIN: u64 = 256 << 10;
+
+/// And at most by this, in bytes.
+pub const INDEX_PART_SEGMENT_BYTES_MAX: u64 = 4 << 20;
+
+/// What producers last wrote is kept with such a part up to this, in bytes.
+pub const MARKED_PRODUCERS_BYTES_MAX: usize = 64 << 10;
+
 /// Batches remembered per producer id and partition, as Kafka clients expect.
 pub const PRODUCER_BATCHES_MAX: usize = 5;
 
@@ -105,9 +115,6 @@ pub const JOURNAL_DIRTY_FILES_MIN: usize = 4;
 
 /// Bytes per dirty file, on average, up to which a commit goes through the journal.
 pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 128 << 10;
-
-/// Incarnations that one truncate_to record names.
-pub const JOURNAL_DROPPED_MAX: usize = 65_536;
 
 /// Files of journals that a start reads.
 pub const JOURNAL_FILES_MAX: usize = 65_536;

@@ -121,6 +121,13 @@ where
     bytes
 }
 
+/// Bytes of the sealed value at the start of `bytes`, as its frame says it; nothing of it is verified.
+pub(crate) fn sealed_len(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.first_chunk::<SEALED_HEADER_LEN>()?;
+    let len = usize::try_from(u64::from_le_bytes(take(header, 16))).ok()?;
+    len.checked_add(SEALED_HEADER_LEN)
+}
+
 /// The value in a sealed file of exactly this version.
 pub(crate) fn unseal<T>(
     magic: [u8; 8],

@@ -22,7 +22,8 @@
 //! | 80 | 8 | first index replaced; 0 unless a compaction output |
 //! | 88 | 8 | last index replaced; 0 unless a compaction output |
 //! | 96 | 4 | key reference; 0 none |
-//! | 100 | 412 | zero |
+//! | 100 | 4 | truncations |
+//! | 104 | 408 | zero |
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -48,7 +49,7 @@ pub const FEATURES_KNOWN: u64 = 0;
 
 const CRC_AT: usize = 8;
 const COVERED_FROM: usize = 12;
-const RESERVED_FROM: usize = 100;
+const RESERVED_FROM: usize = 104;
 const FILE_NAME_SUFFIX: &str = ".log";
 const INDEX_NAME_SUFFIX: &str = ".index";
 
@@ -114,6 +115,9 @@ pub struct SegmentHeader {
     pub replaced: Option<(EntryIndex, EntryIndex)>,
     /// Which key of the partition's key file the payloads are encrypted with.
     pub key_reference: Option<u32>,
+    /// How often the log had been truncated when the file was made. Of two segments the one with fewer is dead
+    /// if it does not begin before the other.
+    pub truncations: u32,
 }
 
 impl SegmentHeader {
@@ -161,6 +165,7 @@ impl SegmentHeader {
         put(&mut copy, 80, &first.0.to_le_bytes());
         put(&mut copy, 88, &last.0.to_le_bytes());
         put(&mut copy, 96, &self.key_reference.unwrap_or(0).to_le_bytes());
+        put(&mut copy, 100, &self.truncations.to_le_bytes());
         let crc = crc32fast::hash(copy.get(COVERED_FROM..).unwrap_or_default());
         put(&mut copy, CRC_AT, &crc.to_le_bytes());
         let mut bytes = vec![0; SEGMENT_HEADER_LEN];
@@ -228,6 +233,7 @@ impl SegmentHeader {
             base_index: EntryIndex(u64::from_le_bytes(take(copy, 72))),
             replaced: ((first, last) != (0, 0)).then_some((EntryIndex(first), EntryIndex(last))),
             key_reference: (key != 0).then_some(key),
+            truncations: u32::from_le_bytes(take(copy, 100)),
         };
         header.check_values()?;
         Ok(header)

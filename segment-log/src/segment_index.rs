@@ -13,6 +13,10 @@
 //! of {epoch i32, offset i64}, points: array of {index u64, base_offset i64, position u64,
 //! max_timestamp i64}, has_gaps u32, 0 or 1}. Besides the points it holds what an open would otherwise read the whole
 //! segment for.
+//!
+//! The file of a segment that takes appends grows by parts, each a sealed file of its own, on a multiple of 8: a part
+//! covers more than the one before and brings the points and epochs that came since, after the last point once more,
+//! whose timestamp may have risen.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -24,7 +28,7 @@ pub use crate::sealed::SealedError;
 
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{INDEX_EPOCHS_MAX, INDEX_FILE_BYTES_MAX, INDEX_INTERVAL_BYTES, INDEX_POINTS_MAX};
-use crate::sealed::{at_most, seal, unseal};
+use crate::sealed::{at_most, seal, sealed_len, unseal};
 
 /// First eight bytes of an index file.
 pub const INDEX_MAGIC: [u8; 8] = *b"TLOGIDX0";
@@ -60,6 +64,9 @@ pub enum IndexError {
     /// It belongs to another life of the segment's file.
     #[error("index of another incarnation")]
     Incarnation,
+    /// It speaks of more than was asked for.
+    #[error("speaks of entries that are not known to be durable")]
+    Beyond,
     /// Its points are not sorted.
     #[error("index points are not sorted")]
     Order,
@@ -74,7 +81,10 @@ pub struct EpochStart {
     pub offset: Offset,
 }
 
-/// An index file: the index, and what else an open would have to read the segment for.
+/// Parts of an index file begin on multiples of this.
+pub const INDEX_PART_ALIGN: usize = 8;
+
+/// An index file, or a part of one: the index, and what else an open would have to read the segment for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexFile {
     /// Of the segment.
@@ -166,6 +176,15 @@ impl SegmentIndex {
         self.points.truncate(keep);
     }
 
+    /// The first `count` points from `from` on; the last of them had this timestamp when that many were known.
+    pub(crate) fn part(&self, from: usize, count: usize, last_max_timestamp: i64) -> Self {
+        let mut points = self.points.get(from..count).unwrap_or_default().to_vec();
+        if let Some(last) = points.last_mut() {
+            last.max_timestamp = last_max_timestamp;
+        }
+        Self { points }
+    }
+
     /// All points, in order.
     pub fn points(&self) -> &[IndexEntry] {
         &self.points
@@ -202,7 +221,7 @@ impl SegmentIndex {
 }
 
 impl IndexFile {
-    /// The file's bytes.
+    /// The bytes of a file of one part, or of one more part.
     pub fn encode(&self) -> Vec<u8> {
         let (max_timestamp, max_timestamp_offset) = self.max_timestamp.unwrap_or((-1, Offset(-1)));
         let file = IndexFileV0 {
@@ -217,11 +236,78 @@ impl IndexFile {
             points: self.index.points.clone(),
             has_gaps: u32::from(self.has_gaps),
         };
-        seal(INDEX_MAGIC, INDEX_VERSION, &file)
+        let mut bytes = seal(INDEX_MAGIC, INDEX_VERSION, &file);
+        bytes.resize(bytes.len().next_multiple_of(INDEX_PART_ALIGN), 0);
+        bytes
     }
 
     /// What is in a file, if it speaks of the segment of this incarnation.
+    ///
+    /// # Errors
+    /// Its first part is of no use. One that is of no use behind another is the end of the file.
     pub fn decode(bytes: &[u8], incarnation: &Incarnation) -> Result<Self, IndexError> {
+        Self::decode_up_to(bytes, incarnation, EntryIndex(u64::MAX)).map(|(file, _)| file)
+    }
+
+    /// As [`IndexFile::decode`], without what speaks of entries behind `index`, and how many bytes that takes.
+    ///
+    /// # Errors
+    /// As there. Also if already the first part says more: then there is nothing to be known of.
+    pub fn decode_up_to(
+        bytes: &[u8],
+        incarnation: &Incarnation,
+        index: EntryIndex,
+    ) -> Result<(Self, usize), IndexError> {
+        let mut file = Self::decode_part(bytes, incarnation)?;
+        if file.last_index > index {
+            return Err(IndexError::Beyond);
+        }
+        let mut end = part_len(bytes);
+        while let Some(rest) = bytes.get(end..)
+            && let Ok(part) = Self::decode_part(rest, incarnation)
+            && part.last_index <= index
+            && file.take_part(part)
+        {
+            end += part_len(rest);
+        }
+        Ok((file, end))
+    }
+
+    /// Goes on with the next part, if it follows.
+    fn take_part(&mut self, part: Self) -> bool {
+        let points = &mut self.index.points;
+        let follows = part.covered > self.covered
+            && part.last_index >= self.last_index
+            && part.next_offset >= self.next_offset
+            && match (points.last(), part.index.points.first()) {
+                (Some(last), Some(again)) => {
+                    again.max_timestamp >= last.max_timestamp
+                        && (again.position, again.index, again.base_offset)
+                            == (last.position, last.index, last.base_offset)
+                }
+                (None, _) => true,
+                (Some(_), None) => false,
+            }
+            && match (self.epochs.last(), part.epochs.first()) {
+                (Some(last), Some(next)) => last.epoch < next.epoch && last.offset <= next.offset,
+                _ => true,
+            }
+            && points.len() + part.index.points.len() <= INDEX_POINTS_MAX + 1
+            && self.epochs.len() + part.epochs.len() <= INDEX_EPOCHS_MAX;
+        if !follows {
+            return false;
+        }
+        points.pop();
+        points.extend(part.index.points);
+        self.epochs.extend(part.epochs);
+        (self.covered, self.last_index, self.next_offset) = (part.covered, part.last_index, part.next_offset);
+        self.crc_chain_end = part.crc_chain_end;
+        self.max_timestamp = part.max_timestamp;
+        self.has_gaps = part.has_gaps;
+        true
+    }
+
+    fn decode_part(bytes: &[u8], incarnation: &Incarnation) -> Result<Self, IndexError> {
         let file: IndexFileV0 = unseal(INDEX_MAGIC, INDEX_VERSION, bytes, INDEX_FILE_BYTES_MAX)?;
         at_most(file.points.len(), INDEX_POINTS_MAX)?;
         at_most(file.epochs.len(), INDEX_EPOCHS_MAX)?;
@@ -257,6 +343,12 @@ impl IndexFile {
             index: SegmentIndex { points: file.points },
         })
     }
+}
+
+/// Bytes of the part at the start of `bytes`, which was decoded.
+fn part_len(bytes: &[u8]) -> usize {
+    let len = sealed_len(bytes).unwrap_or(bytes.len());
+    len.next_multiple_of(INDEX_PART_ALIGN)
 }
 
 fn is_sorted_pair(a: &IndexEntry, b: &IndexEntry) -> bool {

@@ -141,6 +141,7 @@ fn segment_header() -> SegmentHeader {
         base_index: EntryIndex(9),
         replaced: None,
         key_reference: None,
+        truncations: 0,
     }
 }
 

@@ -25,6 +25,8 @@ use tidelog_segment_log::recovery::RecoveryReport;
 struct Counting {
     disk: StdDisk,
     read_bytes: u64,
+    /// Where in segments.
+    read: Vec<Range<u64>>,
 }
 
 impl Counting {
@@ -32,12 +34,20 @@ impl Counting {
         Self {
             disk: StdDisk::new(),
             read_bytes: 0,
+            read: Vec::new(),
         }
     }
 }
 
 impl Disk for Counting {
     fn submit(&mut self, token: Token, op: DiskOp) {
+        if let DiskOp::Read {
+            file, position, len, ..
+        } = &op
+            && file.path().extension().is_some_and(|own| own == "log")
+        {
+            self.read.push(*position..*position + *len as u64);
+        }
         self.disk.submit(token, op);
     }
     fn take_completions(&mut self, out: &mut Vec<Completion>) {
@@ -281,6 +291,117 @@ fn a_lost_cache_of_producers_is_read_again_from_the_newest_state_on() {
                 "{} bytes read: not the whole log",
                 disk.read_bytes
             );
+        }
+    }
+}
+
+/// One segment of some MiB under load: what is appended is never durable at once, and ticks come now and then.
+fn write_large(directory: &Path, disk: &mut StdDisk) -> (Box<PartitionLog>, PartitionCheckpoint) {
+    let large = OpenSpec {
+        config: LogConfig {
+            segment_bytes: 64 << 20,
+            ..spec(directory, None, false).config
+        },
+        ..spec(directory, None, false)
+    };
+    let (mut log, _) = open(disk, large);
+    let mut checkpoint = log.checkpoint();
+    for number in 0..3 * BATCHES {
+        append(&mut log, disk, number);
+        log.tick(1, disk);
+        if number == 2 * BATCHES {
+            // Something is always ahead of what is durable.
+            let batch = Bytes::from(build_batch(&BatchSpec::default(), &[&[7; 100]]));
+            log.append(1, disk, &batch).unwrap();
+            checkpoint = log.checkpoint();
+        }
+    }
+    settle(&mut log, disk);
+    (log, checkpoint)
+}
+
+#[test]
+fn after_a_crash_the_segment_that_took_appends_is_read_from_near_the_checkpoint_on() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (mut log, checkpoint) = write_large(&directory, &mut disk);
+    let (end, size) = (log.log_end_offset(), log.size_bytes());
+    assert_eq!(log.segment_count(), 1);
+    let expected = format!("{:?} {:?}", log.producers(), log.max_timestamp());
+    let plan = |log: &mut PartitionLog, offset| {
+        let plan = log.read(&mut StdDisk::new(), Offset(offset), end, 1).unwrap();
+        plan.parts.len()
+    };
+    let parts: Vec<usize> = (0..end.0)
+        .step_by(13)
+        .map(|offset| plan(&mut log, offset))
+        .collect();
+    drop(log);
+    let durable = checkpoint.segments[0].length.0;
+    assert!(
+        checkpoint.recovery_point < checkpoint.durable_index && !checkpoint.producer_state.is_empty(),
+        "{checkpoint:?}"
+    );
+    let unclean = OpenSpec {
+        created: false,
+        ..spec(&directory, Some(checkpoint), false)
+    };
+    for again in 0..3 {
+        let mut disk = Counting::new();
+        let (mut log, report) = open(&mut disk, unclean.clone());
+        assert!(!report.clean && report.quarantined.is_empty());
+        assert_eq!(log.log_end_offset(), end);
+        let known = format!("{:?} {:?}", log.producers(), log.max_timestamp());
+        assert_eq!(known, expected, "opened {again} times before");
+        let found: Vec<usize> = (0..end.0)
+            .step_by(13)
+            .map(|offset| plan(&mut log, offset))
+            .collect();
+        assert_eq!(found, parts);
+        let before: u64 = disk
+            .read
+            .iter()
+            .filter(|range| range.start >= 8_192 && range.end <= durable - durable / 4)
+            .map(|range| range.end - range.start)
+            .sum();
+        assert_eq!(
+            before, 0,
+            "of {size} bytes, {durable} at the checkpoint: {:?}",
+            disk.read
+        );
+    }
+}
+
+#[test]
+fn a_part_of_an_index_file_that_is_torn_or_of_another_time_costs_reading_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("p");
+    let mut disk = StdDisk::new();
+    let (log, checkpoint) = write_large(&directory, &mut disk);
+    let expected = format!("{:?} {:?}", log.producers(), log.max_timestamp());
+    let end = log.log_end_offset();
+    drop(log);
+    let index = files(&directory, "index").pop().unwrap();
+    let whole = fs::read(&index).unwrap();
+    let unclean = OpenSpec {
+        created: false,
+        ..spec(&directory, Some(checkpoint), false)
+    };
+    for cut in (0..whole.len()).step_by(whole.len() / 40) {
+        for flip in [false, true] {
+            let mut bytes = whole.clone();
+            if flip {
+                bytes[cut] ^= 0x10;
+            } else {
+                bytes.truncate(cut);
+            }
+            fs::write(&index, &bytes).unwrap();
+            let (log, report) = open(&mut StdDisk::new(), unclean.clone());
+            assert!(report.quarantined.is_empty() && report.set_aside.is_empty());
+            assert_eq!(log.log_end_offset(), end, "byte {cut}, flipped: {flip}");
+            let known = format!("{:?} {:?}", log.producers(), log.max_timestamp());
+            assert_eq!(known, expected, "byte {cut}, flipped: {flip}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The promise: a log is a list of batches. Whatever the order of appends, flushes, ticks, rolls,
-//! reads, moves of the log start and reopenings, it serves what was appended and not deleted, in order, at
+//! reads, moves of the log start, truncations and reopenings, it serves what was appended and not deleted, in order, at
 //! the offsets it gave.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
@@ -16,10 +16,11 @@ use tidelog_segment_log::disk::{Disk, DiskOp, DiskOutput, ReadSource, Token};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
 use tidelog_segment_log::limits::LOG_STARTS_PENDING_MAX;
 use tidelog_segment_log::log::{
-    AppendError, CloseProgress, Durability, LogConfig, LogStartError, OpenSpec, Opening, PartitionLog,
-    ReadError, ReadPart, RetentionLimits, drive_open, remove_partition_directory, verify_cold,
+    AppendError, CloseProgress, Durability, LogConfig, LogStartError, OpenError, OpenSpec, Opening,
+    PartitionLog, ReadError, ReadPart, RetentionLimits, Truncation, drive_open, remove_partition_directory,
+    verify_cold,
 };
-use tidelog_segment_log::recovery::RecoveryReport;
+use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
 
 fn key() -> PartitionKey {
     PartitionKey {
@@ -186,6 +187,11 @@ enum Step {
         behind_ms: i64,
     },
     CloseAndOpen,
+    /// Behind this share of all offsets, or of all batches: then what comes behind that one's epoch goes.
+    Truncate {
+        share: usize,
+        by_epoch: bool,
+    },
     /// With the newest checkpoint, one written at the last open, or none.
     DropAndRecover {
         checkpoint: Evidence,
@@ -215,6 +221,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0i64..=1_000).prop_map(|share| Step::DeleteTo { share }),
         2 => (-500i64..4_000).prop_map(|behind_ms| Step::LookUpTimes { behind_ms }),
         1 => Just(Step::CloseAndOpen),
+        1 => (prop_oneof![0usize..=1_000, 900usize..=1_000], any::<bool>())
+            .prop_map(|(share, by_epoch)| Step::Truncate { share, by_epoch }),
         1 => prop_oneof![Just(Evidence::Newest), Just(Evidence::Older), Just(Evidence::None)]
             .prop_map(|checkpoint| Step::DropAndRecover { checkpoint }),
     ]
@@ -370,6 +378,52 @@ proptest! {
                     prop_assert!(report.clean, "{:?}", report);
                     prop_assert_eq!(next.leader_epoch(), epoch);
                     prop_assert_eq!(next.log_start_offset(), start);
+                    log = next;
+                    older = log.checkpoint();
+                }
+                Step::Truncate { share, by_epoch } => {
+                    let epoch = log.leader_epoch();
+                    let chosen = BatchHeader::parse(
+                        model.get(model.len().saturating_sub(1) * share / 1_000).unwrap_or(&batch(1, 0, 0)),
+                    );
+                    let to = match by_epoch {
+                        true => Truncation {
+                            epoch: chosen.unwrap().partition_leader_epoch,
+                            end_offset: Offset(i64::MAX),
+                        },
+                        false => Truncation {
+                            epoch,
+                            end_offset: Offset(log.log_end_offset().0 * share as i64 / 1_000),
+                        },
+                    };
+                    let kept = model.iter().take_while(|batch| {
+                        let header = BatchHeader::parse(batch).unwrap();
+                        header.last_offset() < to.end_offset && header.partition_leader_epoch <= to.epoch
+                    });
+                    let kept = kept.count();
+                    let last = model[..kept].last().map(|batch| BatchHeader::parse(batch).unwrap().last_offset());
+                    let end = last.map_or(Offset(0), |last| Offset(last.0 + 1));
+                    let checkpoint = close(log, &mut disk, now_ms);
+                    let clean = spec(&directory, Some(checkpoint), true, false);
+                    let truncating = Opening::truncating(clean.clone(), RecoveryOptions::default(), Some(to));
+                    let (mut next, report) = match drive_open(&mut disk, truncating) {
+                        Err(OpenError::CutBelowLogStart { end_offset, log_start }) => {
+                            prop_assert_eq!(log_start, start);
+                            prop_assert!(end < start && end_offset < start);
+                            open(&mut disk, clean)
+                        }
+                        opened => {
+                            let (next, report) = opened.unwrap();
+                            prop_assert_eq!(next.log_end_offset(), end);
+                            prop_assert!(kept == model.len() || report.truncated == Some(end), "{:?}", report);
+                            model.truncate(kept);
+                            (next, report)
+                        }
+                    };
+                    prop_assert!(report.quarantined.is_empty() && report.set_aside.is_empty(), "{:?}", report);
+                    prop_assert_eq!(next.leader_epoch() > epoch, report.truncated.is_some());
+                    prop_assert_eq!(next.log_start_offset(), start);
+                    next.confirm_term();
                     log = next;
                     older = log.checkpoint();
                 }

@@ -435,6 +435,7 @@ fn write_segment(directory: &Path, index: u64, offset: i64, entries: &[(EntryKin
         base_index: EntryIndex(index),
         replaced: None,
         key_reference: None,
+        truncations: 0,
     };
     let mut file = header.encode();
     let mut prev_crc = 0;

@@ -28,7 +28,7 @@
 //! | 4 | 4 | crc: crc32fast of bytes 8..length |
 //! | 8 | 4 | length, a multiple of 8 |
 //! | 12 | 1 | version: 0 |
-//! | 13 | 1 | kind of record ([`RecordKind`]) |
+//! | 13 | 1 | kind of record: 1, whole entries, one behind the other as in the segment |
 //! | 14 | 2 | zero |
 //! | 16 | 16 | file id |
 //! | 32 | 8 | frame number, from 1 on, over all files of the shard's start |
@@ -43,7 +43,9 @@
 //! | 112 | 4 | segment: format version |
 //! | 116 | 4 | segment: key reference; 0 none |
 //! | 120 | 8 | position of the entries in the segment |
-//! | 128 | | record |
+//! | 128 | 4 | segment: truncations |
+//! | 132 | 4 | zero |
+//! | 136 | | record |
 
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -53,8 +55,8 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId};
-use crate::limits::{JOURNAL_DROPPED_MAX, JOURNAL_FRAME_BYTES_MAX};
+use crate::ids::{EntryIndex, FilePosition, Incarnation, Offset, PartitionKey, TopicId};
+use crate::limits::JOURNAL_FRAME_BYTES_MAX;
 use crate::sealed::{put, take};
 use crate::segment_header::{SEGMENT_FORMAT_VERSION, SegmentHeader, SegmentHeaderError};
 
@@ -67,7 +69,7 @@ pub const JOURNAL_VERSION: u8 = 0;
 /// First four bytes of a frame.
 pub const FRAME_MAGIC: [u8; 4] = *b"TLJ0";
 /// Bytes of a frame before its record.
-pub const FRAME_HEADER_LEN: usize = 128;
+pub const FRAME_HEADER_LEN: usize = 136;
 /// Frames begin on multiples of this.
 pub const FRAME_ALIGN: usize = 8;
 
@@ -76,7 +78,8 @@ const PAGE_COVERED_FROM: usize = 12;
 const PAGE_RESERVED_FROM: usize = 56;
 const FRAME_CRC_AT: usize = 4;
 const FRAME_COVERED_FROM: usize = 8;
-const TRUNCATE_FIXED_LEN: usize = 16;
+/// The kind of a frame's record: entries. No other is written.
+const RECORD_ENTRIES: u8 = 1;
 
 /// The random name of one life of a journal file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,124 +198,6 @@ impl JournalPage {
     }
 }
 
-/// What a frame holds. The numbers are the format's; 4 is set apart for hard_state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum RecordKind {
-    /// Whole entries, one behind the other as in the segment.
-    Append = 1,
-    /// The log was cut behind an index and goes on in the segment that the frame names.
-    TruncateTo = 2,
-    /// The log start was moved.
-    LogStart = 3,
-    /// The partition was deleted: nothing before this counts.
-    PartitionDeleted = 5,
-}
-
-impl RecordKind {
-    fn from_u8(number: u8) -> Option<Self> {
-        [
-            Self::Append,
-            Self::TruncateTo,
-            Self::LogStart,
-            Self::PartitionDeleted,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == number)
-    }
-
-    /// Whether the frame names a segment.
-    fn has_segment(self) -> bool {
-        matches!(self, Self::Append | Self::TruncateTo)
-    }
-}
-
-/// A record that is not an append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// See [`RecordKind::TruncateTo`].
-    TruncateTo {
-        /// The term of the last entry that stays.
-        term: LeaderEpoch,
-        /// Its index.
-        index: EntryIndex,
-        /// Segments that are dropped whole: replay drops only these.
-        dropped: Vec<Incarnation>,
-    },
-    /// See [`RecordKind::LogStart`].
-    LogStart(Offset),
-    /// See [`RecordKind::PartitionDeleted`].
-    PartitionDeleted,
-}
-
-impl Note {
-    /// Which kind of record it is.
-    pub fn kind(&self) -> RecordKind {
-        match self {
-            Self::TruncateTo { .. } => RecordKind::TruncateTo,
-            Self::LogStart(_) => RecordKind::LogStart,
-            Self::PartitionDeleted => RecordKind::PartitionDeleted,
-        }
-    }
-
-    /// The record's bytes:
-    ///
-    /// | record | bytes |
-    /// |---|---|
-    /// | truncate_to | term u32, number of dropped segments u32, index u64, their incarnation ids |
-    /// | log_start | offset i64 |
-    /// | partition_deleted | none |
-    pub fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::TruncateTo { term, index, dropped } => {
-                let count = u32::try_from(dropped.len()).unwrap_or(u32::MAX);
-                let mut bytes = Vec::with_capacity(TRUNCATE_FIXED_LEN + 16 * dropped.len());
-                bytes.extend_from_slice(&term.0.to_le_bytes());
-                bytes.extend_from_slice(&count.to_le_bytes());
-                bytes.extend_from_slice(&index.0.to_le_bytes());
-                dropped
-                    .iter()
-                    .for_each(|incarnation| bytes.extend_from_slice(&incarnation.0));
-                bytes
-            }
-            Self::LogStart(offset) => offset.0.to_le_bytes().to_vec(),
-            Self::PartitionDeleted => Vec::new(),
-        }
-    }
-
-    /// The note in a frame's record; `None` for an append.
-    ///
-    /// # Errors
-    /// The record is not as its kind says.
-    pub fn decode(kind: RecordKind, record: &[u8]) -> Result<Option<Self>, FrameError> {
-        match kind {
-            RecordKind::Append => Ok(None),
-            RecordKind::PartitionDeleted if record.is_empty() => Ok(Some(Self::PartitionDeleted)),
-            RecordKind::LogStart => {
-                let offset = i64::from_le_bytes(*record.as_array::<8>().ok_or(FrameError::Record)?);
-                if offset < 0 {
-                    return Err(FrameError::Record);
-                }
-                Ok(Some(Self::LogStart(Offset(offset))))
-            }
-            RecordKind::TruncateTo => {
-                let ids = record.get(TRUNCATE_FIXED_LEN..).ok_or(FrameError::Record)?;
-                let term = i32::from_le_bytes(take(record, 0));
-                let count = u32::from_le_bytes(take(record, 4)) as usize;
-                if term < 0 || count > JOURNAL_DROPPED_MAX || ids.len() != count * 16 {
-                    return Err(FrameError::Record);
-                }
-                Ok(Some(Self::TruncateTo {
-                    term: LeaderEpoch(term),
-                    index: EntryIndex(u64::from_le_bytes(take(record, 8))),
-                    dropped: ids.chunks_exact(16).map(|id| Incarnation(take(id, 0))).collect(),
-                }))
-            }
-            RecordKind::PartitionDeleted => Err(FrameError::Record),
-        }
-    }
-}
-
 /// Why no frame counts at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
@@ -375,18 +260,19 @@ pub struct FrameHeader {
     pub number: FrameNumber,
     /// All frames up to this one were durable when it was written.
     pub durable: FrameNumber,
-    /// What the record is.
-    pub kind: RecordKind,
-    /// The partition it is about.
-    pub key: PartitionKey,
-    /// The segment that entries lie in, or that the log goes on in. Never a compaction output.
-    pub segment: Option<SegmentHeader>,
-    /// Where entries begin in the segment.
+    /// The segment that its entries lie in. Never a compaction output.
+    pub segment: SegmentHeader,
+    /// Where they begin in it.
     pub position: FilePosition,
 }
 
 impl FrameHeader {
-    /// The 128 bytes before `record`, which comes in pieces.
+    /// The partition it is about.
+    pub fn key(&self) -> PartitionKey {
+        self.segment.partition_key()
+    }
+
+    /// The 136 bytes before `record`, which comes in pieces.
     ///
     /// # Panics
     /// If the record's length is no multiple of 8, or the frame would not decode again: our own code made it.
@@ -397,34 +283,29 @@ impl FrameHeader {
             record_len.is_multiple_of(FRAME_ALIGN) && length as u64 <= JOURNAL_FRAME_BYTES_MAX,
             "a record of {record_len} bytes is not framed"
         );
-        assert_eq!(
-            self.kind.has_segment(),
-            self.segment.is_some(),
-            "a segment where the kind has one"
-        );
         let mut bytes = [0; FRAME_HEADER_LEN];
         put(&mut bytes, 0, &FRAME_MAGIC);
         put(&mut bytes, 8, &(length as u32).to_le_bytes());
-        put(&mut bytes, 12, &[JOURNAL_VERSION, self.kind as u8]);
+        put(&mut bytes, 12, &[JOURNAL_VERSION, RECORD_ENTRIES]);
         put(&mut bytes, 16, &self.file_id.0);
         put(&mut bytes, 32, &self.number.0.to_le_bytes());
         put(&mut bytes, 40, &self.durable.0.to_le_bytes());
-        put(&mut bytes, 48, &self.key.topic.0);
-        put(&mut bytes, 64, &self.key.partition.to_le_bytes());
-        if let Some(segment) = &self.segment {
-            assert!(
-                segment.replaced.is_none() && segment.check_values().is_ok(),
-                "a segment that a frame can name"
-            );
-            put(&mut bytes, 68, &segment.generation.to_le_bytes());
-            put(&mut bytes, 72, &segment.incarnation.0);
-            put(&mut bytes, 88, &segment.base_offset.0.to_le_bytes());
-            put(&mut bytes, 96, &segment.base_index.0.to_le_bytes());
-            put(&mut bytes, 104, &segment.features.to_le_bytes());
-            put(&mut bytes, 112, &segment.format_version.to_le_bytes());
-            put(&mut bytes, 116, &segment.key_reference.unwrap_or(0).to_le_bytes());
-        }
+        let segment = &self.segment;
+        assert!(
+            segment.replaced.is_none() && segment.check_values().is_ok(),
+            "a segment that a frame can name"
+        );
+        put(&mut bytes, 48, &segment.topic.0);
+        put(&mut bytes, 64, &segment.partition.to_le_bytes());
+        put(&mut bytes, 68, &segment.generation.to_le_bytes());
+        put(&mut bytes, 72, &segment.incarnation.0);
+        put(&mut bytes, 88, &segment.base_offset.0.to_le_bytes());
+        put(&mut bytes, 96, &segment.base_index.0.to_le_bytes());
+        put(&mut bytes, 104, &segment.features.to_le_bytes());
+        put(&mut bytes, 112, &segment.format_version.to_le_bytes());
+        put(&mut bytes, 116, &segment.key_reference.unwrap_or(0).to_le_bytes());
         put(&mut bytes, 120, &self.position.0.to_le_bytes());
+        put(&mut bytes, 128, &segment.truncations.to_le_bytes());
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(bytes.get(FRAME_COVERED_FROM..).unwrap_or_default());
         record.for_each(|piece| hasher.update(piece));
@@ -451,38 +332,27 @@ impl FrameHeader {
         if version != JOURNAL_VERSION {
             return Err(FrameError::Version(version));
         }
-        let kind = RecordKind::from_u8(kind).ok_or(FrameError::Kind(kind))?;
-        if take::<2>(frame, 14) != [0; 2] {
+        if kind != RECORD_ENTRIES {
+            return Err(FrameError::Kind(kind));
+        }
+        if take::<2>(frame, 14) != [0; 2] || take::<4>(frame, 132) != [0; 4] {
             return Err(FrameError::Reserved);
         }
         let header = Self {
             file_id: *file_id,
             number: FrameNumber(u64::from_le_bytes(take(frame, 32))),
             durable: FrameNumber(u64::from_le_bytes(take(frame, 40))),
-            kind,
-            key: PartitionKey {
-                topic: TopicId(take(frame, 48)),
-                partition: i32::from_le_bytes(take(frame, 64)),
-            },
-            segment: segment_of(frame, kind)?,
+            segment: segment_of(frame)?,
             position: FilePosition(u64::from_le_bytes(take(frame, 120))),
         };
-        if header.number.0 == 0 || header.durable >= header.number || header.key.partition < 0 {
+        if header.number.0 == 0 || header.durable >= header.number {
             return Err(FrameError::Record);
         }
         Ok((header, frame.get(FRAME_HEADER_LEN..).unwrap_or_default()))
     }
 }
 
-fn segment_of(frame: &[u8], kind: RecordKind) -> Result<Option<SegmentHeader>, FrameError> {
-    if !kind.has_segment() {
-        let fields = frame.get(68..FRAME_HEADER_LEN).unwrap_or_default();
-        return if fields.iter().all(|byte| *byte == 0) {
-            Ok(None)
-        } else {
-            Err(FrameError::Reserved)
-        };
-    }
+fn segment_of(frame: &[u8]) -> Result<SegmentHeader, FrameError> {
     let format_version = u32::from_le_bytes(take(frame, 112));
     if format_version != SEGMENT_FORMAT_VERSION {
         return Err(FrameError::Segment(SegmentHeaderError::Version(format_version)));
@@ -499,9 +369,10 @@ fn segment_of(frame: &[u8], kind: RecordKind) -> Result<Option<SegmentHeader>, F
         base_index: EntryIndex(u64::from_le_bytes(take(frame, 96))),
         replaced: None,
         key_reference: (key_reference != 0).then_some(key_reference),
+        truncations: u32::from_le_bytes(take(frame, 128)),
     };
     segment.check_values().map_err(FrameError::Segment)?;
-    Ok(Some(segment))
+    Ok(segment)
 }
 
 /// The length that the frame at the start of `bytes` says it has; nothing of it is verified.
@@ -533,30 +404,25 @@ mod tests {
 
     const ID: FileId = FileId([7; 16]);
 
-    fn header(kind: RecordKind) -> FrameHeader {
-        let key = PartitionKey {
-            topic: TopicId([9; 16]),
-            partition: 3,
-        };
+    fn header() -> FrameHeader {
         FrameHeader {
             file_id: ID,
             number: FrameNumber(12),
             durable: FrameNumber(10),
-            kind,
-            key,
-            segment: kind.has_segment().then_some(SegmentHeader {
+            segment: SegmentHeader {
                 format_version: SEGMENT_FORMAT_VERSION,
                 features: 0,
                 incarnation: Incarnation([5; 16]),
-                topic: key.topic,
-                partition: key.partition,
+                topic: TopicId([9; 16]),
+                partition: 3,
                 generation: 2,
                 base_offset: Offset(17),
                 base_index: EntryIndex(4),
                 replaced: None,
                 key_reference: None,
-            }),
-            position: FilePosition(if kind.has_segment() { 8192 } else { 0 }),
+                truncations: 6,
+            },
+            position: FilePosition(8192),
         }
     }
 
@@ -567,31 +433,17 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_record_comes_back() {
-        let notes = [
-            Note::TruncateTo {
-                term: LeaderEpoch(3),
-                index: EntryIndex(9),
-                dropped: vec![Incarnation([1; 16]), Incarnation([2; 16])],
-            },
-            Note::LogStart(Offset(44)),
-            Note::PartitionDeleted,
-        ];
-        for note in notes {
-            let header = header(note.kind());
-            let bytes = frame(&header, &note.encode());
-            let (decoded, record) = FrameHeader::decode(&bytes, &ID).expect("a frame");
-            assert_eq!(decoded, header);
-            assert_eq!(Note::decode(decoded.kind, record), Ok(Some(note)));
-        }
-        let append = header(RecordKind::Append);
-        let bytes = frame(&append, &[1; 24]);
-        assert_eq!(FrameHeader::decode(&bytes, &ID), Ok((append, [1; 24].as_slice())));
+    fn a_frame_comes_back() {
+        let bytes = frame(&header(), &[1; 24]);
+        assert_eq!(
+            FrameHeader::decode(&bytes, &ID),
+            Ok((header(), [1; 24].as_slice()))
+        );
     }
 
     #[test]
     fn each_flipped_bit_of_a_frame_is_found() {
-        let bytes = frame(&header(RecordKind::Append), &[0x5a; 40]);
+        let bytes = frame(&header(), &[0x5a; 40]);
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -618,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_life_of_the_file_is_nothing() {
-        let bytes = frame(&header(RecordKind::Append), &[1; 8]);
+        let bytes = frame(&header(), &[1; 8]);
         assert_eq!(
             FrameHeader::decode(&bytes, &FileId([8; 16])),
             Err(FrameError::Nothing)
@@ -632,8 +484,8 @@ mod tests {
 
     #[test]
     fn what_another_version_wrote_is_not_damage() {
-        for (at, value) in [(12, 1), (13, 4), (14, 1), (112, 1), (104, 1)] {
-            let mut bytes = frame(&header(RecordKind::Append), &[1; 8]);
+        for (at, value) in [(12, 1), (13, 4), (14, 1), (112, 1), (104, 1), (132, 1)] {
+            let mut bytes = frame(&header(), &[1; 8]);
             bytes[at] = value;
             let crc = crc32fast::hash(&bytes[FRAME_COVERED_FROM..]);
             put(&mut bytes, FRAME_CRC_AT, &crc.to_le_bytes());

@@ -4,7 +4,7 @@
 //! only read. Invariants:
 //! - files count in the order of (start counter, sequence), whatever shard wrote them and under whatever name
 //!   they lie: of two records about the same index the later one counts;
-//! - a record voids only what came before it;
+//! - what a truncation has made dead counts no more, in whatever order files are found;
 //! - a file is removed only when each partition it holds something of was opened with it, or is dead.
 
 #![forbid(unsafe_code)]
@@ -19,15 +19,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::format::{FileId, FrameError, FrameHeader, FrameNumber, JournalPage, JournalPageError, Note};
-use super::scan::{Content, LiveJournal, Run, ScanError, Scanned, entries, scan, settle};
+use super::format::{FileId, FrameError, FrameHeader, FrameNumber, JournalPage, JournalPageError};
+use super::scan::{LiveJournal, ScanError, Scanned, entries, scan, settle};
 use super::writer::{JOURNAL_SUFFIX, JournalBug, journal_directory};
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
-use crate::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, PartitionKey};
+use crate::ids::{EntryIndex, Incarnation, LeaderEpoch, PartitionKey};
 use crate::limits::JOURNAL_FILES_MAX;
 use crate::log::machine::{Io, Machine, TokenCounter};
 use crate::log::segment::Segment;
+use crate::recovery::truncations::Truncations;
 use crate::recovery::unreadable::{READ_ALIGN, read_around};
 use crate::segment_header::SegmentHeader;
 
@@ -128,6 +129,14 @@ struct FrameRef {
     at: u64,
 }
 
+/// The highest index that entries of a term, in segments made after a number of truncations, say was durable.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    term: LeaderEpoch,
+    truncations: u32,
+    index: EntryIndex,
+}
+
 impl FrameRef {
     fn last(&self) -> u64 {
         self.first + u64::from(self.count) - 1
@@ -148,12 +157,8 @@ pub struct PartitionFrames {
     frames: Vec<FrameRef>,
     /// Frames by their first index, oldest first.
     by_first: BTreeMap<u64, Vec<u32>>,
-    /// Frames before the first number hold nothing above the index.
-    voids: Vec<(usize, EntryIndex)>,
-    dropped: BTreeSet<Incarnation>,
-    log_start: Option<Offset>,
     term_max: LeaderEpoch,
-    claims: Vec<(EntryIndex, LeaderEpoch)>,
+    claims: Vec<Claim>,
     replayed: AtomicBool,
 }
 
@@ -199,43 +204,47 @@ impl PartitionFrames {
         self.replayed.load(Ordering::Acquire)
     }
 
-    /// The highest index that was durable as far as entries of `term` or a later one say.
-    pub(crate) fn proven(&self, term: LeaderEpoch) -> EntryIndex {
-        let claims = self.claims.iter().filter(|(_, claimed)| *claimed >= term);
-        claims.map(|(index, _)| *index).max().unwrap_or_default()
-    }
-
-    /// The highest log start that a record here names.
-    pub(crate) fn log_start(&self) -> Option<Offset> {
-        self.log_start
+    /// The highest index that was durable as far as entries of `term` or a later one say, of indices that are
+    /// not dead.
+    pub(crate) fn proven(&self, term: LeaderEpoch, truncations: &Truncations) -> EntryIndex {
+        let claims = self.claims.iter().filter(|claim| claim.term >= term);
+        let alive = claims.map(|claim| match truncations.dead_from(claim.truncations) {
+            Some(from) => claim.index.min(EntryIndex(from.0.saturating_sub(1))),
+            None => claim.index,
+        });
+        alive.max().unwrap_or_default()
     }
 
     /// Whether it says anything of the log.
     pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.voids.is_empty() && self.log_start.is_none()
+        self.frames.is_empty()
     }
 
-    /// The lowest index above one that is held and not void.
-    pub(crate) fn first_above(&self, index: EntryIndex) -> Option<EntryIndex> {
+    /// The segments that its frames name.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &SegmentHeader> {
+        self.segments.iter()
+    }
+
+    /// The lowest index above one that is held and not dead.
+    pub(crate) fn first_above(&self, index: EntryIndex, truncations: &Truncations) -> Option<EntryIndex> {
         let above = self.frames.iter().filter(|frame| frame.last() > index.0);
         let above = above.map(|frame| EntryIndex(frame.first.max(index.0 + 1)));
-        above.filter(|above| !self.frames_of(*above).is_empty()).min()
+        let is_held = |above: &EntryIndex| !self.frames_of(*above, truncations).is_empty();
+        above.filter(is_held).min()
     }
 
     /// Segments that may have been lost with their names: no file of theirs needs to be there, since all of
     /// their entries are here.
     pub(crate) fn whole_segments(&self) -> impl Iterator<Item = &SegmentHeader> {
-        self.whole
-            .iter()
-            .filter_map(|at| self.segments.get(*at as usize))
-            .filter(|segment| !self.dropped.contains(&segment.incarnation))
+        self.whole.iter().filter_map(|at| self.segments.get(*at as usize))
     }
 
-    /// Frames that hold an index and are not void, the one that counts first.
-    fn frames_of(&self, index: EntryIndex) -> Vec<u32> {
+    /// Frames that hold an index that is not dead in them, the one that counts first.
+    fn frames_of(&self, index: EntryIndex, truncations: &Truncations) -> Vec<u32> {
         let counts = |at: &u32| {
-            let voided = |(before, above): &(usize, EntryIndex)| (*at as usize) < *before && index > *above;
-            !self.voids.iter().any(voided)
+            let frame = self.frames.get(*at as usize);
+            let segment = frame.and_then(|frame| self.segments.get(frame.segment as usize));
+            segment.is_some_and(|segment| !truncations.kills(segment.truncations, index))
         };
         let exact = self.by_first.get(&index.0).into_iter().flatten().rev();
         let mut found: Vec<u32> = exact.copied().filter(counts).collect();
@@ -256,34 +265,7 @@ impl PartitionFrames {
     }
 
     fn take_in(&mut self, file: u32, scanned: &Scanned) {
-        match &scanned.content {
-            Content::Run(run) => self.take_run(file, scanned, run),
-            Content::Note(Note::PartitionDeleted) => {
-                let files = std::mem::take(&mut self.files);
-                *self = Self {
-                    files,
-                    ..Self::default()
-                };
-            }
-            Content::Note(Note::LogStart(offset)) => self.log_start = self.log_start.max(Some(*offset)),
-            Content::Note(Note::TruncateTo { term, index, dropped }) => {
-                self.voids.push((self.frames.len(), *index));
-                self.claims.retain(|(claimed, _)| claimed <= index);
-                self.term_max = self.term_max.max(*term);
-                self.dropped.extend(dropped);
-                if let Some(segment) = scanned.header.segment {
-                    self.dropped.remove(&segment.incarnation);
-                    let at = self.segment_id(segment);
-                    self.whole.insert(at);
-                }
-            }
-        }
-    }
-
-    fn take_run(&mut self, file: u32, scanned: &Scanned, run: &Run) {
-        let Some(segment) = scanned.header.segment else {
-            return;
-        };
+        let (segment, run) = (scanned.header.segment, scanned.run);
         let segment_at = self.segment_id(segment);
         if run.first == segment.base_index && scanned.header.position.0 == Segment::FIRST_ENTRY {
             self.whole.insert(segment_at);
@@ -299,13 +281,18 @@ impl PartitionFrames {
             at: scanned.at,
         });
         self.term_max = self.term_max.max(run.term_max);
-        self.claim(run.claim);
+        self.claim(Claim {
+            term: run.claim.1,
+            truncations: segment.truncations,
+            index: run.claim.0,
+        });
     }
 
-    /// Notes what was durable; one claim of each term is enough.
-    fn claim(&mut self, claim: (EntryIndex, LeaderEpoch)) {
-        match self.claims.iter_mut().find(|(_, term)| *term == claim.1) {
-            Some(known) => known.0 = known.0.max(claim.0),
+    /// Notes what was durable; the highest claim of each kind is enough.
+    fn claim(&mut self, claim: Claim) {
+        let is_like = |known: &&mut Claim| known.term == claim.term && known.truncations == claim.truncations;
+        match self.claims.iter_mut().find(is_like) {
+            Some(known) => known.index = known.index.max(claim.index),
             None => self.claims.push(claim),
         }
     }
@@ -323,10 +310,11 @@ impl EntryLookUp {
         &mut self,
         io: &Io,
         frames: &PartitionFrames,
+        truncations: &Truncations,
         index: EntryIndex,
         may_follow: impl Fn(&EntryHeader) -> bool,
     ) -> io::Result<Option<JournalEntry>> {
-        for at in frames.frames_of(index) {
+        for at in frames.frames_of(index, truncations) {
             let Some(frame) = frames.frames.get(at as usize) else {
                 continue;
             };
@@ -579,8 +567,8 @@ async fn find(io: Io, directory: PathBuf, bug: JournalBug) -> Result<FoundJourna
         };
         note_numbers(&mut numbers, &page, &frames);
         for frame in &frames {
-            file.partitions.insert(frame.header.key);
-            let partition = partitions.entry(frame.header.key).or_default();
+            file.partitions.insert(frame.header.key());
+            let partition = partitions.entry(frame.header.key()).or_default();
             if partition.files.last().is_none_or(|(_, id)| *id != page.file_id) {
                 partition.files.push((file.handle.clone(), page.file_id));
             }

@@ -267,7 +267,7 @@ impl GroupCommit {
                     JournalBug::TrimBeforeDirSync => log.synced_index(),
                     _ => log.settled_index(),
                 };
-                if settled >= mark.index && !mark.is_noted {
+                if settled >= mark.index {
                     cleared.push(key);
                 } else if log.settle(disk) {
                     self.settling.insert(key);

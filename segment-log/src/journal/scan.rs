@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::format::{
     FRAME_ALIGN, FRAME_HEADER_LEN, FRAME_MAGIC, FrameError, FrameHeader, JOURNAL_PAGE_BYTES, JournalPage,
-    JournalPageError, Note, RecordKind, frame_len,
+    JournalPageError, frame_len,
 };
 use crate::disk::{AlignedBytes, DiskOp, FileHandle, ReadSource};
 use crate::entry::{EntryHeader, decode_entry};
@@ -42,20 +42,13 @@ pub(super) struct Run {
     pub(super) claim: (EntryIndex, LeaderEpoch),
 }
 
-/// What a frame holds.
-#[derive(Clone, Debug)]
-pub(super) enum Content {
-    Run(Run),
-    Note(Note),
-}
-
 /// A frame that verifies.
 #[derive(Clone, Debug)]
 pub(super) struct Scanned {
     pub(super) at: u64,
     pub(super) len: usize,
     pub(super) header: FrameHeader,
-    pub(super) content: Content,
+    pub(super) run: Run,
 }
 
 /// Why a file was not read to its end.
@@ -140,15 +133,10 @@ pub(super) async fn scan(
                 let whole = reader.at(at, len).await?;
                 match FrameHeader::decode(whole, &page.file_id) {
                     Ok((header, record)) => {
-                        if only.is_none_or(|only| header.key == *only)
-                            && let Some(content) = content_of(&header, record)
+                        if only.is_none_or(|only| header.key() == *only)
+                            && let Some(run) = run_of(&header, record)
                         {
-                            frames.push(Scanned {
-                                at,
-                                len,
-                                header,
-                                content,
-                            });
+                            frames.push(Scanned { at, len, header, run });
                         }
                         skipped += len;
                     }
@@ -171,14 +159,8 @@ fn skip_to_magic(bytes: &[u8]) -> usize {
 }
 
 /// What a frame holds, or nothing if its checksum holds and its entries are not what a log writes.
-fn content_of(header: &FrameHeader, record: &[u8]) -> Option<Content> {
-    if header.kind != RecordKind::Append {
-        return Note::decode(header.kind, record)
-            .ok()
-            .flatten()
-            .map(Content::Note);
-    }
-    let incarnation = header.segment.as_ref()?.incarnation;
+fn run_of(header: &FrameHeader, record: &[u8]) -> Option<Run> {
+    let incarnation = header.segment.incarnation;
     let mut run: Option<Run> = None;
     for entry in entries(record, incarnation) {
         let (entry, _) = entry?;
@@ -196,7 +178,7 @@ fn content_of(header: &FrameHeader, record: &[u8]) -> Option<Content> {
             run.claim = (durable, entry.term);
         }
     }
-    run.map(Content::Run)
+    run
 }
 
 /// The entries of a record, each with its place there; `None` at one that does not verify.

@@ -20,9 +20,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 
-use super::format::{
-    FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage, Note, RecordKind,
-};
+use super::format::{FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage};
 use super::scan::LiveJournal;
 use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, Token, WriteNow};
 use crate::ids::{EntryIndex, FilePosition, PartitionKey};
@@ -123,8 +121,6 @@ pub enum JournalEvent {
 pub(super) struct Mark {
     /// The highest index.
     pub(super) index: EntryIndex,
-    /// A record that is not an append: stays until the partition is forgotten.
-    pub(super) is_noted: bool,
 }
 
 #[derive(Debug)]
@@ -143,9 +139,7 @@ struct JournalFile {
 /// One record of a commit.
 #[derive(Clone, Debug)]
 struct Frame {
-    kind: RecordKind,
-    key: PartitionKey,
-    segment: Option<SegmentHeader>,
+    segment: SegmentHeader,
     position: FilePosition,
     pieces: Vec<Bytes>,
 }
@@ -305,43 +299,14 @@ impl Journal {
         let mut marks = Vec::with_capacity(runs.len());
         let mut frames = Vec::with_capacity(runs.len());
         for run in runs {
-            let mark = Mark {
-                index: run.last,
-                is_noted: false,
-            };
-            marks.push((run.key, mark));
+            marks.push((run.key, Mark { index: run.last }));
             frames.push(Frame {
-                kind: RecordKind::Append,
-                key: run.key,
-                segment: Some(run.segment),
+                segment: run.segment,
                 position: FilePosition(run.position),
                 pieces: run.pieces,
             });
         }
         self.begin_frames(disk, frames, marks);
-    }
-
-    /// Begins a commit of one record that is not an append. Its file stays until the partition is forgotten.
-    /// `segment`: where the log goes on, for a truncation. Only when [`Journal::status`] is ready.
-    pub fn begin_note(
-        &mut self,
-        disk: &mut dyn Disk,
-        key: PartitionKey,
-        segment: Option<SegmentHeader>,
-        note: &Note,
-    ) {
-        let mark = Mark {
-            index: EntryIndex(0),
-            is_noted: true,
-        };
-        let frame = Frame {
-            kind: note.kind(),
-            key,
-            segment,
-            position: FilePosition(0),
-            pieces: vec![Bytes::from(note.encode())],
-        };
-        self.begin_frames(disk, vec![frame], vec![(key, mark)]);
     }
 
     fn begin_frames(&mut self, disk: &mut dyn Disk, frames: Vec<Frame>, marks: Vec<(PartitionKey, Mark)>) {
@@ -382,7 +347,6 @@ impl Journal {
         for (key, mark) in &commit.marks {
             let kept = file.marks.entry(*key).or_default();
             kept.index = kept.index.max(mark.index);
-            kept.is_noted |= mark.is_noted;
         }
         let headers: Vec<[u8; FRAME_HEADER_LEN]> = (number..)
             .zip(&commit.frames)
@@ -391,8 +355,6 @@ impl Journal {
                     file_id: file.file_id,
                     number: FrameNumber(number),
                     durable: FrameNumber(durable),
-                    kind: frame.kind,
-                    key: frame.key,
                     segment: frame.segment,
                     position: frame.position,
                 };

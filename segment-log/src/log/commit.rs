@@ -157,7 +157,7 @@ impl PartitionLog {
             }
             // Closed: it is never staged to again.
             segment.staged = Vec::new();
-            self.index_queue.push_back(segment.id);
+            self.index_files.closed(segment.id);
             self.first_unsynced += 1;
         }
         self.raise_durable(self.settled);

@@ -176,12 +176,12 @@ impl PartitionLog {
         let is_settled = at < self.first_unsynced
             && segment.write.is_none()
             && segment.synced.position == segment.tail.position
-            && !self.is_writing_index_of(segment.id);
+            && !self.index_files.is_writing_of(segment.id);
         if !is_settled && self.options.removal_bug == RemovalBug::None {
             return;
         }
         let (id, index) = (segment.id, segment.header.index_file_name());
-        self.index_queue.retain(|queued| *queued != id);
+        self.index_files.removed(id);
         self.front.under_way = Some((id, Step::UnlinkIndex));
         let path = self.directory.join(index);
         self.submit(disk, Purpose::Remove(id), DiskOp::Unlink { path });

@@ -33,8 +33,10 @@ mod roll;
 pub(crate) mod segment;
 mod spares;
 pub(crate) mod state;
+pub mod testing;
+mod truncate;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -62,10 +64,11 @@ pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_co
 pub(crate) use recycle::is_spare_name;
 pub use removal::remove_partition_directory;
 pub use spares::SpareBudget;
+pub use truncate::Truncation;
 
 use commit::Commit;
 use front::Front;
-use index_files::IndexWrite;
+use index_files::IndexFiles;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
 use recycle::Spares;
@@ -190,6 +193,8 @@ pub struct PartitionLog {
     /// The first segment that may have bytes that are not durable.
     first_unsynced: usize,
     used_generations: BTreeMap<EntryIndex, u32>,
+    /// How often it was truncated, as its segments say.
+    truncations: u32,
     state: LogState,
     term: LeaderEpoch,
     term_durable: bool,
@@ -213,10 +218,7 @@ pub struct PartitionLog {
     status: LogStatus,
     fence_cause: Option<io::Error>,
     closing: bool,
-    /// Closed segments whose index files are to be written.
-    index_queue: VecDeque<u64>,
-    index_write: Option<IndexWrite>,
-    last_index_queued: bool,
+    index_files: IndexFiles,
 }
 
 impl PartitionLog {
@@ -315,7 +317,7 @@ impl PartitionLog {
 
     /// Whether an operation of this log is in flight.
     pub fn is_waiting_for_disk(&self) -> bool {
-        !self.in_flight.is_empty() || self.index_write.is_some()
+        !self.in_flight.is_empty() || self.index_files.is_writing()
     }
 
     /// Whether the raised leader epoch still has to be made durable by a checkpoint.
@@ -331,15 +333,16 @@ impl PartitionLog {
     /// What a checkpoint says of this log now. It claims nothing that is not durable.
     pub fn checkpoint(&self) -> PartitionCheckpoint {
         let durable = self.durable;
+        let (recovery_point, producer_state) = self.producers_to_go_on_with();
         PartitionCheckpoint {
             key: self.key,
             term: self.term,
             log_start: self.log_starts.offset(),
-            recovery_point: self.settled.index,
+            recovery_point,
             raft_base: EntryIndex(0),
             durable_index: durable.index,
             next_offset: durable.next_offset,
-            producer_state: self.producers_at(self.settled.index),
+            producer_state,
             segments: self
                 .segments
                 .iter()
@@ -349,12 +352,15 @@ impl PartitionLog {
         }
     }
 
-    /// The producers' states as of `index`, or nothing if they are ahead of it.
-    fn producers_at(&self, index: EntryIndex) -> Vec<u8> {
-        if self.state.last_index() == index {
-            self.state.producers.encode(self.state.log_start())
-        } else {
-            Vec::new()
+    /// Where an open may go on, and what producers had written there; nothing if that is not known.
+    fn producers_to_go_on_with(&self) -> (EntryIndex, Vec<u8>) {
+        let settled = self.settled.index;
+        if self.state.last_index() == settled {
+            return (settled, self.state.producers.encode(self.state.log_start()));
+        }
+        match self.marked_producers() {
+            Some((index, producers)) => (index, producers.to_vec()),
+            None => (settled, Vec::new()),
         }
     }
 
@@ -390,6 +396,7 @@ impl PartitionLog {
         self.roll_by_age(now_ms, disk);
         self.remove_front(now_ms, disk);
         self.give_back_spares(now_ms, disk);
+        self.mark_index();
         self.flush(now_ms, disk);
     }
 
@@ -423,7 +430,7 @@ impl PartitionLog {
             // What a journal has in flight ends there; this log hears of it and takes no notice.
             self.commit = self.commit.take().filter(Commit::is_in_journal);
             self.settling.clear();
-            self.index_queue.clear();
+            self.index_files.give_up();
             for segment in &mut self.segments {
                 segment.staged = Vec::new();
                 segment.staged_bytes = 0;

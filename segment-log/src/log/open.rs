@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::front::Front;
+use super::index_files::IndexFiles;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
@@ -28,6 +29,7 @@ use super::recycle::Spares;
 use super::roll::{Incarnations, new_header};
 use super::segment::{PAGE_BYTES, Pending, Segment};
 use super::state::LogState;
+use super::truncate::Truncation;
 use super::{LogConfig, LogStatus, PartitionLog};
 use crate::batch::BatchHeader;
 use crate::checkpoint::PartitionCheckpoint;
@@ -38,6 +40,7 @@ use crate::journal::{JournalEvidence, PartitionFrames};
 use crate::limits::{CLAIMED_INDEX_MAX, NEXT_INDEX_MAX, TERMS_PER_START};
 use crate::recovery::known::look_up;
 use crate::recovery::replay::{Replay, encode_anew, make_lost_segments};
+use crate::recovery::truncations::Truncations;
 use crate::recovery::walk::{Ending, WalkInput, Walked, walk};
 use crate::recovery::{
     FoundFiles, RecoveryBug, RecoveryOptions, RecoveryReport, find_files, lost_front, lost_whole,
@@ -92,11 +95,20 @@ impl Opening {
 
     /// As [`Opening::new`], with what else is known.
     pub fn with_options(spec: OpenSpec, options: RecoveryOptions) -> Self {
+        Self::truncating(spec, options, None)
+    }
+
+    /// As [`Opening::with_options`], and then cuts the log: everything behind the truncation is removed for good.
+    /// A log that is open is closed in order first, and what the close answered is the checkpoint to open with.
+    ///
+    /// The leader epoch of the log is raised if anything was cut. A failure leaves the log whole or cut; the next
+    /// open tells.
+    pub fn truncating(spec: OpenSpec, options: RecoveryOptions, to: Option<Truncation>) -> Self {
         let incarnations = options
             .incarnation_seed
             .map_or(Incarnations::Random, Incarnations::Seeded);
         let tokens = TokenCounter::new(spec.token_space);
-        let machine = Machine::new(tokens, |io| open(io, spec, options, incarnations));
+        let machine = Machine::new(tokens, |io| open(io, spec, options, incarnations, to));
         Self { machine }
     }
 
@@ -166,9 +178,7 @@ impl PartitionLog {
             ..self.options
         };
         let mut in_flight: BTreeSet<Token> = self.in_flight.keys().copied().collect();
-        if let Some(write) = &self.index_write {
-            in_flight.extend(write.in_flight());
-        }
+        in_flight.extend(self.index_files.in_flight());
         let handles: Vec<FileHandle> = self
             .segments
             .iter()
@@ -188,7 +198,7 @@ impl PartitionLog {
             for file in kept {
                 let _ = io.done(DiskOp::DropCache { file: file.clone() }).await;
             }
-            let opened = open(io, spec, options, incarnations).await;
+            let opened = open(io, spec, options, incarnations, None).await;
             drop(handles);
             opened
         });
@@ -196,7 +206,13 @@ impl PartitionLog {
     }
 }
 
-async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: Incarnations) -> Opened {
+async fn open(
+    io: Io,
+    spec: OpenSpec,
+    options: RecoveryOptions,
+    incarnations: Incarnations,
+    truncation: Option<Truncation>,
+) -> Opened {
     let directory = spec.directory.clone();
     let mut opener = Opener {
         io,
@@ -205,10 +221,15 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
         incarnations,
         frames: None,
         replay: Replay::default(),
+        truncations: 0,
         report: RecoveryReport::default(),
         spares: Vec::new(),
     };
-    match opener.open().await {
+    let opened = match truncation {
+        Some(to) => opener.open_truncated(to).await,
+        None => opener.open().await,
+    };
+    match opened {
         Ok(mut log) => {
             let spares = std::mem::take(&mut opener.spares);
             log.adopt_spares(&opener.io, spares).await;
@@ -222,20 +243,23 @@ async fn open(io: Io, spec: OpenSpec, options: RecoveryOptions, incarnations: In
     }
 }
 
-struct Opener {
-    io: Io,
-    spec: OpenSpec,
-    options: RecoveryOptions,
+/// The steps of an opening, and what they hand on.
+pub(super) struct Opener {
+    pub(super) io: Io,
+    pub(super) spec: OpenSpec,
+    pub(super) options: RecoveryOptions,
     incarnations: Incarnations,
     frames: Option<Arc<PartitionFrames>>,
     replay: Replay,
-    report: RecoveryReport,
+    /// How often the log was truncated: new segments say it.
+    pub(super) truncations: u32,
+    pub(super) report: RecoveryReport,
     /// Files found that wait to be recycled.
     spares: Vec<String>,
 }
 
 impl Opener {
-    async fn open(&mut self) -> Result<PartitionLog, Failure> {
+    pub(super) async fn open(&mut self) -> Result<PartitionLog, Failure> {
         let directory = self.spec.directory.clone();
         self.frames = self.options.journal.read(&self.io, &self.spec.key).await?;
         // The log lets the journal go when it is open.
@@ -243,7 +267,6 @@ impl Opener {
         let has_frames = self.frames.as_ref().is_some_and(|frames| !frames.is_empty());
         if let Some(frames) = &self.frames {
             self.options.term_floor = self.options.term_floor.max(frames.term_max());
-            self.replay = Replay::new(Some(Arc::clone(frames)));
         }
         self.io.create_dir(&directory).await?;
         if let Some(parent) = directory.parent() {
@@ -275,9 +298,18 @@ impl Opener {
         checkpoint: &PartitionCheckpoint,
     ) -> Result<Option<PartitionLog>, Failure> {
         let source = ReadSource::Cached;
-        let found = find_files(&self.io, &self.spec.directory, self.spec.key, source, false).await?;
+        let found = find_files(
+            &self.io,
+            &self.spec.directory,
+            self.spec.key,
+            source,
+            false,
+            self.options.bug,
+        )
+        .await?;
         let generations = found.generations;
         self.spares = found.spares;
+        self.truncations = found.truncations.count();
         let (walked, others) = self.walk(found.segments, found.others, source, false).await?;
         if walked.segments.is_empty() || !matches_checkpoint(&walked, &others, checkpoint) {
             return Ok(None);
@@ -292,6 +324,16 @@ impl Opener {
         )))
     }
 
+    /// What is dead in the journal.
+    fn truncations_of(&self, found: &FoundFiles, frames: &PartitionFrames) -> Truncations {
+        let mut truncations = found.truncations.clone();
+        if self.options.bug == RecoveryBug::IgnoreTruncations {
+            return truncations;
+        }
+        frames.segments().for_each(|segment| truncations.note(segment));
+        truncations
+    }
+
     async fn walk(
         &mut self,
         segments: Vec<Segment>,
@@ -301,8 +343,6 @@ impl Opener {
     ) -> Result<(Walked, Vec<String>), Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
-        let noted = self.frames.as_ref().and_then(|frames| frames.log_start());
-        let log_start = log_start.max(noted.unwrap_or_default());
         let (directory, bug) = (&self.spec.directory, self.options.bug);
         let known = look_up(&self.io, directory, checkpoint, &segments, source, bug).await?;
         let input = WalkInput {
@@ -323,7 +363,7 @@ impl Opener {
         Ok((walked, others))
     }
 
-    async fn recover(&mut self) -> Result<PartitionLog, Failure> {
+    pub(super) async fn recover(&mut self) -> Result<PartitionLog, Failure> {
         let directory = self.spec.directory.clone();
         let trusts_cache = self.options.bug == RecoveryBug::ReadFromCache;
         let source = if trusts_cache {
@@ -331,10 +371,22 @@ impl Opener {
         } else {
             ReadSource::Device
         };
-        let mut found = find_files(&self.io, &directory, self.spec.key, source, !trusts_cache).await?;
-        if let Some(frames) = &self.frames {
-            make_lost_segments(&self.io, &directory, &mut found, frames, source).await?;
+        let mut found = find_files(
+            &self.io,
+            &directory,
+            self.spec.key,
+            source,
+            !trusts_cache,
+            self.options.bug,
+        )
+        .await?;
+        if let Some(frames) = self.frames.take() {
+            make_lost_segments(&self.io, &directory, &mut found, &frames, source).await?;
+            let truncations = self.truncations_of(&found, &frames);
+            self.replay = Replay::new(Some(Arc::clone(&frames)), truncations);
+            self.frames = Some(frames);
         }
+        self.truncations = found.truncations.count();
         let FoundFiles {
             segments,
             others,
@@ -342,6 +394,7 @@ impl Opener {
             orphaned_indexes,
             spares,
             term_max,
+            ..
         } = found;
         self.spares = spares;
         for name in orphaned_indexes {
@@ -577,12 +630,34 @@ impl Opener {
         base_offset: Offset,
         generation: u32,
     ) -> Result<Segment, Failure> {
+        self.create_segment_with(id, (base_index, base_offset), generation, None)
+            .await
+    }
+
+    /// As [`Self::create_segment`], with a first entry, which is durable before the header is.
+    pub(super) async fn create_segment_with(
+        &mut self,
+        id: u64,
+        (base_index, base_offset): (EntryIndex, Offset),
+        generation: u32,
+        first: Option<(EntryHeader, Vec<u8>)>,
+    ) -> Result<Segment, Failure> {
         let incarnation = self.incarnations.next()?;
-        let header = new_header(self.spec.key, incarnation, base_index, base_offset, generation);
+        let counts = (generation, self.truncations);
+        let header = new_header(self.spec.key, incarnation, base_index, base_offset, counts);
         let file = self
             .io
             .create(&self.spec.directory.join(header.file_name()))
             .await?;
+        if let Some((mut entry, payload)) = first {
+            let mut bytes = entry.encode(&incarnation, &payload).to_vec();
+            bytes.extend_from_slice(&payload);
+            bytes.resize(entry.entry_len().next_multiple_of(PAGE_BYTES as usize), 0);
+            self.io
+                .write_all(&file, Segment::FIRST_ENTRY, Bytes::from(bytes))
+                .await?;
+            self.io.sync(&file).await?;
+        }
         self.io.write_all(&file, 0, Bytes::from(header.encode())).await?;
         self.io.sync(&file).await?;
         self.io.sync_dir(&self.spec.directory).await?;
@@ -591,7 +666,7 @@ impl Opener {
 
     /// 1 + the highest term known, and above all terms of earlier starts where no checkpoint of the
     /// last start speaks for the partition.
-    fn raised_term(&self, seen: LeaderEpoch) -> Result<LeaderEpoch, Failure> {
+    pub(super) fn raised_term(&self, seen: LeaderEpoch) -> Result<LeaderEpoch, Failure> {
         let checkpoint_term = self
             .spec
             .checkpoint
@@ -625,8 +700,11 @@ impl Opener {
             segment.pending = Pending::at(segment.tail.position);
         }
         let closed = segments.len().saturating_sub(1);
-        let index_queue = segments.iter().take(closed).filter(|segment| !segment.is_indexed);
-        let index_queue = index_queue.map(|segment| segment.id).collect();
+        let unindexed = segments
+            .iter()
+            .take(closed)
+            .filter(|segment| !segment.is_indexed());
+        let index_files = IndexFiles::of(unindexed.map(|segment| segment.id));
         let next_segment_id = segments.iter().map(|segment| segment.id + 1).max().unwrap_or(0);
         let durable = segments.last().map(|segment| segment.tail);
         let durable = durable.unwrap_or_else(|| unreachable!("an open log has a segment"));
@@ -644,6 +722,7 @@ impl Opener {
             segments,
             next_segment_id,
             used_generations,
+            truncations: self.truncations,
             state,
             term,
             term_durable,
@@ -662,9 +741,7 @@ impl Opener {
             status: LogStatus::Open,
             fence_cause: None,
             closing: false,
-            index_queue,
-            index_write: None,
-            last_index_queued: false,
+            index_files,
         }
     }
 }

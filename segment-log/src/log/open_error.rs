@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::entry::EntryError;
+use crate::ids::Offset;
 use crate::recovery::FindError;
 use crate::recovery::walk::WalkError;
 use crate::segment_header::SegmentHeaderError;
@@ -47,6 +48,14 @@ pub enum OpenError {
     /// to, so that none are left behind it. Nothing was changed.
     #[error("indices are used up")]
     IndicesUsedUp,
+    /// Ask for a later truncation: what lies below the log start was deleted. Nothing was cut.
+    #[error("truncating to offset {end_offset}, and the log starts at {log_start}")]
+    CutBelowLogStart {
+        /// Where the log would end.
+        end_offset: Offset,
+        /// The lowest possible end.
+        log_start: Offset,
+    },
     /// Refuse to serve the partition: its leader epochs are used up.
     #[error("leader epochs are used up")]
     TermsUsedUp,
@@ -70,6 +79,7 @@ pub(super) enum Failure {
     Walk(WalkError),
     IndicesUsedUp,
     TermsUsedUp,
+    CutBelowLogStart { end_offset: Offset, log_start: Offset },
 }
 
 impl From<WalkError> for Failure {
@@ -113,6 +123,13 @@ impl Failure {
             },
             Self::IndicesUsedUp => OpenError::IndicesUsedUp,
             Self::TermsUsedUp => OpenError::TermsUsedUp,
+            Self::CutBelowLogStart {
+                end_offset,
+                log_start,
+            } => OpenError::CutBelowLogStart {
+                end_offset,
+                log_start,
+            },
         }
     }
 }

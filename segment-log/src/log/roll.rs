@@ -58,7 +58,7 @@ pub(crate) fn new_header(
     incarnation: Incarnation,
     base_index: EntryIndex,
     base_offset: Offset,
-    generation: u32,
+    (generation, truncations): (u32, u32),
 ) -> SegmentHeader {
     SegmentHeader {
         format_version: SEGMENT_FORMAT_VERSION,
@@ -71,6 +71,7 @@ pub(crate) fn new_header(
         base_index,
         replaced: None,
         key_reference: None,
+        truncations,
     }
 }
 
@@ -86,7 +87,7 @@ impl PartitionLog {
             incarnation,
             base_index,
             self.state.next_offset(),
-            generation,
+            (generation, self.truncations),
         );
         let id = self.next_segment_id;
         self.next_segment_id += 1;

@@ -129,6 +129,28 @@ impl Pending {
     }
 }
 
+/// What the index file of a segment says, and where its next part goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Indexed {
+    /// Where the last entry ends that it speaks of; 0 if there is no file.
+    pub(crate) covered: u64,
+    pub(crate) points: usize,
+    pub(crate) epochs: usize,
+    /// Bytes of its parts.
+    pub(crate) file_len: u64,
+}
+
+/// What was known of a segment at a point.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexMark {
+    pub(crate) end: Mark,
+    pub(crate) points: usize,
+    last_max_timestamp: i64,
+    pub(crate) epochs: usize,
+    max_timestamp: Option<(i64, Offset)>,
+    has_gaps: bool,
+}
+
 /// How far a new segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Creation {
@@ -195,8 +217,8 @@ pub(crate) struct Segment {
     pub(crate) has_gaps: bool,
     epochs: Vec<EpochStart>,
     max_timestamp: Option<(i64, Offset)>,
-    /// An index file that speaks of all of it is there.
-    pub(crate) is_indexed: bool,
+    /// What its index file speaks of.
+    pub(crate) indexed: Indexed,
 }
 
 impl Segment {
@@ -237,7 +259,7 @@ impl Segment {
             has_gaps: false,
             epochs: Vec::new(),
             max_timestamp: None,
-            is_indexed: false,
+            indexed: Indexed::default(),
         }
     }
 
@@ -367,7 +389,6 @@ impl Segment {
             self.max_timestamp = Some((header.max_timestamp, header.base_offset));
         }
         self.has_gaps |= header.base_offset > self.tail.next_offset;
-        self.is_indexed = false;
         self.tail = Mark {
             position: position + header.entry_len() as u64,
             index: header.index,
@@ -397,29 +418,56 @@ impl Segment {
         self.synced = self.tail;
     }
 
-    /// What an index file says of it, once all of it is durable. A segment with damage has none: the
+    /// Whether its index file speaks of all of it.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.indexed.covered == self.tail.position
+    }
+
+    /// What an index file may say of it up to its end, once that is durable. A segment with damage has none: the
     /// damage is to be found again at each open.
-    pub(crate) fn index_file(&self) -> Option<IndexFile> {
-        let settled = self.creation == Creation::Ready
-            && !self.is_empty()
-            && self.synced.position == self.tail.position
+    pub(crate) fn index_mark(&self) -> Option<IndexMark> {
+        let has_one = !self.is_empty()
+            && !self.is_indexed()
             && self.damaged_from.is_empty()
             && self.epochs.len() <= INDEX_EPOCHS_MAX;
-        settled.then(|| IndexFile {
-            incarnation: self.incarnation(),
-            covered: FilePosition(self.tail.position),
-            last_index: self.tail.index,
-            next_offset: self.tail.next_offset,
-            crc_chain_end: self.tail.crc,
+        let points = self.index.points();
+        has_one.then(|| IndexMark {
+            end: self.tail,
+            points: points.len(),
+            last_max_timestamp: points.last().map_or(-1, |last| last.max_timestamp),
+            epochs: self.epochs.len(),
             max_timestamp: self.max_timestamp,
-            epochs: self.epochs.clone(),
             has_gaps: self.has_gaps,
-            index: self.index.clone(),
+        })
+    }
+
+    /// What its index file does not say yet, up to a mark that is durable.
+    pub(crate) fn index_part(&self, mark: &IndexMark) -> Option<IndexFile> {
+        let is_durable = self.creation == Creation::Ready && self.synced.position >= mark.end.position;
+        is_durable.then(|| IndexFile {
+            incarnation: self.incarnation(),
+            covered: FilePosition(mark.end.position),
+            last_index: mark.end.index,
+            next_offset: mark.end.next_offset,
+            crc_chain_end: mark.end.crc,
+            max_timestamp: mark.max_timestamp,
+            epochs: self
+                .epochs
+                .get(self.indexed.epochs..mark.epochs)
+                .unwrap_or_default()
+                .to_vec(),
+            has_gaps: mark.has_gaps,
+            // The last point again: its timestamp may have risen.
+            index: self.index.part(
+                self.indexed.points.saturating_sub(1),
+                mark.points,
+                mark.last_max_timestamp,
+            ),
         })
     }
 
     /// Takes all that its index file says for read; the checkpoint says the same of its end.
-    pub(crate) fn adopt(&mut self, file: IndexFile) {
+    pub(crate) fn adopt(&mut self, file: IndexFile, file_len: usize) {
         self.tail = Mark {
             position: file.covered.0,
             index: file.last_index,
@@ -432,7 +480,12 @@ impl Segment {
         self.epochs = file.epochs;
         self.has_gaps = file.has_gaps;
         self.max_timestamp = file.max_timestamp;
-        self.is_indexed = true;
+        self.indexed = Indexed {
+            covered: file.covered.0,
+            points: self.index.points().len(),
+            epochs: self.epochs.len(),
+            file_len: file_len as u64,
+        };
     }
 
     /// Stages the bytes of one entry: its parts and the padding.

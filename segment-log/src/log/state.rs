@@ -198,6 +198,12 @@ impl LogState {
         Ok(())
     }
 
+    /// The offset at which epochs behind `epoch` begin, if there are any.
+    pub(crate) fn first_offset_behind(&self, epoch: LeaderEpoch) -> Option<Offset> {
+        let after = self.epochs.partition_point(|(known, _)| *known <= epoch);
+        self.epochs.get(after).map(|(_, start)| *start)
+    }
+
     /// Where the largest epoch at or below `epoch` ends; (-1, -1) if there is none.
     pub(crate) fn epoch_end_offset(&self, epoch: LeaderEpoch, current: LeaderEpoch) -> (LeaderEpoch, Offset) {
         let after = self.epochs.partition_point(|(known, _)| *known <= epoch);

@@ -247,17 +247,17 @@ async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Exami
 async fn find(io: &Io, spec: &ExamineSpec) -> Result<FoundFiles, ExamineFailure> {
     let (directory, key) = (&spec.directory, spec.key);
     let Some(only) = &spec.only else {
-        let found = find_files(io, directory, key, SOURCE, false).await;
+        let found = find_files(io, directory, key, SOURCE, false, RecoveryBug::None).await;
         return found.map_err(ExamineFailure::Find);
     };
-    let found = find_files(io, directory, key, SOURCE, false).await;
+    let found = find_files(io, directory, key, SOURCE, false, RecoveryBug::None).await;
     let mut found = found.map_err(ExamineFailure::Find)?;
     match found.segments.iter().position(|segment| segment.name() == *only) {
         Some(at) => drop(found.segments.drain(..at)),
         None => {
             // No part of the log, and asked for all the same.
             let alone = vec![only.clone()];
-            found = find_named(io, directory, alone, key, SOURCE, false)
+            found = find_named(io, directory, alone, key, SOURCE, false, RecoveryBug::None)
                 .await
                 .map_err(ExamineFailure::Find)?;
         }

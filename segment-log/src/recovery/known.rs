@@ -4,7 +4,7 @@
 //! Runs inside the future of an opening, on the thread that owns the partition; it only reads.
 //! Invariants:
 //! - an index file is never evidence: it counts only where the checkpoint says that the segment, by
-//!   incarnation, is durable up to that very byte, entry and checksum;
+//!   incarnation, is durable up to that very byte, entry and checksum, or further, and the next entry follows;
 //! - a checkpoint that does not know a segment at or below its recovery point spares nothing: what it
 //!   says of the indices there may be dead;
 //! - a file that is missing, unreadable, bad or of another life costs a walk through its segment, and
@@ -19,6 +19,7 @@ use std::path::Path;
 use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::ReadSource;
 use crate::entry::EntryKind;
+use crate::ids::EntryIndex;
 use crate::limits::INDEX_FILE_BYTES_MAX;
 use crate::log::machine::Io;
 use crate::log::segment::Segment;
@@ -28,11 +29,17 @@ use crate::recovery::scan::Probe;
 use crate::sealed::SEALED_HEADER_LEN;
 use crate::segment_index::IndexFile;
 
+/// What an index file says, and how many of its bytes.
+pub(crate) struct KnownIndex {
+    pub(crate) file: IndexFile,
+    pub(crate) file_len: usize,
+}
+
 /// What is known without reading entries.
 #[derive(Default)]
 pub(crate) struct Known {
     /// For each segment found: what its index file says of its durable entries.
-    pub(crate) indexes: Vec<Option<IndexFile>>,
+    pub(crate) indexes: Vec<Option<KnownIndex>>,
     /// The producers as of the checkpoint's recovery point.
     pub(crate) producers: Option<ProducerStates>,
 }
@@ -50,7 +57,7 @@ pub(crate) async fn look_up(
     known.indexes.resize_with(segments.len(), || None);
     if bug == RecoveryBug::TrustIndex {
         for (segment, slot) in segments.iter().zip(&mut known.indexes) {
-            *slot = read_index(io, directory, segment).await;
+            *slot = read_index(io, directory, segment, EntryIndex(u64::MAX)).await;
         }
         return Ok(known);
     }
@@ -58,15 +65,21 @@ pub(crate) async fn look_up(
         return Ok(known);
     };
     for (at, (segment, slot)) in segments.iter().zip(&mut known.indexes).enumerate() {
-        let Some(named) = checkpoint
-            .segment(&segment.incarnation())
-            .filter(|named| named.durable_index <= checkpoint.recovery_point)
-        else {
+        let Some(named) = checkpoint.segment(&segment.incarnation()) else {
             continue;
         };
-        let Some(file) = read_index(io, directory, segment).await else {
+        let limit = named.durable_index.min(checkpoint.recovery_point);
+        let Some(index) = read_index(io, directory, segment, limit).await else {
             continue;
         };
+        let file = &index.file;
+        if file.covered < named.length {
+            // It speaks of the part of the segment before the recovery point.
+            if goes_on_behind(io, segment, file, source).await? {
+                *slot = Some(index);
+            }
+            continue;
+        }
         let agrees = file.covered == named.length
             && file.crc_chain_end == named.crc_chain_end
             && file.last_index == named.durable_index
@@ -80,7 +93,7 @@ pub(crate) async fn look_up(
             _ => file.last_index == checkpoint.durable_index && file.next_offset == checkpoint.next_offset,
         };
         if agrees && offset_agrees {
-            *slot = Some(file);
+            *slot = Some(index);
         }
     }
     known.producers = ProducerStates::decode(&checkpoint.producer_state)
@@ -101,7 +114,30 @@ fn speaks_of_all(checkpoint: &PartitionCheckpoint, segments: &[Segment]) -> bool
         .all(|segment| checkpoint.segment(&segment.incarnation()).is_some())
 }
 
-async fn read_index(io: &Io, directory: &Path, segment: &Segment) -> Option<IndexFile> {
+/// Whether the next entry lies where the file ends, and follows what it says last.
+async fn goes_on_behind(
+    io: &Io,
+    segment: &Segment,
+    file: &IndexFile,
+    source: ReadSource,
+) -> io::Result<bool> {
+    if file.last_index < segment.base_index() || file.covered.0 >= segment.file_len {
+        return Ok(false);
+    }
+    let Some(mut window) = segment.window(io, source) else {
+        return Ok(false);
+    };
+    Ok(match window.probe(file.covered.0, 0, false).await? {
+        Probe::Entry { header, .. } | Probe::BadPayload(header) => {
+            header.prev_crc == file.crc_chain_end
+                && header.index.0 == file.last_index.0 + u64::from(header.kind.has_index())
+                && header.base_offset >= file.next_offset
+        }
+        _ => false,
+    })
+}
+
+async fn read_index(io: &Io, directory: &Path, segment: &Segment, up_to: EntryIndex) -> Option<KnownIndex> {
     let path = directory.join(segment.header.index_file_name());
     let file = io.open(&path).await.ok()?;
     let len = usize::try_from(io.len(&file).await.ok()?).ok()?;
@@ -110,7 +146,8 @@ async fn read_index(io: &Io, directory: &Path, segment: &Segment) -> Option<Inde
     }
     // Its own checksum says whether it is whole, wherever its bytes come from.
     let bytes = io.read(&file, 0, len, ReadSource::Cached).await.ok()?;
-    IndexFile::decode(&bytes, &segment.incarnation()).ok()
+    let (file, file_len) = IndexFile::decode_up_to(&bytes, &segment.incarnation(), up_to).ok()?;
+    Some(KnownIndex { file, file_len })
 }
 
 /// The last durable segment that begins with the producers' states: from there on they are read.

@@ -18,6 +18,7 @@ pub(crate) mod known;
 mod repair;
 pub(crate) mod replay;
 pub(crate) mod scan;
+pub(crate) mod truncations;
 pub(crate) mod unreadable;
 pub(crate) mod walk;
 
@@ -38,6 +39,7 @@ use crate::segment_header::{
     segment_file_name, segment_of_index,
 };
 use scan::{Found, Window};
+use truncations::Truncations;
 use unreadable::read_around;
 
 pub use examine::{ExamineError, ExamineSpec, Examined, ExaminedDamage, ExaminedSegment, OtherFile, examine};
@@ -80,6 +82,8 @@ pub struct RecoveryReport {
     pub from_journal: u64,
     /// Bytes that the device does not give back; they were treated like bytes that do not verify.
     pub unreadable: Vec<Unreadable>,
+    /// Where the log was cut by a truncation.
+    pub truncated: Option<Offset>,
     /// The leader epoch from now on, if it was raised.
     pub raised_term: Option<LeaderEpoch>,
 }
@@ -99,6 +103,10 @@ pub enum RecoveryBug {
     KeepTerm,
     /// An index file says where its segment ends, whatever the segment holds.
     TrustIndex,
+    /// What truncations have made dead is alive.
+    IgnoreTruncations,
+    /// A truncation removes segments before the one that goes on is durable.
+    RemoveBeforeCut,
 }
 
 /// What an open may be told beyond its [`crate::log::OpenSpec`].
@@ -118,6 +126,9 @@ pub struct RecoveryOptions {
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,
+    /// Parts of index files after so many bytes, for simulations whose segments are small.
+    #[doc(hidden)]
+    pub index_part_bytes: Option<u64>,
     /// See [`RecoveryBug`].
     #[doc(hidden)]
     pub bug: RecoveryBug,
@@ -139,6 +150,19 @@ pub(crate) struct FoundFiles {
     /// Files that wait to be recycled.
     pub(crate) spares: Vec<String>,
     pub(crate) term_max: LeaderEpoch,
+    /// What the headers say of truncations.
+    pub(crate) truncations: Truncations,
+}
+
+impl FoundFiles {
+    /// Takes the segments out that a truncation has made dead; their names are those of other files then.
+    fn take_dead(&mut self) -> Vec<Segment> {
+        let cuts = &self.truncations;
+        let is_dead = |segment: &mut Segment| cuts.kills(segment.header.truncations, segment.base_index());
+        let dead: Vec<Segment> = self.segments.extract_if(.., is_dead).collect();
+        self.others.extend(dead.iter().map(Segment::name));
+        dead
+    }
 }
 
 /// Why the files of a partition cannot be looked at.
@@ -170,11 +194,12 @@ pub(crate) async fn find_files(
     key: PartitionKey,
     source: ReadSource,
     settle: bool,
+    bug: RecoveryBug,
 ) -> Result<FoundFiles, FindError> {
     let names = io.names_if_present(directory).await?;
     let orphaned_indexes = orphaned_indexes(&names);
     let spares = names.iter().filter(|name| is_spare_name(name)).cloned().collect();
-    let found = find_named(io, directory, names, key, source, settle).await?;
+    let found = find_named(io, directory, names, key, source, settle, bug).await?;
     Ok(FoundFiles {
         orphaned_indexes,
         spares,
@@ -190,6 +215,7 @@ pub(crate) async fn find_named(
     key: PartitionKey,
     source: ReadSource,
     settle: bool,
+    bug: RecoveryBug,
 ) -> Result<FoundFiles, FindError> {
     let mut found = FoundFiles {
         segments: Vec::new(),
@@ -198,6 +224,7 @@ pub(crate) async fn find_named(
         orphaned_indexes: Vec::new(),
         spares: Vec::new(),
         term_max: LeaderEpoch(0),
+        truncations: Truncations::default(),
     };
     for name in names {
         let Some((base_index, generation)) = parse_segment_file_name(&name) else {
@@ -223,6 +250,9 @@ pub(crate) async fn find_named(
         }
         let file_len = io.len(&file).await?;
         let id = found.segments.len() as u64;
+        if bug != RecoveryBug::IgnoreTruncations {
+            found.truncations.note(&header);
+        }
         found.segments.push(Segment::found(id, header, file, file_len, 0));
     }
     found
@@ -243,6 +273,11 @@ pub(crate) async fn find_named(
         kept.push(segment);
     }
     found.segments = kept;
+    for dead in found.take_dead() {
+        if settle {
+            found.term_max = found.term_max.max(highest_term(io, &dead, source).await?);
+        }
+    }
     look_at_set_aside(io, directory, &mut found, settle).await?;
     Ok(found)
 }

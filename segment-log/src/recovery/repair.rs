@@ -173,7 +173,15 @@ struct Worker<'a> {
 impl Worker<'_> {
     async fn run(&self, execute: bool) -> Result<Repair, Failure> {
         let (io, spec) = (self.io, self.spec);
-        let found = find_files(io, &spec.directory, spec.key, self.source, execute).await;
+        let found = find_files(
+            io,
+            &spec.directory,
+            spec.key,
+            self.source,
+            execute,
+            RecoveryBug::None,
+        )
+        .await;
         let FoundFiles {
             segments,
             others,
@@ -242,7 +250,7 @@ impl Worker<'_> {
                 }));
             }
         }
-        let mut next_header = |base_index: EntryIndex, base_offset: Offset| -> io::Result<SegmentHeader> {
+        let mut next_header = |base_index, base_offset, truncations| -> io::Result<SegmentHeader> {
             let generation = generations.get(&base_index).map_or(0, |used| used + 1);
             generations.insert(base_index, generation);
             Ok(SegmentHeader {
@@ -256,6 +264,7 @@ impl Worker<'_> {
                 base_index,
                 replaced: None,
                 key_reference: None,
+                truncations,
             })
         };
         for (at, segment) in walked.segments.iter().enumerate() {
@@ -266,7 +275,11 @@ impl Worker<'_> {
             if !lost.is_empty() || self.has_bad_header(&name).await? {
                 writings.push(Writing {
                     from: Some(at),
-                    header: next_header(segment.base_index(), segment.base_offset())?,
+                    header: next_header(
+                        segment.base_index(),
+                        segment.base_offset(),
+                        segment.header.truncations,
+                    )?,
                     lost,
                 });
             }
@@ -278,9 +291,18 @@ impl Worker<'_> {
                 .any(|segment| segment.name() == lost.segment)
         };
         for lost in walked.quarantined.iter().filter(|lost| !is_there(lost)) {
+            // Those around it are alive with it.
+            let is_before = |segment: &&Segment| segment.base_index() < lost.indices.start;
+            let before = walked
+                .segments
+                .iter()
+                .rev()
+                .find(is_before)
+                .or(walked.segments.first());
+            let truncations = before.map_or(0, |segment| segment.header.truncations);
             writings.push(Writing {
                 from: None,
-                header: next_header(lost.indices.start, lost.offsets.start)?,
+                header: next_header(lost.indices.start, lost.offsets.start, truncations)?,
                 lost: vec![lost.clone()],
             });
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::truncations::Truncations;
 use super::{FoundFiles, note_generation, read_header};
 use crate::disk::{FileHandle, ReadSource};
 use crate::entry::{ENTRY_HEADER_LEN, EntryHeader};
@@ -29,15 +30,18 @@ use crate::segment_header::SegmentHeader;
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
     frames: Option<Arc<PartitionFrames>>,
+    truncations: Truncations,
     look_up: EntryLookUp,
     /// Entries taken from it.
     pub(crate) taken: u64,
 }
 
 impl Replay {
-    pub(crate) fn new(frames: Option<Arc<PartitionFrames>>) -> Self {
+    /// `truncations`: as the segments found say it, and those that the frames name.
+    pub(crate) fn new(frames: Option<Arc<PartitionFrames>>, truncations: Truncations) -> Self {
         Self {
             frames,
+            truncations,
             look_up: EntryLookUp::default(),
             taken: 0,
         }
@@ -60,18 +64,21 @@ impl Replay {
         };
         let (term, offset) = (state.last_term(), state.next_offset());
         let may_follow = |header: &EntryHeader| header.term >= term && header.base_offset >= offset;
-        self.look_up.entry(io, frames, index, may_follow).await
+        let cuts = &self.truncations;
+        self.look_up.entry(io, frames, cuts, index, may_follow).await
     }
 
     /// The highest index that entries in the journal say was durable, as far as they are not dead.
     pub(crate) fn proven(&self, state: &LogState) -> EntryIndex {
         let frames = self.frames.as_ref();
-        frames.map_or(EntryIndex(0), |frames| frames.proven(state.last_term()))
+        frames.map_or(EntryIndex(0), |frames| {
+            frames.proven(state.last_term(), &self.truncations)
+        })
     }
 
     /// The lowest index above one that the journal holds.
     pub(crate) fn first_above(&self, index: EntryIndex) -> Option<EntryIndex> {
-        self.frames.as_ref()?.first_above(index)
+        self.frames.as_ref()?.first_above(index, &self.truncations)
     }
 }
 
@@ -108,7 +115,8 @@ pub(crate) async fn make_lost_segments(
             .segments
             .iter()
             .any(|segment| segment.incarnation() == header.incarnation);
-        if is_there || header.base_index < front {
+        let is_dead = found.truncations.kills(header.truncations, header.base_index);
+        if is_there || is_dead || header.base_index < front {
             continue;
         }
         let name = header.file_name();
@@ -135,11 +143,14 @@ pub(crate) async fn make_lost_segments(
             .map(|segment| segment.id + 1)
             .max()
             .unwrap_or(0);
+        found.truncations.note(&header);
         found.segments.push(Segment::found(id, header, file, file_len, 0));
     }
     if made {
         io.sync_dir(directory).await?;
         found.segments.sort_by_key(Segment::base_index);
+        // Its frames are all of it: their terms are known.
+        found.take_dead();
     }
     Ok(())
 }

@@ -301,9 +301,9 @@ impl Walk<'_> {
         loop {
             let is_over = Limit::is_reached(limit, self.state.next_index());
             if is_over && limit.is_none_or(|limit| limit.lost.is_none()) {
-                if !self.input.verify_payload {
+                if !self.input.verify_payload && !self.is_cut_behind(at) {
                     self.look_behind(&mut window, position, chain).await?;
-                } else if known.is_none() || !self.is_named(at + 1) {
+                } else if self.input.verify_payload && (known.is_none() || !self.is_named(at + 1)) {
                     // Whoever wrote the checkpoint knew all terms of what it calls closed.
                     self.note_terms(&mut window, position).await?;
                 }
@@ -486,7 +486,8 @@ impl Walk<'_> {
 
     /// Takes what is known of segment `at` for read; answers where the walk begins behind it.
     fn adopt_known(&mut self, at: usize, limit: Option<EntryIndex>) -> Option<Mark> {
-        let file = self.input.known.indexes.get_mut(at)?.take()?;
+        let known = self.input.known.indexes.get_mut(at)?.take()?;
+        let (file, file_len) = (known.file, known.file_len);
         let segment = self.segments.get_mut(at)?;
         let fits = segment.base_index() == self.state.next_index()
             && limit.is_none_or(|limit| file.last_index < limit);
@@ -495,8 +496,17 @@ impl Walk<'_> {
         }
         self.state.adopt(&file);
         self.term_max = self.term_max.max(self.state.last_term());
-        segment.adopt(file);
+        segment.adopt(file, file_len);
         Some(segment.tail)
+    }
+
+    /// Whether a truncation ended segment `at`: what lies behind its end is dead.
+    fn is_cut_behind(&self, at: usize) -> bool {
+        let number = |at| {
+            let segment: Option<&Segment> = self.segments.get(at);
+            segment.map(|segment| segment.header.truncations)
+        };
+        number(at + 1) > number(at)
     }
 
     fn is_named(&self, at: usize) -> bool {

@@ -5,142 +5,176 @@
 //! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (40). The tests at the end
 //! show that the oracle can fail: with faults planted in the journal, and with a broker that answers too early.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod order;
-mod partition;
-mod world;
 
-use tidelog_segment_log::disk::sim::SimEvents;
-use tidelog_segment_log::journal::{JournalBug, Way};
-use world::{Scenario, run};
+use common::events::Events;
+use common::seeds::{Seeds, only_seed};
+use common::world::{Action, FaultRates, Journals, Scenario, must_be_found_out, run};
+use tidelog_segment_log::journal::JournalBug;
+use tidelog_segment_log::log::{Durability, LogConfig, RemovalBug};
+use tidelog_segment_log::recovery::RecoveryBug;
+
+const JOURNALS: Journals = Journals {
+    shards_max: 3,
+    file_bytes: 28 << 10,
+    max_bytes: 4 * (28 << 10),
+    trims_always: false,
+    bug: JournalBug::None,
+};
+
+const LOG: LogConfig = LogConfig {
+    segment_bytes: 48 << 10,
+    segment_ms: 20_000,
+    durability: Durability::Fsync,
+};
 
 const SOUND: Scenario = Scenario {
     steps: 700,
+    actions: &[
+        (Action::Append, 175),
+        (Action::Delete, 10),
+        (Action::Retry, 30),
+        (Action::EndOfTurn, 80),
+        (Action::Pump, 120),
+        (Action::Tick, 15),
+        (Action::Trim, 30),
+        (Action::Checkpoint, 15),
+        (Action::Read, 15),
+        (Action::Stop, 2),
+        (Action::Crash, 4),
+    ],
+    partitions: 4,
+    log: LOG,
+    value_bytes: &[(8_000..24_000, 1), (2_000..5_000, 3), (0..500, 36)],
+    burst_max: 4,
+    pump_max: 24,
+    faults: FaultRates {
+        rare_ppm: 1_500,
+        failed_sync_ppm: 6_000,
+        failed_writeback_ppm: 30_000,
+        writeback_ppm: [20_000, 200_000],
+    },
+    journals: Some(JOURNALS),
+    damages_index_files: true,
+    names_lag: false,
     fdatasync_is_noop: false,
     acks_duplicates_early: false,
-    bug: JournalBug::None,
-    names_lag: false,
+    recovery_bug: RecoveryBug::None,
+    removal_bug: RemovalBug::None,
 };
 
-fn seeds() -> u64 {
-    std::env::var("TIDELOG_SIM_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(40)
+/// What must have happened in the runs, besides what is counted below.
+const RARE: &[&str] = &[
+    "a full journal",
+    "a journal file that failed",
+    "a name that was lost",
+    "a failed sync",
+    "a stop that ended in a fence",
+    "a crash while a segment was begun",
+    "a crash with batches that were not acknowledged",
+    "a crash with a log start that was not durable",
+    "an index file damaged",
+];
+
+fn seeds() -> Seeds {
+    Seeds::asked(40)
+}
+
+fn with_bug(scenario: Scenario, bug: JournalBug) -> Scenario {
+    let trims_always = scenario.names_lag || bug == JournalBug::TrimBeforeSync;
+    Scenario {
+        journals: Some(Journals {
+            bug,
+            trims_always,
+            ..JOURNALS
+        }),
+        ..scenario
+    }
 }
 
 #[test]
 fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
-    let mut way = Way::default();
-    let mut sum = world::Counts::default();
-    let mut events = SimEvents::default();
-    for seed in 0..seeds() {
+    let mut events = Events::default();
+    for seed in seeds().range() {
         let outcome = run(seed, SOUND);
         assert_eq!(outcome.verdict, Ok(()));
-        way.by_journal += outcome.way.by_journal;
-        way.partitions_by_journal += outcome.way.partitions_by_journal;
-        way.direct += outcome.way.direct;
-        way.full += outcome.way.full;
-        way.trimmed += outcome.way.trimmed;
-        sum.add(&outcome.counts);
-        events.power_cuts += outcome.events.power_cuts;
-        events.lost_names += outcome.events.lost_names;
-        events.failed_syncs += outcome.events.failed_syncs;
+        events.add(&outcome.events);
     }
-    let seeds = seeds();
-    println!("{way:?} {sum:?} {events:?}");
-    assert!(way.by_journal > 10 * seeds, "the journal is used: {way:?}");
-    assert!(way.direct > 10 * seeds, "and so are direct syncs: {way:?}");
-    assert!(
-        way.partitions_by_journal > way.by_journal,
-        "commits take several partitions: {way:?}"
-    );
-    assert!(way.trimmed > seeds / 2, "files are trimmed: {way:?}");
-    assert!(way.full > 0, "the journal is full at times: {way:?}");
-    assert!(sum.acked > 20 * seeds, "batches are acked: {sum:?}");
-    assert!(sum.recoveries > 3 * seeds, "the runs crash: {sum:?}");
-    assert!(sum.fences > seeds / 10, "logs are fenced: {sum:?}");
-    assert!(sum.clean_opens > seeds / 4, "the runs shut down: {sum:?}");
-    assert!(
-        sum.from_journal > seeds,
-        "entries come back from a journal: {sum:?}"
-    );
-    assert!(
-        sum.second_files > 0,
-        "a journal file fails and another takes over: {sum:?}"
-    );
-    assert!(
-        sum.shards_changed > seeds / 4,
-        "the number of shards changes: {sum:?}"
-    );
-    assert!(sum.duplicates > seeds, "duplicates are sent: {sum:?}");
-    assert!(
-        sum.reused > seeds / 10,
-        "files of removed segments are used again: {sum:?}"
-    );
-    assert!(events.lost_names > 0 && events.failed_syncs > 0, "{events:?}");
+    println!("{events}");
+    let count = seeds().count();
+    let by_journal = events.count("a commit by the journal");
+    // The journal is used, and so are direct syncs; commits take several partitions; files are trimmed.
+    events.expect_more("a commit by the journal", 10 * count);
+    events.expect_more("a commit by direct syncs", 10 * count);
+    events.expect_more("a partition committed by the journal", by_journal);
+    events.expect_more("a journal file trimmed", count / 2);
+    events.expect_more("a batch acked", 20 * count);
+    events.expect_more("a recovery", 3 * count);
+    events.expect_more("a fence", count / 10);
+    events.expect_more("a clean opening", count / 4);
+    events.expect_more("an entry taken from a journal", count);
+    events.expect_more("a start with another number of shards", count / 4);
+    events.expect_more("a batch sent again", count);
+    events.expect_more("a segment made of a spare file", count / 10);
+    events.expect_each(RARE);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..4 {
-        assert_eq!(run(seed, SOUND).trace, run(seed, SOUND).trace, "seed {seed}");
+        assert_eq!(run(seed, SOUND), run(seed, SOUND), "seed {seed}");
     }
     assert_ne!(run(1, SOUND).trace, run(2, SOUND).trace);
 }
 
-/// The first seed under which the oracle finds fault.
-#[track_caller]
-fn must_be_found_out(scenario: Scenario) {
-    let failure = (0..5 * seeds()).find_map(|seed| run(seed, scenario).verdict.err());
-    println!("{failure:?}");
-    assert!(failure.is_some(), "a planted fault must be found out");
+fn is_found_out(scenario: Scenario, words: &str) {
+    must_be_found_out(seeds().with_count(5 * seeds().count()).range(), scenario, words);
 }
 
 #[test]
 fn without_fdatasync_acked_batches_are_lost() {
-    must_be_found_out(Scenario {
+    let scenario = Scenario {
         fdatasync_is_noop: true,
         ..SOUND
-    });
+    };
+    is_found_out(scenario, "is lost");
 }
 
 #[test]
 fn a_journal_trimmed_before_the_sync_has_ended_is_found_out() {
-    must_be_found_out(Scenario {
-        bug: JournalBug::TrimBeforeSync,
-        ..SOUND
-    });
+    is_found_out(with_bug(SOUND, JournalBug::TrimBeforeSync), "");
 }
 
 #[test]
 fn a_journal_trimmed_before_the_name_of_a_segment_is_durable_is_found_out() {
     let lagging = Scenario {
         names_lag: true,
+        log: LogConfig {
+            segment_bytes: 24 << 10,
+            ..LOG
+        },
         ..SOUND
     };
-    for seed in 0..seeds() / 4 {
-        assert_eq!(run(seed, lagging).verdict, Ok(()));
+    for seed in seeds().with_count(seeds().count().div_ceil(4)).range() {
+        assert_eq!(run(seed, with_bug(lagging, JournalBug::None)).verdict, Ok(()));
     }
-    must_be_found_out(Scenario {
-        bug: JournalBug::TrimBeforeDirSync,
-        ..lagging
-    });
+    is_found_out(with_bug(lagging, JournalBug::TrimBeforeDirSync), "");
 }
 
 #[test]
 fn a_duplicate_acked_before_its_original_is_durable_is_found_out() {
-    must_be_found_out(Scenario {
+    let scenario = Scenario {
         acks_duplicates_early: true,
         ..SOUND
-    });
+    };
+    is_found_out(scenario, "is lost");
 }
 
 #[test]
 fn one_seed() {
-    if let Some(seed) = std::env::var("TIDELOG_SIM_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-    {
+    if let Some(seed) = only_seed() {
         assert_eq!(run(seed, SOUND).verdict, Ok(()));
     }
 }

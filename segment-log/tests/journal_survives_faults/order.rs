@@ -1,5 +1,5 @@
-//! The order in which journals count, and what only a truncation makes visible: the one that was written last
-//! decides, wherever the files come from.
+//! The order in which journals count: the one that was written last decides, wherever the files come from, and
+//! what a truncation has made dead never does.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,6 @@ use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 use tidelog_segment_log::disk::{Disk, DiskOp};
 use tidelog_segment_log::entry::{ENTRY_VERSION, EntryHeader, EntryKind, padding_len};
 use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId};
-use tidelog_segment_log::journal::format::Note;
 use tidelog_segment_log::journal::{
     FoundJournals, Journal, JournalBug, JournalConfig, JournalEvent, JournalRun, JournalStatus,
 };
@@ -19,7 +18,9 @@ use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, Partiti
 use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::segment_header::SegmentHeader;
 
-use crate::world::{Stepping, root};
+use crate::common::disk::Stepping;
+use crate::common::reads::batches_of;
+use crate::common::world::root;
 
 const SPACE: u32 = 40;
 
@@ -30,18 +31,19 @@ fn key() -> PartitionKey {
     }
 }
 
-fn segment(base: u64, generation: u32, id: u8) -> SegmentHeader {
+fn segment(base: u64, truncations: u32, id: u8) -> SegmentHeader {
     SegmentHeader {
         format_version: 0,
         features: 0,
         incarnation: Incarnation([id; 16]),
         topic: key().topic,
         partition: key().partition,
-        generation,
+        generation: 0,
         base_offset: Offset(base as i64 - 1),
         base_index: EntryIndex(base),
         replaced: None,
         key_reference: None,
+        truncations,
     }
 }
 
@@ -118,13 +120,6 @@ fn commit(journal: &mut Journal, disk: &mut SimDisk, run: JournalRun) {
     assert!(matches!(events.as_slice(), [JournalEvent::Committed(keys)] if keys == &[key()]));
 }
 
-fn note(journal: &mut Journal, disk: &mut SimDisk, segment: Option<SegmentHeader>, note: &Note) {
-    settle(journal, disk);
-    journal.begin_note(disk, key(), segment, note);
-    settle(journal, disk);
-    assert_eq!(journal.take_events().len(), 1);
-}
-
 fn open(disk: &mut SimDisk, bug: JournalBug) -> (Box<PartitionLog>, u64, FoundJournals) {
     let found = FoundJournals::find_with(1, &root(), bug)
         .drive(&mut Stepping(disk))
@@ -153,23 +148,12 @@ fn open(disk: &mut SimDisk, bug: JournalBug) -> (Box<PartitionLog>, u64, FoundJo
     (log, report.from_journal, found)
 }
 
-/// The value of the record at an offset.
+/// The batch that a read at an offset answers first.
 fn value_at(log: &mut PartitionLog, disk: &mut SimDisk, offset: i64) -> Vec<u8> {
-    use tidelog_segment_log::disk::ReadSource;
-    use tidelog_segment_log::log::{ReadPart, verify_cold};
     let end = log.high_watermark();
     let plan = log.read(disk, Offset(offset), end, 1).expect("a plan");
-    match plan.parts.first().expect("a part") {
-        ReadPart::Hot(pieces) => pieces[0].to_vec(),
-        ReadPart::Cold(range) => {
-            let file = disk
-                .snapshot(range.file.path(), ReadSource::Cached)
-                .expect("a file");
-            let bytes = &file[range.position.start as usize..range.position.end as usize];
-            let at = verify_cold(range, bytes).expect("verifies").remove(0);
-            bytes[at].to_vec()
-        }
-    }
+    let batches = batches_of(disk, plan.parts.first().expect("a part")).expect("verifies");
+    batches[0].to_vec()
 }
 
 fn holds(bytes: &[u8], value: &[u8]) -> bool {
@@ -193,22 +177,16 @@ fn disk() -> SimDisk {
     disk
 }
 
-/// Start 1 wrote two entries; its journal was removed, and the removal undone by a power cut. Start 2 cut the
-/// log behind the first one and wrote another second one, which was acknowledged.
-fn a_journal_that_came_back(disk: &mut SimDisk) {
+/// Start 1 wrote two entries; its journal was removed, and the removal undone by a power cut. In start 2 the
+/// second one was torn, or cut off by a truncation, and another second one was written and acknowledged.
+fn a_journal_that_came_back(disk: &mut SimDisk, truncations: u32) {
     let old = segment(1, 0, 1);
     let mut first = journal(1, 0);
     let (crc, mut bytes) = entry(&old, 1, 0, 0, b"one");
     bytes.extend(entry(&old, 2, 0, crc, b"dropped").1);
     commit(&mut first, disk, run(&old, 8192, 2, bytes));
-    let new = segment(2, 0, 2);
+    let new = segment(2, truncations, 2);
     let mut second = journal(2, 3);
-    let cut = Note::TruncateTo {
-        term: LeaderEpoch(0),
-        index: EntryIndex(1),
-        dropped: Vec::new(),
-    };
-    note(&mut second, disk, Some(new), &cut);
     let (_, bytes) = entry(&new, 2, 0, 0, b"acknowledged");
     commit(&mut second, disk, run(&new, 8192, 2, bytes));
     disk.power_cut();
@@ -217,7 +195,7 @@ fn a_journal_that_came_back(disk: &mut SimDisk) {
 #[test]
 fn of_two_journals_the_later_one_counts() {
     let mut disk = disk();
-    a_journal_that_came_back(&mut disk);
+    a_journal_that_came_back(&mut disk, 0);
     let (mut log, taken, found) = open(&mut disk, JournalBug::None);
     assert_eq!(taken, 2, "both files are made again from the journals");
     assert_eq!(log.high_watermark(), Offset(2));
@@ -231,7 +209,7 @@ fn of_two_journals_the_later_one_counts() {
 #[test]
 fn a_journal_that_came_back_and_is_replayed_last_is_found_out() {
     let mut disk = disk();
-    a_journal_that_came_back(&mut disk);
+    a_journal_that_came_back(&mut disk, 0);
     let (mut log, _, _) = open(&mut disk, JournalBug::OldestLast);
     let serves_what_was_acknowledged =
         log.high_watermark() == Offset(2) && holds(&value_at(&mut log, &mut disk, 1), b"acknowledged");
@@ -239,34 +217,39 @@ fn a_journal_that_came_back_and_is_replayed_last_is_found_out() {
 }
 
 #[test]
-fn nothing_of_a_deleted_partition_comes_back() {
+fn what_a_truncation_made_dead_counts_in_no_order() {
+    for bug in [JournalBug::None, JournalBug::OldestLast] {
+        let mut disk = disk();
+        a_journal_that_came_back(&mut disk, 1);
+        let (mut log, taken, _) = open(&mut disk, bug);
+        assert_eq!((taken, log.high_watermark()), (2, Offset(2)), "{bug:?}");
+        assert!(
+            holds(&value_at(&mut log, &mut disk, 1), b"acknowledged"),
+            "{bug:?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_kept_for_a_deleted_partition() {
     let mut disk = disk();
     let old = segment(1, 0, 1);
     let mut journal = journal(1, 0);
     let (_, bytes) = entry(&old, 1, 0, 0, b"deleted");
     commit(&mut journal, &mut disk, run(&old, 8192, 1, bytes));
-    note(&mut journal, &mut disk, None, &Note::PartitionDeleted);
     disk.power_cut();
-    let (log, taken, _) = open(&mut disk, JournalBug::None);
-    assert_eq!((taken, log.high_watermark()), (0, Offset(0)));
-}
-
-#[test]
-fn a_log_start_in_the_journal_holds() {
-    let mut disk = disk();
-    let old = segment(1, 0, 1);
-    let mut journal = journal(1, 0);
-    let (crc, mut bytes) = entry(&old, 1, 0, 0, b"one");
-    bytes.extend(entry(&old, 2, 0, crc, b"two").1);
-    commit(&mut journal, &mut disk, run(&old, 8192, 2, bytes));
-    note(&mut journal, &mut disk, None, &Note::LogStart(Offset(1)));
-    disk.power_cut();
-    let (mut log, _, _) = open(&mut disk, JournalBug::None);
-    assert_eq!(
-        (log.log_start_offset(), log.high_watermark()),
-        (Offset(1), Offset(2))
-    );
-    assert!(holds(&value_at(&mut log, &mut disk, 1), b"two"));
+    let mut found = FoundJournals::find(1, &root())
+        .drive(&mut Stepping(&mut disk))
+        .expect("journals");
+    assert_eq!(found.waiting(), [key()]);
+    found.forget_dead(|dead| *dead == key());
+    assert_eq!(found.waiting(), []);
+    let removal = found.remove_replayed(1).drive(&mut Stepping(&mut disk));
+    removal.expect("removed");
+    let found = FoundJournals::find(1, &root())
+        .drive(&mut Stepping(&mut disk))
+        .expect("journals");
+    assert_eq!(found.files().len(), 0);
 }
 
 #[test]

@@ -140,6 +140,7 @@ pub fn run(args: InspectArgs) -> Result<u8, Failure> {
             ("base_offset", json!(h.base_offset.0)),
             ("base_index", json!(h.base_index.0)),
             ("generation", json!(h.generation)),
+            ("truncations", json!(h.truncations)),
             ("incarnation", json!(h.incarnation.to_string())),
             ("format_version", json!(h.format_version)),
         ]

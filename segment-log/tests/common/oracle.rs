@@ -1,17 +1,20 @@
 //! What was sent to one partition, and what of it must be there.
+//!
+//! A batch whose offset passed the durable offset is there for good, under its offset and with its bytes; so is a
+//! log start; nothing is served that was not appended; no offset is given out twice under one leader epoch; and what
+//! a log derived from its batches, wherever an open had it from, is what they say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tidelog_segment_log::batch::BatchHeader;
-use tidelog_segment_log::disk::ReadSource;
 use tidelog_segment_log::disk::sim::SimDisk;
 use tidelog_segment_log::ids::{EntryIndex, Offset};
-use tidelog_segment_log::log::{PartitionLog, ReadPart, verify_cold};
+use tidelog_segment_log::log::{Appended, PartitionLog};
 use tidelog_segment_log::producer_state::{ProducerBatch, ProducerStates};
 use tidelog_segment_log::recovery::RecoveryReport;
 
-pub type Verdict = Result<(), String>;
+use super::{Verdict, batches, reads};
 
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -20,6 +23,17 @@ pub struct Sent {
     /// As the client sent it.
     pub sequence: i32,
     pub producer_id: i64,
+}
+
+impl Sent {
+    fn new(batch: &BatchHeader, stored: Bytes) -> Self {
+        Self {
+            last: batch.last_offset().0,
+            stored,
+            sequence: batch.base_sequence,
+            producer_id: batch.producer_id,
+        }
+    }
 }
 
 /// See the file's head.
@@ -32,15 +46,45 @@ pub struct Sends {
     /// Seen to be durable: must be there for good.
     pub acked: BTreeMap<i64, Sent>,
     /// Everything ever appended: what may be served.
-    pub ever: BTreeSet<(i64, Bytes)>,
-    pub given_out: BTreeSet<(i32, i64)>,
+    ever: BTreeSet<(i64, Bytes)>,
+    given_out: BTreeSet<(i32, i64)>,
     /// Log starts asked for in this life of the log, each with the index that makes it durable.
-    pub starts_asked: Vec<(EntryIndex, i64)>,
-    pub start_acked: i64,
-    pub start_max: i64,
+    starts_asked: Vec<(EntryIndex, i64)>,
+    /// The log start that was seen to be durable, and the highest that may be found.
+    start_acked: i64,
+    start_max: i64,
 }
 
 impl Sends {
+    /// A batch was taken: its offsets are its own under this epoch.
+    pub fn appended(&mut self, log: &PartitionLog, batch: &Bytes, appended: &Appended) -> Verdict {
+        let epoch = log.leader_epoch();
+        let stored = batches::stored(batch, appended.base_offset, epoch);
+        for offset in appended.base_offset.0..=appended.last_offset.0 {
+            if !self.given_out.insert((epoch.0, offset)) {
+                return Err(format!("offset {offset} twice under epoch {epoch}"));
+            }
+        }
+        let header = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
+        self.ever.insert((appended.base_offset.0, stored.clone()));
+        self.pending
+            .insert(appended.base_offset.0, Sent::new(&header, stored));
+        Ok(())
+    }
+
+    /// The log start moves to `start`, durably once the entry at `index` is.
+    pub fn start_asked(&mut self, index: EntryIndex, start: i64) {
+        self.start_max = self.start_max.max(start);
+        self.starts_asked.push((index, start));
+    }
+
+    /// Whether a log start that was asked for is not durable yet.
+    pub fn waits_for_start(&self, log: &PartitionLog) -> bool {
+        self.starts_asked
+            .iter()
+            .any(|(index, _)| *index > log.durable_index())
+    }
+
     /// What became durable is acked from here on.
     pub fn observe(&mut self, log: &PartitionLog) -> Verdict {
         let durable = log.durable_offset().0;
@@ -82,6 +126,7 @@ impl Sends {
                 self.start_acked, self.start_max
             ));
         }
+        // What an open found is durable.
         self.start_acked = start.0;
         self.starts_asked.clear();
         let served = self.read(log, disk, start, end, usize::MAX)?;
@@ -90,41 +135,36 @@ impl Sends {
                 return Err(format!("acked batch at offset {base} is lost ({report:?})"));
             }
         }
+        // The first batch may begin in front of the start.
         let mut next = served.keys().next().map_or(start.0, |base| start.0.min(*base));
-        let known: BTreeMap<i64, Sent> = self
-            .pending
-            .iter()
-            .chain(&self.acked)
-            .map(|(b, s)| (*b, s.clone()))
-            .collect();
         for (base, stored) in &served {
             if *base != next {
                 return Err(format!("offset {next} is missing"));
             }
             let batch = BatchHeader::parse(stored).map_err(|error| error.to_string())?;
             next = batch.last_offset().0 + 1;
-            let sent = known.get(base).filter(|sent| sent.stored == *stored);
-            let sent = sent.cloned().unwrap_or(Sent {
-                last: batch.last_offset().0,
-                stored: stored.clone(),
-                sequence: batch.base_sequence,
-                producer_id: batch.producer_id,
-            });
-            self.acked.insert(*base, sent);
+            self.acked.insert(*base, Sent::new(&batch, stored.clone()));
         }
         if next != end.0 {
             return Err(format!("the log ends at {next}, not at {end}"));
         }
         self.pending.clear();
-        self.check_producers(log, start.0, &served)
+        self.check_what_is_derived(log, start.0, &served)
     }
 
-    /// What the log remembers of producers is what its batches say.
-    fn check_producers(&self, log: &PartitionLog, start: i64, served: &BTreeMap<i64, Bytes>) -> Verdict {
+    /// Producers and timestamps, wherever the open had them from, are those of the batches.
+    fn check_what_is_derived(
+        &self,
+        log: &PartitionLog,
+        start: i64,
+        served: &BTreeMap<i64, Bytes>,
+    ) -> Verdict {
+        // What lies below the start is still in the files, or was when something was derived from it.
         let below = self.acked.iter().filter(|(_, sent)| sent.last < start);
         let mut all: BTreeMap<i64, Bytes> = below.map(|(base, sent)| (*base, sent.stored.clone())).collect();
         all.extend(served.iter().map(|(base, stored)| (*base, stored.clone())));
         let mut producers = ProducerStates::new();
+        let mut newest: Option<(i64, Offset)> = None;
         for stored in all.values() {
             let batch = BatchHeader::parse(stored).map_err(|error| error.to_string())?;
             let remembered = ProducerBatch {
@@ -135,14 +175,20 @@ impl Sends {
                 timestamp: batch.max_timestamp,
             };
             producers.record(batch.producer_id, batch.producer_epoch, remembered);
+            if newest.is_none_or(|(highest, _)| batch.max_timestamp > highest) {
+                newest = Some((batch.max_timestamp, batch.base_offset));
+            }
         }
         if *log.producers() != producers {
             return Err(format!("producers are {:?}, not {producers:?}", log.producers()));
         }
+        if log.max_timestamp() != newest {
+            return Err(format!("{:?} is not {newest:?}", log.max_timestamp()));
+        }
         Ok(())
     }
 
-    /// Reads through plans, whatever they are; every batch must be one that was appended.
+    /// Reads, all of it or once; every batch must be one that was appended.
     pub fn read(
         &self,
         log: &mut PartitionLog,
@@ -154,41 +200,13 @@ impl Sends {
         let mut served = BTreeMap::new();
         let mut at = from;
         while at < below {
-            let plan = log
-                .read(disk, at, below, max_bytes)
-                .map_err(|error| error.to_string())?;
-            let before = at;
-            for part in plan.parts {
-                let batches: Vec<Bytes> = match part {
-                    ReadPart::Hot(pieces) => {
-                        pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect()
-                    }
-                    ReadPart::Cold(range) => {
-                        let file = disk
-                            .snapshot(range.file.path(), ReadSource::Cached)
-                            .map_err(|error| format!("a planned file: {error}"))?;
-                        let bytes = &file[range.position.start as usize..range.position.end as usize];
-                        let found = verify_cold(&range, bytes).map_err(|error| error.to_string())?;
-                        found
-                            .into_iter()
-                            .map(|at| Bytes::copy_from_slice(&bytes[at]))
-                            .collect()
-                    }
-                };
-                for stored in batches {
-                    let batch = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
-                    if !self.ever.contains(&(batch.base_offset.0, stored.clone())) {
-                        return Err(format!(
-                            "offset {} serves what was never appended",
-                            batch.base_offset
-                        ));
-                    }
-                    at = Offset(batch.last_offset().0 + 1);
-                    served.insert(batch.base_offset.0, stored);
+            for (batch, stored) in reads::read_once(log, disk, at, below, max_bytes)? {
+                let base = batch.base_offset;
+                if !self.ever.contains(&(base.0, stored.clone())) {
+                    return Err(format!("offset {base} serves what was never appended"));
                 }
-            }
-            if at == before {
-                return Err(format!("nothing is served at offset {at}, below {below}"));
+                at = Offset(batch.last_offset().0 + 1);
+                served.insert(base.0, stored);
             }
             if max_bytes != usize::MAX {
                 break;

@@ -1,0 +1,233 @@
+//! A script against one log, with the power cut after each step of the disk until the script ends.
+//!
+//! A test says what its script does ([`Life`]), what it watches meanwhile ([`Watch`]), and judges what it finds after
+//! the cut; [`cut_everywhere`] runs it again and again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tidelog_segment_log::checkpoint::PartitionCheckpoint;
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::disk::sim::{SimConfig, SimDisk, SimFaults};
+use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
+use tidelog_segment_log::log::{Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog};
+use tidelog_segment_log::producer_state::SequenceCheck;
+use tidelog_segment_log::recovery::RecoveryOptions;
+
+use super::{Verdict, batches, reads};
+
+/// The directory of the one partition.
+pub const DIRECTORY: &str = "/sim/partition";
+/// Length of each record's value.
+const VALUE_BYTES: usize = 1_500;
+
+/// What distinguishes the log of one test from that of another.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub segment_bytes: u64,
+    pub durability: Durability,
+}
+
+/// The log at its start number `starts`, from 1 on.
+pub fn spec(kind: Kind, starts: u64, checkpoint: Option<PartitionCheckpoint>) -> OpenSpec {
+    OpenSpec {
+        directory: PathBuf::from(DIRECTORY),
+        key: PartitionKey {
+            topic: TopicId([5; 16]),
+            partition: 1,
+        },
+        config: LogConfig {
+            segment_bytes: kind.segment_bytes,
+            segment_ms: i64::MAX,
+            durability: kind.durability,
+        },
+        token_space: 7,
+        checkpoint,
+        clean: false,
+        start_counter: starts,
+        created: starts == 1,
+    }
+}
+
+/// A disk on which writes stall now and then, and nothing fails.
+pub fn disk(seed: u64, fdatasync_is_noop: bool) -> SimDisk {
+    SimDisk::new(SimConfig {
+        seed,
+        faults: SimFaults {
+            would_stall_ppm: 300_000,
+            ..SimFaults::default()
+        },
+        fdatasync_is_noop,
+        ..SimConfig::default()
+    })
+}
+
+/// Opens the log; nothing on such a disk counts as damaged.
+pub fn open(
+    disk: &mut SimDisk,
+    spec: OpenSpec,
+    options: RecoveryOptions,
+) -> Result<Box<PartitionLog>, String> {
+    let mut opening = Opening::with_options(spec, options);
+    let mut completions = Vec::new();
+    loop {
+        match opening.step(1, disk, std::mem::take(&mut completions)) {
+            OpenProgress::Ready(mut log, report) => {
+                log.confirm_term();
+                return match report.quarantined.is_empty() {
+                    true => Ok(log),
+                    false => Err(format!("damage where none was done: {report:?}")),
+                };
+            }
+            OpenProgress::Failed(error) => return Err(error.to_string()),
+            OpenProgress::Pending => {
+                disk.advance();
+                disk.take_completions(&mut completions);
+            }
+        }
+    }
+}
+
+/// Sees the log after each step of the disk.
+pub trait Watch {
+    fn look(&mut self, log: &mut PartitionLog);
+}
+
+/// Why a life ended before its script.
+pub enum End {
+    Cut,
+    Wrong(String),
+}
+
+/// A life of the log that ends after `left` steps of the disk.
+pub struct Life<W> {
+    pub disk: SimDisk,
+    pub log: Box<PartitionLog>,
+    pub now_ms: i64,
+    pub durable_to: Offset,
+    pub watch: W,
+    left: usize,
+    /// The next sequence of each producer.
+    sequences: BTreeMap<i64, i32>,
+}
+
+impl<W: Watch> Life<W> {
+    pub fn new(disk: SimDisk, log: Box<PartitionLog>, left: usize, watch: W) -> Self {
+        Self {
+            disk,
+            log,
+            now_ms: 1_000_000,
+            durable_to: Offset(0),
+            watch,
+            left,
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    pub fn step(&mut self) -> Result<(), End> {
+        if self.left == 0 {
+            return Err(End::Cut);
+        }
+        self.left -= 1;
+        self.disk.advance();
+        let mut completions = Vec::new();
+        self.disk.take_completions(&mut completions);
+        for completion in completions {
+            self.log.on_completion(self.now_ms, &mut self.disk, completion);
+        }
+        self.look();
+        Ok(())
+    }
+
+    pub fn look(&mut self) {
+        self.durable_to = self.durable_to.max(self.log.durable_offset());
+        self.watch.look(&mut self.log);
+    }
+
+    /// Batches of one record each.
+    pub fn append(&mut self, producer: i64, count: i32) -> Result<(), End> {
+        for _ in 0..count {
+            let next = self.sequences.entry(producer).or_default();
+            self.now_ms += 10;
+            let value = vec![*next as u8; VALUE_BYTES];
+            let batch: Bytes = batches::sequenced(producer, *next, self.now_ms, &[value.as_slice()]);
+            *next += 1;
+            self.log
+                .append(self.now_ms, &mut self.disk, &batch)
+                .map_err(|error| End::Wrong(error.to_string()))?;
+            self.log.flush(self.now_ms, &mut self.disk);
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Until nothing is in flight.
+    pub fn settle(&mut self) -> Result<(), End> {
+        loop {
+            self.log.tick(self.now_ms, &mut self.disk);
+            if !self.log.is_waiting_for_disk() {
+                return Ok(());
+            }
+            self.step()?;
+        }
+    }
+
+    /// How many batches a producer sent.
+    pub fn sent(&self, producer: i64) -> i32 {
+        self.sequences.get(&producer).copied().unwrap_or(0)
+    }
+}
+
+/// Lets a log after a cut end what it has begun.
+pub fn settle(log: &mut PartitionLog, disk: &mut SimDisk) {
+    let mut completions = Vec::new();
+    loop {
+        log.tick(1, disk);
+        if !log.is_waiting_for_disk() {
+            return;
+        }
+        disk.advance();
+        disk.take_completions(&mut completions);
+        for completion in completions.drain(..) {
+            log.on_completion(1, disk, completion);
+        }
+    }
+}
+
+/// Every offset from the log start to the log end is served.
+pub fn all_is_served(log: &mut PartitionLog, disk: &mut SimDisk) -> Verdict {
+    let (start, end) = (log.log_start_offset().0, log.log_end_offset().0);
+    let batches = reads::read_all(log, disk, 1)?;
+    let served = batches.iter().map(|(batch, _)| batch.base_offset.0);
+    match served.eq(start..end) {
+        true => Ok(()),
+        false => Err("a record at or above the log start is missing".to_owned()),
+    }
+}
+
+/// Whether the log knows `last` as the last sequence of a producer.
+pub fn is_known(log: &PartitionLog, producer: i64, last: i32) -> bool {
+    let check = log.producers().check(producer, 0, last, last);
+    matches!(check, SequenceCheck::Duplicate { .. })
+}
+
+/// One run to its cut.
+pub struct Run {
+    pub verdict: Verdict,
+    /// The script had ended before.
+    pub ended: bool,
+}
+
+/// Cuts after each step of the disk until the script ends, and stops at the first that is judged wrong; also
+/// how many cuts there were.
+pub fn cut_everywhere(mut run: impl FnMut(usize) -> Run) -> (Verdict, usize) {
+    for cut_after in 0.. {
+        let Run { verdict, ended } = run(cut_after);
+        let verdict = verdict.map_err(|error| format!("cut after {cut_after}: {error}"));
+        if verdict.is_err() || ended {
+            return (verdict, cut_after);
+        }
+    }
+    unreachable!("the script ends")
+}

@@ -1,0 +1,263 @@
+//! How a simulated broker starts, and how it opens a fenced log again.
+
+use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
+use tidelog_segment_log::disk::{Completion, Disk};
+use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, JournalEvidence};
+use tidelog_segment_log::log::{OpenProgress, OpenSpec, Opening};
+use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
+
+use super::super::Verdict;
+use super::super::disk::Stepping;
+use super::{
+    JOURNAL_SPACE, Journals, LOG_SPACE, REMOVAL_SPACE, STARTS_MAX, STEPS_MAX, World, directory, key, root,
+};
+
+/// A partition that a start opened.
+struct Opened {
+    at: usize,
+    /// Its files could be there.
+    existed: bool,
+    report: RecoveryReport,
+}
+
+impl World {
+    /// Takes the data directory and opens all logs, as a process that starts does.
+    pub(super) fn start(&mut self) -> Verdict {
+        for _ in 0..STARTS_MAX {
+            self.data = None;
+            self.lives += 1;
+            let new = NewIdentity {
+                node_id: 1,
+                cluster_id: "simulated".into(),
+                rack: None,
+                directory_id: [7; 16],
+            };
+            let Ok(data) = DataDirectory::open(&mut Stepping(&mut self.disk.sim), &root(), new) else {
+                self.events.note("a start that the disk refused", 1);
+                continue;
+            };
+            let damage = data.journals().damage().to_vec();
+            if !damage.is_empty() {
+                return Err(format!("journal damage where none was done: {damage:?}"));
+            }
+            let Some(opened) = self.open_all(&data)? else {
+                drop(data);
+                self.logs.0.clear();
+                self.disk.sim.process_kill();
+                if self.rng.index(3) == 0 {
+                    self.disk.sim.power_cut();
+                }
+                continue;
+            };
+            for Opened { at, existed, report } in opened {
+                self.note_opening(at, &report, existed);
+                self.check(at, &report)?;
+            }
+            if let Some(journals) = self.scenario.journals {
+                self.begin_groups(&data, &journals);
+                self.removal = Some(data.remove_replayed_journals(REMOVAL_SPACE));
+            }
+            self.data = Some(data);
+            self.step_removal(Vec::new());
+            return Ok(());
+        }
+        Err("the logs never open".into())
+    }
+
+    /// Opens each partition. `None`: one did not open.
+    fn open_all(&mut self, data: &DataDirectory) -> Result<Option<Vec<Opened>>, String> {
+        let mut opened = Vec::new();
+        for at in 0..self.scenario.partitions {
+            let evidence = data.evidence(&key(at));
+            let existed = self.sends[at].created;
+            let is_current = data.checkpoints().iter().any(|found| {
+                let named = found.checkpoint.partition(&key(at));
+                !found.is_previous && found.shard == 0 && named == evidence.checkpoint.as_ref()
+            });
+            let has_one = evidence.checkpoint.is_some();
+            self.events.note_if(
+                has_one && !is_current,
+                "an opening from the older checkpoint generation or another shard's",
+            );
+            self.events.note_if(
+                existed && !has_one && !data.was_clean(),
+                "an unclean opening without a checkpoint",
+            );
+            let options = self.options(evidence.options);
+            let spec = self.spec(at, data);
+            // From here on the partition's files may be there.
+            self.sends[at].created = true;
+            match self.open(at, Opening::with_options(spec, options))? {
+                Some(report) => opened.push(Opened { at, existed, report }),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(opened))
+    }
+
+    fn spec(&self, at: usize, data: &DataDirectory) -> OpenSpec {
+        OpenSpec {
+            directory: directory(at),
+            key: key(at),
+            config: self.scenario.log,
+            token_space: LOG_SPACE + at as u32,
+            checkpoint: data.evidence(&key(at)).checkpoint,
+            clean: data.was_clean(),
+            start_counter: data.start_counter(),
+            created: !self.sends[at].created,
+        }
+    }
+
+    /// With what the scenario plants.
+    fn options(&mut self, options: RecoveryOptions) -> RecoveryOptions {
+        RecoveryOptions {
+            incarnation_seed: Some(self.rng.next_u64()),
+            bug: self.scenario.recovery_bug,
+            removal_bug: self.scenario.removal_bug,
+            spares: self.spares.clone(),
+            ..options
+        }
+    }
+
+    /// `None`: it failed, as it may on such a disk.
+    fn open(&mut self, at: usize, mut opening: Opening) -> Result<Option<RecoveryReport>, String> {
+        let mut completions = Vec::new();
+        for _ in 0..STEPS_MAX {
+            let own = std::mem::take(&mut completions);
+            match opening.step(self.now_ms, &mut self.disk.sim, own) {
+                OpenProgress::Ready(log, report) => {
+                    self.events
+                        .note("an entry taken from a journal", report.from_journal);
+                    self.logs.0.insert(key(at), log);
+                    return Ok(Some(report));
+                }
+                OpenProgress::Failed(_) => {
+                    self.events.note("an opening that failed", 1);
+                    return Ok(None);
+                }
+                OpenProgress::Pending => {
+                    self.disk.sim.advance();
+                    let mut all = Vec::new();
+                    self.disk.sim.take_completions(&mut all);
+                    let space = u64::from(LOG_SPACE) + at as u64;
+                    let is_own = |completion: &Completion| completion.token.0 >> 32 == space;
+                    let (mine, others) = all.into_iter().partition(is_own);
+                    completions = mine;
+                    // Others go on meanwhile.
+                    self.route(others);
+                }
+            }
+        }
+        Err("an opening does not end".into())
+    }
+
+    fn note_opening(&mut self, at: usize, report: &RecoveryReport, existed: bool) {
+        let is_new_segment = self.logs.at(at).is_some_and(|log| {
+            let named = log.checkpoint().segments;
+            named
+                .last()
+                .is_some_and(|last| last.durable_index < last.base_index)
+        });
+        let events = &mut self.events;
+        events.note_if(existed, "a recovery");
+        events.note_if(existed && report.clean, "a clean opening");
+        events.note_if(report.torn_entries_seen, "a torn tail with entries behind it");
+        events.note_if(!report.set_aside.is_empty(), "a file set aside");
+        events.note_if(
+            report.torn_entries_seen && is_new_segment,
+            "a log that went on in a new segment behind a cut",
+        );
+    }
+
+    fn check(&mut self, at: usize, report: &RecoveryReport) -> Verdict {
+        let Some(log) = self.logs.at(at) else {
+            return Err("no log".into());
+        };
+        self.sends[at]
+            .check_after_open(log, &mut self.disk.sim, report)
+            .map_err(|error| format!("partition {at}: {error}"))
+    }
+
+    fn begin_groups(&mut self, data: &DataDirectory, journals: &Journals) {
+        for shard in 0..1 + self.rng.index(journals.shards_max) {
+            let config = JournalConfig {
+                shard: shard as u32,
+                start_counter: data.start_counter(),
+                file_bytes: journals.file_bytes,
+                max_bytes: journals.max_bytes,
+                id_seed: Some(self.rng.next_u64()),
+                bug: journals.bug,
+            };
+            let journal = Journal::new(&root(), JOURNAL_SPACE + shard as u32, config);
+            let config = GroupConfig {
+                dirty_files_min: 1 + self.rng.index(2),
+                bytes_per_file_max: 20 << 10,
+                trim_above_bytes: match self.rng.index(4) {
+                    _ if journals.trims_always => 0,
+                    // Never: it becomes full.
+                    0 => u64::MAX,
+                    some => some as u64 * journals.file_bytes,
+                },
+            };
+            self.groups.push(GroupCommit::new(journal, config));
+        }
+        let before = std::mem::replace(&mut self.shards_before, self.groups.len());
+        self.events.note_if(
+            before != 0 && before != self.groups.len(),
+            "a start with another number of shards",
+        );
+        self.logs.0.values_mut().for_each(|log| log.join_group_commit());
+    }
+
+    /// Opens fenced logs again, unless a journal has something of them in flight.
+    pub(super) fn reopen_fenced(&mut self) -> Verdict {
+        for at in 0..self.scenario.partitions {
+            let shard = self.shard_of(at);
+            let group = self.groups.get(shard);
+            let in_journal = group.is_some_and(|group| group.is_committing(&key(at)));
+            if !self.is_fenced(at) || in_journal {
+                continue;
+            }
+            self.disk.release();
+            let Some(log) = self.logs.0.remove(&key(at)) else {
+                continue;
+            };
+            self.events.note("a fence", 1);
+            let (retry, floor) = (log.checkpoint(), log.leader_epoch());
+            let live = match self.groups.get(shard) {
+                Some(group) => JournalEvidence::Live(group.live()),
+                None => JournalEvidence::None,
+            };
+            let mut opening = log.into_reopening_with(live.clone());
+            let report = loop {
+                if let Some(report) = self.open(at, opening)? {
+                    break report;
+                }
+                self.events.note("a reopening that failed", 1);
+                let options = self.options(RecoveryOptions {
+                    term_floor: floor,
+                    continue_in_new_file: true,
+                    journal: live.clone(),
+                    ..RecoveryOptions::default()
+                });
+                let Some(data) = &self.data else {
+                    return Err("no data directory".into());
+                };
+                let mut spec = self.spec(at, data);
+                (spec.checkpoint, spec.clean) = (Some(retry.clone()), false);
+                opening = Opening::with_options(spec, options);
+            };
+            drop(live);
+            self.note_opening(at, &report, true);
+            self.check(at, &report)?;
+            if let Some(group) = self.groups.get_mut(shard) {
+                group.forget(&key(at));
+                if let Some(log) = self.logs.at(at) {
+                    log.join_group_commit();
+                }
+            }
+            self.hear()?;
+        }
+        Ok(())
+    }
+}
