@@ -29,6 +29,7 @@ SIMULATIONS = {
     "journal_survives_faults": 1,
     "log_start_survives_power_cuts": 20,
     "retention_survives_power_cuts": 200,
+    "truncation_survives_power_cuts": 200,
 }
 
 

@@ -7,30 +7,30 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::path::PathBuf;
+mod common;
 
 use bytes::Bytes;
+use common::disk::Stepping;
+use common::power_cut::{self, End, Kind, Run, finish, is_known};
+use common::seeds::Seeds;
+use common::{batches, reads};
 use tidelog_segment_log::batch::BatchHeader;
-use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
-use tidelog_segment_log::disk::sim::{SimConfig, SimDisk, SimFaults};
-use tidelog_segment_log::disk::{Disk, ReadSource};
-use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
+use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
+use tidelog_segment_log::ids::{LeaderEpoch, Offset};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, OpenError, OpenProgress, OpenSpec, Opening, PartitionLog, ReadPart,
-    Truncation, verify_cold,
+    CloseProgress, Durability, OpenError, OpenSpec, Opening, PartitionLog, Truncation, drive_open,
 };
-use tidelog_segment_log::producer_state::SequenceCheck;
-use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions, RecoveryReport};
+use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions};
 
-const DIRECTORY: &str = "/sim/partition";
 const PRODUCER: i64 = 4;
 const NOW_MS: i64 = 1_000_000;
 
-fn seeds() -> u64 {
-    let asked = std::env::var("TIDELOG_SIM_SEEDS").ok();
-    asked.and_then(|asked| asked.parse().ok()).unwrap_or(1)
-}
+const KIND: Kind = Kind {
+    segment_bytes: 20 << 10,
+    durability: Durability::Fsync,
+};
 
 /// The checkpoint that the open after the cut is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,66 +68,15 @@ struct Record {
 
 fn spec(starts: u64, checkpoint: Option<PartitionCheckpoint>, clean: bool) -> OpenSpec {
     OpenSpec {
-        directory: PathBuf::from(DIRECTORY),
-        key: PartitionKey {
-            topic: TopicId([5; 16]),
-            partition: 1,
-        },
-        config: LogConfig {
-            segment_bytes: 20 << 10,
-            segment_ms: i64::MAX,
-            durability: Durability::Fsync,
-        },
-        token_space: 7,
-        checkpoint,
         clean,
-        start_counter: starts,
-        created: starts == 1,
+        ..power_cut::spec(KIND, starts, checkpoint)
     }
 }
 
 fn batch(sequence: i32, value: u32) -> Bytes {
-    let mut text = vec![0; 1_500];
+    let mut text = [0; 1_500];
     text[..4].copy_from_slice(&value.to_le_bytes());
-    let spec = BatchSpec {
-        producer_id: PRODUCER,
-        producer_epoch: 0,
-        base_sequence: sequence,
-        timestamp_ms: NOW_MS,
-        ..BatchSpec::default()
-    };
-    Bytes::from(build_batch(&spec, &[text.as_slice()]))
-}
-
-/// Why a life ended.
-#[derive(Debug)]
-enum End {
-    Cut,
-    Wrong(String),
-}
-
-/// Lets the opening get on, as long as the power is on.
-fn finish(
-    mut opening: Opening,
-    disk: &mut SimDisk,
-    left: &mut usize,
-) -> Result<(Box<PartitionLog>, RecoveryReport), End> {
-    let mut completions = Vec::new();
-    loop {
-        match opening.step(NOW_MS, disk, std::mem::take(&mut completions)) {
-            OpenProgress::Ready(log, report) if report.quarantined.is_empty() => return Ok((log, report)),
-            OpenProgress::Ready(_, report) => return Err(End::Wrong(format!("damage: {report:?}"))),
-            OpenProgress::Failed(error) => return Err(End::Wrong(error.to_string())),
-            OpenProgress::Pending => {
-                if *left == 0 {
-                    return Err(End::Cut);
-                }
-                *left -= 1;
-                disk.advance();
-                disk.take_completions(&mut completions);
-            }
-        }
-    }
+    batches::sequenced(PRODUCER, sequence, NOW_MS, &[&text])
 }
 
 /// A life of the log that ends after `left` steps of the disk.
@@ -157,10 +106,7 @@ impl Life {
     }
 
     fn step(&mut self) -> Result<(), End> {
-        if self.left == 0 {
-            return Err(End::Cut);
-        }
-        self.left -= 1;
+        self.left = self.left.checked_sub(1).ok_or(End::Cut)?;
         self.disk.advance();
         let mut completions = Vec::new();
         self.disk.take_completions(&mut completions);
@@ -247,7 +193,7 @@ impl Life {
         self.starts += 1;
         let spec = spec(self.starts, Some(checkpoint), true);
         let opening = Opening::truncating(spec, self.options(), Some(to));
-        let (mut log, report) = finish(opening, &mut self.disk, &mut self.left)?;
+        let (mut log, report) = finish(opening, NOW_MS, &mut self.disk, &mut self.left)?;
         if log.log_end_offset().0 as usize != kept || report.truncated != Some(log.log_end_offset()) {
             return Err(End::Wrong(format!("cut to {}: {report:?}", log.log_end_offset())));
         }
@@ -266,7 +212,7 @@ impl Life {
         let checkpoint = self.close()?;
         self.starts += 1;
         let opening = Opening::with_options(spec(self.starts, Some(checkpoint), true), self.options());
-        let (log, report) = finish(opening, &mut self.disk, &mut self.left)?;
+        let (log, report) = finish(opening, NOW_MS, &mut self.disk, &mut self.left)?;
         if !report.clean {
             return Err(End::Wrong(format!("a clean start is not: {report:?}")));
         }
@@ -314,34 +260,21 @@ impl Life {
     }
 }
 
-/// What is served, from the log start on.
+/// What is served, from the log start on: one record in each batch, without gaps.
 fn read(log: &mut PartitionLog, disk: &mut SimDisk) -> Vec<Record> {
-    let mut records = Vec::new();
-    let (mut at, end) = (log.log_start_offset(), log.log_end_offset());
-    while at < end {
-        let plan = log.read(disk, at, end, 1).unwrap();
-        for part in plan.parts {
-            let batches: Vec<Vec<u8>> = match part {
-                ReadPart::Hot(pieces) => pieces.iter().map(|piece| piece.to_vec()).collect(),
-                ReadPart::Cold(range) => {
-                    let file = disk.snapshot(range.file.path(), ReadSource::Cached).unwrap();
-                    let bytes = &file[range.position.start as usize..range.position.end as usize];
-                    let found = verify_cold(&range, bytes).unwrap();
-                    found.into_iter().map(|at| bytes[at].to_vec()).collect()
-                }
-            };
-            for stored in batches {
-                let header = BatchHeader::parse(&stored).unwrap();
-                assert_eq!(header.base_offset, at, "one record in each batch, without gaps");
-                records.push(Record {
-                    epoch: header.partition_leader_epoch,
-                    value: value_of(&stored),
-                });
-                at = Offset(header.last_offset().0 + 1);
-            }
+    let start = log.log_start_offset().0;
+    let batches = reads::read_all(log, disk, 1).unwrap();
+    let of = |((header, stored), at): ((BatchHeader, Bytes), i64)| {
+        assert_eq!(
+            (header.base_offset, header.last_offset()),
+            (Offset(at), Offset(at))
+        );
+        Record {
+            epoch: header.partition_leader_epoch,
+            value: value_of(&stored),
         }
-    }
-    records
+    };
+    batches.into_iter().zip(start..).map(of).collect()
 }
 
 /// The number at the head of the one record's value.
@@ -351,17 +284,8 @@ fn value_of(stored: &[u8]) -> u32 {
     u32::from_le_bytes(value[..4].try_into().unwrap())
 }
 
-fn is_known(log: &PartitionLog, sequence: i32) -> bool {
-    let check = log.producers().check(PRODUCER, 0, sequence, sequence);
-    matches!(check, SequenceCheck::Duplicate { .. })
-}
-
 /// What is wrong after the cut of power, if anything is.
 fn judge(mut life: Life) -> Result<(), String> {
-    let text = |end: End| match end {
-        End::Cut => "the power is on".to_owned(),
-        End::Wrong(what) => what,
-    };
     let checkpoint = match life.case.evidence {
         Evidence::None => None,
         Evidence::Older => life.older.clone(),
@@ -377,7 +301,7 @@ fn judge(mut life: Life) -> Result<(), String> {
         ..life.options()
     };
     let opening = Opening::with_options(spec(life.starts, checkpoint, false), options);
-    let (mut log, _) = finish(opening, &mut life.disk, &mut life.left).map_err(text)?;
+    let (mut log, _) = finish(opening, NOW_MS, &mut life.disk, &mut life.left).map_err(End::told)?;
     let (start, end) = (log.log_start_offset(), log.log_end_offset().0 as usize);
     let whole = end >= life.durable && end <= life.records.len();
     let cut = life.cutting_to == Some(end);
@@ -400,10 +324,10 @@ fn judge(mut life: Life) -> Result<(), String> {
     if found != expected {
         return Err(format!("{found:?} is served, not {expected:?}"));
     }
-    if end > 0 && !is_known(&log, end as i32 - 1) {
+    if end > 0 && !is_known(&log, PRODUCER, end as i32 - 1) {
         return Err("the producer's last record is not known".to_owned());
     }
-    if is_known(&log, end as i32) {
+    if is_known(&log, PRODUCER, end as i32) {
         return Err("a record of the producer is known that is not there".to_owned());
     }
     let epoch = log.leader_epoch();
@@ -419,20 +343,13 @@ fn judge(mut life: Life) -> Result<(), String> {
     life.log = Some(log);
     life.records.truncate(end);
     life.durable = end;
-    life.append(2).map_err(text)?;
-    life.restart().map_err(text)
+    life.append(2).map_err(End::told)?;
+    life.restart().map_err(End::told)
 }
 
-/// Runs to the cut of power and judges: what is wrong, and whether the script had ended.
-fn run(case: Case) -> (Result<(), String>, bool, usize) {
-    let disk = SimDisk::new(SimConfig {
-        seed: case.seed,
-        faults: SimFaults {
-            would_stall_ppm: 300_000,
-            ..SimFaults::default()
-        },
-        ..SimConfig::default()
-    });
+/// Runs to the cut of power and judges; also how many truncations there were.
+fn run(case: Case) -> (Run, usize) {
+    let disk = power_cut::disk(case.seed, false);
     let mut life = Life {
         case,
         disk,
@@ -450,49 +367,47 @@ fn run(case: Case) -> (Result<(), String>, bool, usize) {
         cuts: 0,
     };
     let opening = Opening::with_options(spec(1, None, false), life.options());
-    let (log, _) = finish(opening, &mut life.disk, &mut life.left).unwrap();
+    let (log, _) = finish(opening, NOW_MS, &mut life.disk, &mut life.left).unwrap();
     life.log = Some(log);
     life.left = case.cut_after;
     let end = life.script();
     let cuts = life.cuts;
-    match end {
-        Ok(()) => (judge(life), true, cuts),
-        Err(End::Cut) => (judge(life), false, cuts),
-        Err(End::Wrong(error)) => (Err(error), true, cuts),
-    }
+    let (verdict, ended) = match end {
+        Ok(()) => (judge(life), true),
+        Err(End::Cut) => (judge(life), false),
+        Err(End::Wrong(error)) => (Err(error), true),
+    };
+    (Run { verdict, ended }, cuts)
 }
 
 /// Cuts after each step of the disk until the script ends: the first failure, and the number of cuts.
-fn cut_everywhere(case: Case) -> (Option<String>, usize) {
-    for cut_after in 0.. {
-        let case = Case { cut_after, ..case };
-        let (verdict, ended, cuts) = run(case);
-        if let Err(error) = verdict {
-            return (Some(format!("{case:?}: {error}")), cut_after);
+fn cut(case: Case) -> (Result<(), String>, usize) {
+    let (verdict, count) = power_cut::cut_everywhere(|cut_after| {
+        let (end, truncations) = run(Case { cut_after, ..case });
+        if end.ended && end.verdict.is_ok() {
+            assert_eq!(truncations, 5, "the script cuts the log");
         }
-        if ended {
-            assert_eq!(cuts, 5, "the script cuts the log");
-            return (None, cut_after);
-        }
-    }
-    unreachable!("the script ends")
+        end
+    });
+    (verdict.map_err(|error| format!("{case:?}: {error}")), count)
 }
 
 #[test]
 fn a_cut_after_each_step_of_a_truncation_leaves_the_log_before_or_after_it() {
+    let seeds = Seeds::asked(1);
     let mut cuts = 0;
-    for seed in 0..seeds() {
+    for seed in seeds.range() {
         for evidence in EVIDENCE {
-            let (failure, count) = cut_everywhere(Case {
+            let (verdict, count) = cut(Case {
                 seed,
                 evidence,
                 ..SOUND
             });
-            assert_eq!(failure, None);
+            assert_eq!(verdict, Ok(()));
             cuts += count;
         }
     }
-    assert!(cuts as u64 > 3 * 200 * seeds(), "{cuts} cuts");
+    assert!(cuts as u64 > 3 * 200 * seeds.count(), "{cuts} cuts");
 }
 
 fn is_found(bug: RecoveryBug) -> bool {
@@ -502,7 +417,7 @@ fn is_found(bug: RecoveryBug) -> bool {
             bug,
             ..SOUND
         };
-        cut_everywhere(case).0.is_some()
+        cut(case).0.is_err()
     })
 }
 
@@ -517,18 +432,8 @@ fn files_that_go_before_the_cut_is_durable_are_found() {
 }
 
 fn opened(disk: &mut SimDisk, spec: OpenSpec, to: Option<Truncation>) -> Result<PartitionLog, OpenError> {
-    let mut opening = Opening::truncating(spec, RecoveryOptions::default(), to);
-    let mut completions = Vec::new();
-    loop {
-        match opening.step(NOW_MS, disk, std::mem::take(&mut completions)) {
-            OpenProgress::Ready(log, _) => return Ok(*log),
-            OpenProgress::Failed(error) => return Err(error),
-            OpenProgress::Pending => {
-                disk.advance();
-                disk.take_completions(&mut completions);
-            }
-        }
-    }
+    let opening = Opening::truncating(spec, RecoveryOptions::default(), to);
+    drive_open(&mut Stepping(disk), opening).map(|(log, _)| *log)
 }
 
 #[test]

@@ -20,7 +20,9 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 
-use super::format::{FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage};
+use super::format::{
+    FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_MAGIC, JOURNAL_PAGE_BYTES, JournalPage,
+};
 use super::scan::LiveJournal;
 use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, Token, WriteNow};
 use crate::ids::{EntryIndex, FilePosition, PartitionKey};
@@ -764,7 +766,7 @@ async fn make(
         io.write_all(&file, at, zeros.slice(..len as usize)).await?;
         at += len;
     }
-    io.write_all(&file, 0, page).await?;
+    write_page(&io, &file, page).await?;
     io.sync(&file).await?;
     io.sync_dir(&directory).await?;
     Ok(Some(file))
@@ -772,9 +774,18 @@ async fn make(
 
 /// Gives a void file a new first page.
 async fn use_again(io: Io, file: FileHandle, page: Bytes) -> io::Result<Option<FileHandle>> {
-    io.write_all(&file, 0, page).await?;
+    write_page(&io, &file, page).await?;
     io.sync(&file).await?;
     Ok(Some(file))
+}
+
+/// Writes the magic after everything else, over zeros: a page that a write left unfinished has none, and so is not
+/// taken for a damaged one.
+async fn write_page(io: &Io, file: &FileHandle, page: Bytes) -> io::Result<()> {
+    let magic = page.slice(..JOURNAL_MAGIC.len());
+    io.write_all(file, magic.len() as u64, page.slice(magic.len()..))
+        .await?;
+    io.write_all(file, 0, magic).await
 }
 
 /// Makes a file's first page void, durably: what lies behind it counts no more.

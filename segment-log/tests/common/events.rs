@@ -20,6 +20,8 @@ const NAMES: &[&str] = &[
     "an entry taken from a journal",
     "a start with another number of shards",
     "a fence",
+    "a truncation",
+    "a truncation that failed",
     "a reopening that failed",
     "a stop in order",
     "a stop that ended in a fence",

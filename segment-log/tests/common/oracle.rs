@@ -52,6 +52,8 @@ pub struct Sends {
     starts_asked: Vec<(EntryIndex, i64)>,
     /// The log start that was seen to be durable, and the highest that may be found.
     start_acked: i64,
+    /// A truncation to this offset was begun: the next open finds the log whole or cut.
+    pub cutting_to: Option<i64>,
     start_max: i64,
 }
 
@@ -109,6 +111,12 @@ impl Sends {
         Ok(())
     }
 
+    /// What was cut is not served again.
+    fn cut_to(&mut self, end: i64) {
+        self.acked.retain(|base, _| *base < end);
+        self.ever.retain(|(base, _)| *base < end);
+    }
+
     /// After an open everything in the log is durable, and everything that was durable is in it.
     pub fn check_after_open(
         &mut self,
@@ -120,6 +128,9 @@ impl Sends {
             return Err(format!("damage where none was done: {:?}", report.quarantined));
         }
         let (start, end) = (log.log_start_offset(), log.high_watermark());
+        if self.cutting_to.take() == Some(end.0) {
+            self.cut_to(end.0);
+        }
         if start.0 < self.start_acked || start.0 > self.start_max {
             return Err(format!(
                 "the log starts at {start}, not from {} to {}",

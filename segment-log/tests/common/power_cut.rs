@@ -13,7 +13,7 @@ use tidelog_segment_log::disk::sim::{SimConfig, SimDisk, SimFaults};
 use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
 use tidelog_segment_log::log::{Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog};
 use tidelog_segment_log::producer_state::SequenceCheck;
-use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
 
 use super::{Verdict, batches, reads};
 
@@ -69,19 +69,29 @@ pub fn open(
     spec: OpenSpec,
     options: RecoveryOptions,
 ) -> Result<Box<PartitionLog>, String> {
-    let mut opening = Opening::with_options(spec, options);
+    let opening = Opening::with_options(spec, options);
+    let (mut log, _) = finish(opening, 1, disk, &mut { usize::MAX }).map_err(End::told)?;
+    log.confirm_term();
+    Ok(log)
+}
+
+/// Lets an opening get on for at most `left` steps of the disk.
+pub fn finish(
+    mut opening: Opening,
+    now_ms: i64,
+    disk: &mut SimDisk,
+    left: &mut usize,
+) -> Result<(Box<PartitionLog>, RecoveryReport), End> {
     let mut completions = Vec::new();
     loop {
-        match opening.step(1, disk, std::mem::take(&mut completions)) {
-            OpenProgress::Ready(mut log, report) => {
-                log.confirm_term();
-                return match report.quarantined.is_empty() {
-                    true => Ok(log),
-                    false => Err(format!("damage where none was done: {report:?}")),
-                };
+        match opening.step(now_ms, disk, std::mem::take(&mut completions)) {
+            OpenProgress::Ready(log, report) if report.quarantined.is_empty() => return Ok((log, report)),
+            OpenProgress::Ready(_, report) => {
+                return Err(End::Wrong(format!("damage where none was done: {report:?}")));
             }
-            OpenProgress::Failed(error) => return Err(error.to_string()),
+            OpenProgress::Failed(error) => return Err(End::Wrong(error.to_string())),
             OpenProgress::Pending => {
+                *left = left.checked_sub(1).ok_or(End::Cut)?;
                 disk.advance();
                 disk.take_completions(&mut completions);
             }
@@ -95,9 +105,20 @@ pub trait Watch {
 }
 
 /// Why a life ended before its script.
+#[derive(Debug)]
 pub enum End {
     Cut,
     Wrong(String),
+}
+
+impl End {
+    /// What was wrong, where the power is not cut.
+    pub fn told(self) -> String {
+        match self {
+            Self::Cut => "the power is on, and it was cut".to_owned(),
+            Self::Wrong(what) => what,
+        }
+    }
 }
 
 /// A life of the log that ends after `left` steps of the disk.
@@ -126,10 +147,7 @@ impl<W: Watch> Life<W> {
     }
 
     pub fn step(&mut self) -> Result<(), End> {
-        if self.left == 0 {
-            return Err(End::Cut);
-        }
-        self.left -= 1;
+        self.left = self.left.checked_sub(1).ok_or(End::Cut)?;
         self.disk.advance();
         let mut completions = Vec::new();
         self.disk.take_completions(&mut completions);

@@ -42,6 +42,7 @@ const SOUND: Scenario = Scenario {
         (Action::Trim, 30),
         (Action::Checkpoint, 15),
         (Action::Read, 15),
+        (Action::Truncate, 4),
         (Action::Stop, 2),
         (Action::Crash, 4),
     ],
@@ -76,6 +77,8 @@ const RARE: &[&str] = &[
     "a crash with batches that were not acknowledged",
     "a crash with a log start that was not durable",
     "an index file damaged",
+    "a truncation",
+    "a truncation that failed",
 ];
 
 fn seeds() -> Seeds {
@@ -161,6 +164,15 @@ fn a_journal_trimmed_before_the_name_of_a_segment_is_durable_is_found_out() {
         assert_eq!(run(seed, with_bug(lagging, JournalBug::None)).verdict, Ok(()));
     }
     is_found_out(with_bug(lagging, JournalBug::TrimBeforeDirSync), "");
+}
+
+#[test]
+fn an_open_that_ignores_truncations_is_found_out() {
+    let scenario = Scenario {
+        recovery_bug: RecoveryBug::IgnoreTruncations,
+        ..SOUND
+    };
+    is_found_out(scenario, "");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::batch::{BATCH_PREFIX_LEN, BatchHeader, patch_prefix};
 use tidelog_segment_log::disk::Token;
-use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
+use tidelog_segment_log::disk::sim::{SimConfig, SimDisk, SimFaults};
 use tidelog_segment_log::disk::{Disk, DiskOp};
 use tidelog_segment_log::entry::{ENTRY_VERSION, EntryHeader, EntryKind, padding_len};
 use tidelog_segment_log::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset, PartitionKey, TopicId};
@@ -85,10 +85,14 @@ fn run(segment: &SegmentHeader, position: u64, last: u64, bytes: Vec<u8>) -> Jou
 }
 
 fn journal(start_counter: u64, shard: u32) -> Journal {
+    journal_of(start_counter, shard, 64 << 10)
+}
+
+fn journal_of(start_counter: u64, shard: u32, file_bytes: u64) -> Journal {
     let config = JournalConfig {
         shard,
         start_counter,
-        file_bytes: 64 << 10,
+        file_bytes,
         max_bytes: 1 << 20,
         id_seed: Some(start_counter * 100 + u64::from(shard)),
         bug: JournalBug::None,
@@ -280,4 +284,37 @@ fn damage_behind_a_durable_mark_is_reported_and_what_follows_is_replayed() {
         .expect("journals");
     let damage = format!("{:?}", found.damage());
     assert!(damage.contains("first: FrameNumber(2), count: 1"), "{damage}");
+}
+
+/// A file that was being made, or made ready to be used again, holds nothing: it is not damaged.
+#[test]
+fn a_first_page_that_was_being_written_is_no_damage() {
+    for seed in 0..300 {
+        for steps in 6..26 {
+            let mut disk = SimDisk::new(SimConfig {
+                seed,
+                faults: SimFaults {
+                    short_write_ppm: 500_000,
+                    ..SimFaults::default()
+                },
+                ..SimConfig::default()
+            });
+            let mut journal = journal_of(1, 0, 8 << 10);
+            let _ = journal.status(&mut disk, 1, 100);
+            for _ in 0..steps {
+                let mut completions = Vec::new();
+                disk.advance();
+                disk.take_completions(&mut completions);
+                completions
+                    .into_iter()
+                    .for_each(|completion| journal.on_completion(&mut disk, completion));
+            }
+            drop(journal);
+            disk.process_kill();
+            let found = FoundJournals::find(1, &root())
+                .drive(&mut Stepping(&mut disk))
+                .expect("journals");
+            assert_eq!(found.damage(), [], "seed {seed}, after {steps} steps");
+        }
+    }
 }

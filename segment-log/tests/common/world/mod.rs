@@ -6,6 +6,7 @@
 mod clients;
 mod ends;
 mod starts;
+mod truncations;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub enum Action {
     Trim,
     Checkpoint,
     Read,
+    /// A partition is cut behind some batch.
+    Truncate,
     /// Stops in order and starts again.
     Stop,
     /// A kill, a power cut, or both, and a start.
@@ -250,6 +253,7 @@ impl World {
             Action::Trim => self.trim(),
             Action::Checkpoint => self.begin_checkpoint(),
             Action::Read => self.read_some()?,
+            Action::Truncate => self.truncate()?,
             Action::Stop => self.stop_in_order()?,
             Action::Crash => self.crash()?,
         }

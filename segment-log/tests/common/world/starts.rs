@@ -1,5 +1,6 @@
 //! How a simulated broker starts, and how it opens a fenced log again.
 
+use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, JournalEvidence};
@@ -97,21 +98,36 @@ impl World {
 
     fn spec(&self, at: usize, data: &DataDirectory) -> OpenSpec {
         OpenSpec {
+            clean: data.was_clean(),
+            created: !self.sends[at].created,
+            ..self.spec_with(at, data.evidence(&key(at)).checkpoint, data.start_counter())
+        }
+    }
+
+    /// Of a partition that is there.
+    pub(super) fn spec_with(
+        &self,
+        at: usize,
+        checkpoint: Option<PartitionCheckpoint>,
+        start_counter: u64,
+    ) -> OpenSpec {
+        OpenSpec {
             directory: directory(at),
             key: key(at),
             config: self.scenario.log,
             token_space: LOG_SPACE + at as u32,
-            checkpoint: data.evidence(&key(at)).checkpoint,
-            clean: data.was_clean(),
-            start_counter: data.start_counter(),
-            created: !self.sends[at].created,
+            checkpoint,
+            clean: false,
+            start_counter,
+            created: false,
         }
     }
 
     /// With what the scenario plants.
-    fn options(&mut self, options: RecoveryOptions) -> RecoveryOptions {
+    pub(super) fn options(&mut self, options: RecoveryOptions) -> RecoveryOptions {
         RecoveryOptions {
             incarnation_seed: Some(self.rng.next_u64()),
+            index_part_bytes: Some(9_000),
             bug: self.scenario.recovery_bug,
             removal_bug: self.scenario.removal_bug,
             spares: self.spares.clone(),
@@ -120,7 +136,7 @@ impl World {
     }
 
     /// `None`: it failed, as it may on such a disk.
-    fn open(&mut self, at: usize, mut opening: Opening) -> Result<Option<RecoveryReport>, String> {
+    pub(super) fn open(&mut self, at: usize, mut opening: Opening) -> Result<Option<RecoveryReport>, String> {
         let mut completions = Vec::new();
         for _ in 0..STEPS_MAX {
             let own = std::mem::take(&mut completions);
@@ -151,7 +167,7 @@ impl World {
         Err("an opening does not end".into())
     }
 
-    fn note_opening(&mut self, at: usize, report: &RecoveryReport, existed: bool) {
+    pub(super) fn note_opening(&mut self, at: usize, report: &RecoveryReport, existed: bool) {
         let is_new_segment = self.logs.at(at).is_some_and(|log| {
             let named = log.checkpoint().segments;
             named
@@ -169,7 +185,7 @@ impl World {
         );
     }
 
-    fn check(&mut self, at: usize, report: &RecoveryReport) -> Verdict {
+    pub(super) fn check(&mut self, at: usize, report: &RecoveryReport) -> Verdict {
         let Some(log) = self.logs.at(at) else {
             return Err("no log".into());
         };
@@ -243,8 +259,7 @@ impl World {
                 let Some(data) = &self.data else {
                     return Err("no data directory".into());
                 };
-                let mut spec = self.spec(at, data);
-                (spec.checkpoint, spec.clean) = (Some(retry.clone()), false);
+                let spec = self.spec_with(at, Some(retry.clone()), data.start_counter());
                 opening = Opening::with_options(spec, options);
             };
             drop(live);
