@@ -13,7 +13,7 @@ use tidelog_segment_log::ids::Incarnation;
 use tidelog_segment_log::limits::{IDENTITY_NAME_BYTES_MAX, TERMS_PER_START};
 use tidelog_segment_log::recovery::{Repair, RepairError, RepairStep, SET_ASIDE_DIRECTORY, repair};
 
-use super::places::{IDENTITY_FILE, LostPlace, Place, data_directory_of, failure, find};
+use super::places::{IDENTITY_FILE, LostPlace, Place, Places, data_directory_of, failure, find};
 use super::verify::lost_offsets;
 use crate::failure::{DAMAGE, DONE, FAILED, Failure, PARTLY, USAGE};
 use crate::output::{OutputFormat, base64, print_rows};
@@ -26,7 +26,8 @@ A segment with damage is written anew, under its next generation, with every ent
 batches take the place of what is lost, so that readers go over those offsets. What a new file replaces,
 and files that are no part of the log, go into the directory set-aside beside the segments; nothing is
 deleted. A torn tail is left to the broker, which cuts it when it opens the log. Index files and
-checkpoints are derived: the broker makes them anew.
+checkpoints are derived: the broker makes them anew. A partition of which a commit journal holds what its segments
+do not is not repaired before the broker has run once and written that to them.
 
 A data directory without its identity file is refused by the broker: else leader epochs would be given out
 again. Restore it, or have one made with --new-identity and the node.id of the broker: its start counter is
@@ -100,6 +101,11 @@ pub fn run(args: RepairArgs) -> Result<u8, Failure> {
         .flatten();
     let _lock = root.as_deref().map(|root| lock(root, args.execute)).transpose()?;
     let found = find(&args.path)?;
+    if let Some(failure) = found.journal_failures.first() {
+        return Err(
+            Failure::new(FAILED, failure).hint("Nothing was changed: what they hold would count as lost.")
+        );
+    }
     if args.new_identity.is_some() && !found.identity_is_gone {
         let failure = format!("{} is no data directory without an identity", args.path.display());
         return Err(Failure::new(USAGE, failure).hint("Leave --new-identity out."));
@@ -139,7 +145,7 @@ pub fn run(args: RepairArgs) -> Result<u8, Failure> {
     if found.identity_is_gone {
         match (args.new_identity, &root) {
             (Some(node_id), Some(root)) => {
-                rows.push(new_identity(&args, root, node_id, &found.places)?);
+                rows.push(new_identity(&args, root, node_id, &found)?);
                 repaired += 1;
             }
             _ => failures.push(
@@ -170,16 +176,12 @@ fn say(args: &RepairArgs, repaired: usize) {
 }
 
 /// Makes the identity, if it is told to; the line that says so.
-fn new_identity(
-    args: &RepairArgs,
-    root: &Path,
-    node_id: i32,
-    places: &[Place],
-) -> Result<Vec<Value>, Failure> {
+fn new_identity(args: &RepairArgs, root: &Path, node_id: i32, found: &Places) -> Result<Vec<Value>, Failure> {
     let path = root.join(IDENTITY_FILE);
     if args.execute {
         let mut term_max = 0;
-        for place in places {
+        let journal_start_counter = found.journal_start_counter;
+        for place in &found.places {
             let seen = place.examine(0, &mut |_, _, entry, _| {
                 term_max = term_max.max(entry.term.0);
                 true
@@ -197,7 +199,7 @@ fn new_identity(
             directory_id: random_bytes()?,
         };
         // Above the start that gave out the highest leader epoch found.
-        let floor = u64::from(term_max.unsigned_abs()) / TERMS_PER_START;
+        let floor = (u64::from(term_max.unsigned_abs()) / TERMS_PER_START).max(journal_start_counter);
         make_identity_anew(&mut StdDisk::new(), root, new, floor)
             .map_err(|error| Failure::new(FAILED, format!("cannot write {}: {error}", path.display())))?;
     }
@@ -271,6 +273,9 @@ fn refused(place: &Place, error: &RepairError) -> Failure {
         RepairError::TooMuch { .. } => failure.hint(
             "What is named lost is mostly a checkpoint or an entry that names too much; nothing was changed.",
         ),
+        RepairError::InJournal { .. } => failure.hint(
+            "Nothing was changed. Start the broker once, which writes them to the segments, stop it, and repair then.",
+        ),
         RepairError::Encrypted { .. } => failure.hint("Nothing was changed."),
         RepairError::Io { .. } => failure.hint("What was there is still there; run it again."),
         RepairError::Examine(_) => failure,
@@ -327,4 +332,45 @@ fn rows_of(place: &Place, done: &Repair) -> Vec<Vec<Value>> {
         rows.push(row(action, file, Some(becomes), nothing()));
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::segment::testing::Partition;
+    use tidelog_segment_log::segment_header::SEGMENT_HEADER_LEN;
+
+    fn repair(partition: &Partition, execute: bool) -> Result<u8, Failure> {
+        run(RepairArgs {
+            path: partition.root().to_owned(),
+            execute,
+            new_identity: None,
+            cluster_id: None,
+            output: OutputFormat::Jsonl,
+        })
+    }
+
+    #[test]
+    fn what_only_a_journal_holds_is_not_lost_by_a_repair() {
+        let partition = Partition::with_batches(4);
+        partition.write_checkpoint();
+        partition.move_to_journal(2);
+        assert_eq!(repair(&partition, false), Ok(DONE), "there is nothing to repair");
+        partition.flip(SEGMENT_HEADER_LEN as u64 + 70);
+        let before = std::fs::read(partition.file()).expect("read");
+        for execute in [false, true] {
+            assert_eq!(repair(&partition, execute), Ok(FAILED));
+            assert_eq!(std::fs::read(partition.file()).expect("read"), before);
+        }
+        let place = &find(partition.root()).expect("found").places[0];
+        let refused = plan(place).expect_err("refused");
+        assert!(
+            matches!(refused, RepairError::InJournal { entries: 2 }),
+            "{refused}"
+        );
+        assert_eq!(partition.start(), 2, "a start takes them from there");
+        assert_eq!(repair(&partition, false), Ok(DAMAGE));
+        assert_eq!(repair(&partition, true), Ok(DONE));
+        assert_eq!(repair(&partition, true), Ok(DONE), "nothing is left to do");
+    }
 }
