@@ -22,6 +22,8 @@ LATENCY_P99_RATIO_MAX = 2.0
 HOT_BATCH_BYTES = 16 << 10
 HOT_CONNECTIONS, HOT_IN_FLIGHT = 4, 256
 HOT_SHARE_MIN = 0.7
+# A roll each second or so.
+RECYCLED_SEGMENT_BYTES = "256MiB"
 
 
 def latency_at_200_mb() -> Table:
@@ -49,6 +51,45 @@ def latency_at_200_mb() -> Table:
     ours_p99, device_p99 = (median(reports, "p99_us") for reports in results.values())
     table.note(f"p99 to the device's own: {ratio(ours_p99, device_p99)} (wanted: at most {LATENCY_P99_RATIO_MAX:.1f}).")
     return table
+
+
+def recycled_segments() -> str:
+    """A topic at its retention, so that segments come and go: their files are new, or those of removed ones."""
+    seconds = Options.seconds() + 2
+
+    def warm(recycle_max: str, then) -> dict:
+        settings = {
+            "storage.recycle_max": recycle_max,
+            "log.segment_bytes": RECYCLED_SEGMENT_BYTES,
+            "log.retention_bytes": RECYCLED_SEGMENT_BYTES,
+            "log.retention_check_ms": "100",
+        }
+        with broker(durability="fsync", more=settings) as running:
+            fill = ("--topic", "warm", "--create", "--partitions", 1, "--bytes", 1 << 30)
+            compare.load("produce", running.bootstrap, running.pid, *fill)
+            return then(running)
+
+    def latency(running) -> dict:
+        size = ("--record-bytes", LATENCY_RECORD_BYTES, "--rate", LATENCY_RATE, "--seconds", seconds)
+        return compare.load("latency", running.bootstrap, running.pid, "--topic", "warm", *size)["answer"]
+
+    def produce(running) -> dict:
+        size = ("--partitions", 1, "--bytes", Options.bytes() * 2)
+        return compare.load("produce", running.bootstrap, running.pid, "--topic", "warm", *size)
+
+    ways = {"new files": "0", "recycled files": "4GiB"}
+    shape = f"1 partition at its retention, segments of {RECYCLED_SEGMENT_BYTES}, `fsync`"
+    late = Table(
+        f"acknowledgement at {LATENCY_RATE:,} records/s of 64 KiB (200 MB/s), {shape}, us", "segments are", "p50", "p99", "p99.9", "max"
+    )
+    results = rounds({name: lambda limit=limit: warm(limit, latency) for name, limit in ways.items()})
+    for name, reports in results.items():
+        late.row(name, *(f"{median(reports, q):,.0f}" for q in ("p50_us", "p99_us", "p999_us", "max_us")))
+    fast = Table(f"produce in batches of 64 KiB, 16 in flight, {shape}", "segments are", "GiB/s", "CPU s/GiB")
+    results = rounds({name: lambda limit=limit: warm(limit, produce) for name, limit in ways.items()})
+    for name, reports in results.items():
+        fast.row(name, f"{median(reports, 'gib_per_s'):.2f}", f"{median(reports, 'broker.cpu_s_per_gib'):.2f}")
+    return f"{late}\n{fast}"
 
 
 def hot_partitions() -> Table:
@@ -80,7 +121,7 @@ def hot_partitions() -> Table:
     return table
 
 
-ROWS = {"latency-200": latency_at_200_mb, "hot-partitions": hot_partitions}
+ROWS = {"latency-200": latency_at_200_mb, "recycled": recycled_segments, "hot-partitions": hot_partitions}
 
 if __name__ == "__main__":
     sys.exit(compare.main(ROWS, "perf/log.py", __doc__, "log"))

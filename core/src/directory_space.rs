@@ -3,7 +3,7 @@
 //! The control thread looks, since asking a file system may block; shards read what the last look found, and say
 //! when the disk was full in between. Invariants: below `storage.min_free` no write of a client is taken, and
 //! none again until there is an eighth more than that and the reserve is whole; what the broker itself has to
-//! write may take the room below, and at last the reserve's.
+//! write may take the room below, and at last the reserve's. Files that are kept to be recycled go before that.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::log::SpareBudget;
 use tidelog_segment_log::reserve::{free_bytes, is_full, make_reserve, release_reserve};
 
 /// Not known (Kafka's number for it).
@@ -22,6 +23,12 @@ const MIN_FREE_BYTES_MAX: u64 = 1 << 30;
 /// `storage.reserve` = auto: this part of the file system, at most so much.
 const RESERVE_PART: u64 = 100;
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
+/// `storage.recycle_max` = auto: this part of the file system, at most so much.
+const RECYCLE_PART: u64 = 20;
+const RECYCLE_BYTES_MAX: u64 = 4 << 30;
+/// Spare files are wanted back with less than this part of `storage.min_free` more than that, so before writes are
+/// refused, and are kept again with twice the part more.
+const SPARES_PART: u64 = 4;
 /// Writes are taken again with this part of `storage.min_free` more than that.
 const RESUME_PART: u64 = 8;
 /// And at least so much more.
@@ -37,6 +44,7 @@ pub struct DirectorySpace {
     is_low: AtomicBool,
     met_full_disk: AtomicBool,
     has_failed: AtomicBool,
+    spares: SpareBudget,
 }
 
 impl Default for DirectorySpace {
@@ -47,6 +55,7 @@ impl Default for DirectorySpace {
             is_low: AtomicBool::new(false),
             met_full_disk: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            spares: SpareBudget::default(),
         }
     }
 }
@@ -62,14 +71,20 @@ impl DirectorySpace {
         self.usable_bytes.load(Ordering::Relaxed)
     }
 
+    /// What files may take that are kept to be recycled.
+    pub fn spares(&self) -> &SpareBudget {
+        &self.spares
+    }
+
     /// Whether clients may write.
     pub fn takes_writes(&self) -> bool {
         !self.is_low.load(Ordering::Relaxed)
     }
 
-    /// Something found no space. Clients' writes are not taken from now on, and the reserve is given up at the
-    /// next look.
+    /// Something found no space. Clients' writes are not taken from now on, spare files go, and the reserve is given
+    /// up at the next look.
     pub fn note_full_disk(&self) {
+        self.spares.want_back(true);
         self.is_low.store(true, Ordering::Relaxed);
         self.met_full_disk.store(true, Ordering::Relaxed);
     }
@@ -98,6 +113,8 @@ pub struct RoomRules {
     pub min_free_bytes: Option<u64>,
     /// `storage.reserve`; `None` is auto.
     pub reserve_bytes: Option<u64>,
+    /// `storage.recycle_max`; `None` is auto.
+    pub recycle_bytes_max: Option<u64>,
 }
 
 /// What a look has changed.
@@ -165,6 +182,25 @@ impl SpaceKeeper {
         self.rules.reserve_bytes.unwrap_or_else(part)
     }
 
+    /// `storage.recycle_max` as it holds here, in bytes.
+    fn recycle_bytes_max(&self, total: Option<u64>) -> u64 {
+        let part = || total.map_or(0, |total| (total / RECYCLE_PART).min(RECYCLE_BYTES_MAX));
+        self.rules.recycle_bytes_max.unwrap_or_else(part)
+    }
+
+    /// Says whether shards may keep files to be recycled, with so much room.
+    fn tell_of_spares(&self, free: u64, total: Option<u64>) {
+        let spares = self.figures.spares();
+        spares.set_bytes_max(self.recycle_bytes_max(total));
+        let min_free = self.min_free_bytes(total);
+        let parts = match spares.is_wanted_back() {
+            true => 2,
+            false => 1,
+        };
+        let kept_from = min_free.saturating_add(min_free / SPARES_PART * parts);
+        spares.want_back(free < kept_from || !self.figures.takes_writes());
+    }
+
     /// Measures the room, gives the reserve up or makes it, and says whether writes are taken. `total`: bytes of
     /// the file system, where known. The changes, in order.
     ///
@@ -226,6 +262,7 @@ impl SpaceKeeper {
         // A shard that finds the disk full after this look says so again.
         self.figures.is_low.store(!is_roomy, Ordering::Relaxed);
         self.figures.set_room(total, Some(free));
+        self.tell_of_spares(free, total);
         Ok(())
     }
 
@@ -322,6 +359,7 @@ mod tests {
         let rules = RoomRules {
             min_free_bytes: Some(16 * MIB),
             reserve_bytes: Some(4 * MIB),
+            recycle_bytes_max: Some(8 * MIB),
         };
         (disk, SpaceKeeper::new(PathBuf::from("/d"), rules))
     }
@@ -375,6 +413,29 @@ mod tests {
     }
 
     #[test]
+    fn spares_go_before_writes_are_refused_and_come_when_there_is_more_room() {
+        let (mut disk, mut keeper) = crowded();
+        let figures = Arc::clone(keeper.figures());
+        for (taken, is_wanted_back) in [
+            (0, false),
+            (36, false),
+            (37, true),
+            (33, true),
+            (32, false),
+            (48, true),
+            (0, false),
+        ] {
+            disk.taken = taken * MIB;
+            keeper.look(&mut disk, None).unwrap();
+            let spares = figures.spares();
+            assert_eq!(spares.is_wanted_back(), is_wanted_back, "{taken} MiB taken");
+            assert!(figures.takes_writes() || is_wanted_back, "{taken} MiB taken");
+        }
+        figures.note_full_disk();
+        assert!(figures.spares().is_wanted_back(), "at once");
+    }
+
+    #[test]
     fn the_reserve_of_the_start_before_is_given_up_too() {
         let (mut disk, mut keeper) = crowded();
         keeper.look(&mut disk, None).unwrap();
@@ -393,6 +454,7 @@ mod tests {
         keeper.rules = RoomRules {
             min_free_bytes: Some(0),
             reserve_bytes: Some(0),
+            recycle_bytes_max: Some(8 * MIB),
         };
         keeper.look(&mut disk, None).unwrap();
         keeper.figures().note_full_disk();
@@ -403,13 +465,14 @@ mod tests {
     #[test]
     fn bounds_follow_the_file_system_where_they_are_not_set() {
         let keeper = SpaceKeeper::new(PathBuf::from("/d"), RoomRules::default());
-        for (total, min_free, reserve) in [
-            (None, 0, 0),
-            (Some(100 * MIB), 5 * MIB, MIB),
-            (Some(1 << 40), 1 << 30, 64 * MIB),
+        for (total, min_free, reserve, spares) in [
+            (None, 0, 0, 0),
+            (Some(100 * MIB), 5 * MIB, MIB, 5 * MIB),
+            (Some(1 << 40), 1 << 30, 64 * MIB, 4 << 30),
         ] {
             assert_eq!(keeper.min_free_bytes(total), min_free);
             assert_eq!(keeper.reserve_bytes(total), reserve);
+            assert_eq!(keeper.recycle_bytes_max(total), spares);
         }
     }
 
@@ -438,6 +501,7 @@ mod tests {
         let rules = RoomRules {
             min_free_bytes: Some(0),
             reserve_bytes: Some(MIB),
+            recycle_bytes_max: None,
         };
         let mut keeper = SpaceKeeper::new(directory.path().to_path_buf(), rules);
         let total = file_system_bytes(directory.path()).unwrap();

@@ -128,6 +128,15 @@ pub const JOURNAL_SPARE_FILES_MAX: usize = 2;
 /// Syncs of segments under way at a time that let the oldest file of a journal go.
 pub const JOURNAL_SETTLING_MAX: usize = 16;
 
+/// Files shorter than this are not kept to be recycled: they are quickly made anew.
+pub const SPARE_BYTES_MIN: u64 = 1 << 20;
+
+/// Files that one log keeps to be recycled.
+pub const SPARES_PER_LOG_MAX: usize = 16;
+
+/// How long a log that begins no new segment keeps a file to be recycled, in ms.
+pub const SPARE_KEPT_MS_MAX: i64 = 600_000;
+
 /// Files that a disk which only reads keeps open.
 pub const READ_ONLY_FILES_MAX: usize = 64;
 

@@ -56,6 +56,13 @@ impl<D: Disk> Bench<D> {
         self.file(DiskOp::Open { path })
     }
 
+    fn links(&mut self, file: &FileHandle) -> u64 {
+        match self.run(DiskOp::LinkCount { file: file.clone() }) {
+            Ok(DiskOutput::Links(links)) => links,
+            other => panic!("expected a count of names, got {other:?}"),
+        }
+    }
+
     fn names(&mut self, path: &Path) -> Vec<String> {
         let path = path.to_owned();
         match self.run(DiskOp::List { path }).expect("the names") {
@@ -125,6 +132,7 @@ fn names_behave<D: Disk>(bench: &mut Bench<D>, root: &Path) {
         to: three.clone(),
     });
     assert_eq!(bench.names(&dir), ["one", "three", "two"]);
+    assert_eq!((bench.links(&first), bench.links(&second)), (2, 1));
     bench.done(DiskOp::Rename {
         from: one.clone(),
         to: two.clone(),
@@ -134,6 +142,7 @@ fn names_behave<D: Disk>(bench: &mut Bench<D>, root: &Path) {
     let bytes = bench.read(&renamed, 0, 100, ReadSource::Cached);
     assert_eq!(*bytes, *pattern(10, 1));
     assert_eq!(bench.len(&second), 0, "a replaced file lives on in its handle");
+    assert_eq!((bench.links(&renamed), bench.links(&second)), (2, 0));
     bench.done(DiskOp::SyncDir { path: dir.clone() });
 
     let not_empty = DiskOp::RemoveDir { path: dir.clone() };

@@ -513,6 +513,7 @@ fn any_operation_can_be_made_to_fail() {
                 OpKind::CreateDir => DiskOp::CreateDir { path: dir.clone() },
                 OpKind::List => DiskOp::List { path: dir.clone() },
                 OpKind::Len => DiskOp::Len { file },
+                OpKind::LinkCount => DiskOp::LinkCount { file },
                 OpKind::Rename => DiskOp::Rename { from, to },
                 OpKind::Link => DiskOp::Link {
                     from: path("f"),

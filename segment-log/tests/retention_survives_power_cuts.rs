@@ -18,7 +18,7 @@ use common::power_cut::{
 use common::seeds::Seeds;
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::ids::Offset;
-use tidelog_segment_log::log::{Durability, PartitionLog, RemovalBug, RetentionLimits};
+use tidelog_segment_log::log::{Durability, PartitionLog, RemovalBug, RetentionLimits, SpareBudget};
 use tidelog_segment_log::recovery::RecoveryOptions;
 
 /// Writes first, and never again.
@@ -35,6 +35,8 @@ struct Case {
     durability: Durability,
     evidence: Evidence,
     bug: RemovalBug,
+    /// Files of removed segments are kept and used again.
+    recycles: bool,
 }
 
 impl Case {
@@ -45,10 +47,16 @@ impl Case {
         }
     }
 
-    fn options(self, incarnation_seed: u64) -> RecoveryOptions {
+    /// Room for all spares that these scripts make, however short.
+    fn spares(self) -> Option<SpareBudget> {
+        self.recycles.then(|| SpareBudget::of_files_from(8_192, 64 << 20))
+    }
+
+    fn options(self, incarnation_seed: u64, spares: Option<SpareBudget>) -> RecoveryOptions {
         RecoveryOptions {
             removal_bug: self.bug,
             incarnation_seed: Some(incarnation_seed),
+            spares,
             ..RecoveryOptions::default()
         }
     }
@@ -87,6 +95,7 @@ struct Script {
     life: Life<Seen>,
     older: Option<PartitionCheckpoint>,
     starts: u64,
+    spares: Option<SpareBudget>,
 }
 
 impl Script {
@@ -109,7 +118,7 @@ impl Script {
         self.starts += 1;
         let options = RecoveryOptions {
             continue_in_new_file: true,
-            ..self.case.options(self.starts)
+            ..self.case.options(self.starts, self.spares.clone())
         };
         let spec = spec(self.case.kind(), self.starts, Some(checkpoint));
         self.life.log = open(&mut self.life.disk, spec, options).map_err(End::Wrong)?;
@@ -135,6 +144,10 @@ impl Script {
         self.life.append(LATE, 3)?;
         self.retain(by_size(10 << 10))?;
         self.life.append(LATE, 14)?;
+        for _ in 0..if self.case.recycles { 2 } else { 0 } {
+            self.life.append(LATE, 14)?;
+            self.retain(by_size(10 << 10))?;
+        }
         // All of it is too old by now, the segment that takes appends too.
         self.life.now_ms += 2 * HOUR_MS;
         self.retain(by_age)?;
@@ -150,6 +163,7 @@ fn judge(script: Script) -> Result<(), String> {
         life,
         older,
         starts,
+        ..
     } = script;
     let sound = Case {
         bug: RemovalBug::None,
@@ -170,7 +184,10 @@ fn judge(script: Script) -> Result<(), String> {
     drop(log);
     disk.power_cut();
     let again = spec(case.kind(), starts + 1, checkpoint);
-    let mut log = open(&mut disk, again, sound.options(77))?;
+    // Half of them start with the spares that they find, and half remove them.
+    let spares = case.spares().filter(|_| case.cut_after.is_multiple_of(2));
+    let options = sound.options(77, spares);
+    let mut log = open(&mut disk, again, options.clone())?;
     let (start, end) = (log.log_start_offset(), log.log_end_offset());
     if start < seen.start_durable {
         return Err(format!(
@@ -206,28 +223,38 @@ fn judge(script: Script) -> Result<(), String> {
             return Err(format!("{index} has no segment"));
         }
     }
+    let kept = names(&mut disk, Path::new(DIRECTORY), ".spare").unwrap();
+    if kept.len() != log.spare_count() {
+        return Err(format!("{} spares in {kept:?}", log.spare_count()));
+    }
     drop(log);
     disk.power_cut();
     let spec = spec(case.kind(), starts + 2, None);
-    let again = open(&mut disk, spec, sound.options(77))?.log_start_offset();
+    let again = open(&mut disk, spec, options)?.log_start_offset();
     match again == start {
         true => Ok(()),
         false => Err(format!("the log starts at {again}, it was served from {start}")),
     }
 }
 
-/// Runs to the cut and judges; also what the script removed.
+/// Runs to the cut and judges; also what the script removed, or made of spare files where it recycles.
 fn run(case: Case) -> (Run, u64) {
     let mut disk = disk(case.seed, false);
-    let log = open(&mut disk, spec(case.kind(), 1, None), case.options(1)).unwrap();
+    let spares = case.spares();
+    let options = case.options(1, spares.clone());
+    let log = open(&mut disk, spec(case.kind(), 1, None), options).unwrap();
     let mut script = Script {
         case,
         life: Life::new(disk, log, case.cut_after, Seen::default()),
         older: None,
         starts: 1,
+        spares: spares.clone(),
     };
     let end = script.run();
-    let removed = script.life.watch.removed;
+    let removed = match &spares {
+        Some(spares) => spares.reused(),
+        None => script.life.watch.removed,
+    };
     let (verdict, ended) = match end {
         Ok(()) => (judge(script), true),
         Err(End::Cut) => (judge(script), false),
@@ -237,7 +264,7 @@ fn run(case: Case) -> (Run, u64) {
 }
 
 /// Cuts after each step of the disk until the script ends: the first failure, the number of cuts, and how
-/// many segments the whole script removes.
+/// many segments the whole script removes, or makes of spare files where it recycles.
 fn cut(case: Case) -> (Result<(), String>, usize, u64) {
     let mut all_removed = 0;
     let (verdict, cuts) = cut_everywhere(|cut_after| {
@@ -255,6 +282,7 @@ const SOUND: Case = Case {
     durability: Durability::Fsync,
     evidence: Evidence::None,
     bug: RemovalBug::None,
+    recycles: false,
 };
 
 const EVIDENCE: [Evidence; 3] = [Evidence::None, Evidence::Older, Evidence::Newest];
@@ -309,4 +337,39 @@ fn producers_that_go_with_their_segments_are_found() {
 #[test]
 fn files_that_go_in_any_order_are_found() {
     assert!(is_found(RemovalBug::OutOfOrder));
+}
+
+#[test]
+fn a_cut_after_each_step_of_recycling_loses_nothing_that_is_kept() {
+    let seeds = Seeds::asked(1);
+    let mut cuts = 0;
+    for seed in seeds.range() {
+        for evidence in EVIDENCE {
+            let (verdict, count, reused) = cut(Case {
+                seed,
+                evidence,
+                recycles: true,
+                ..SOUND
+            });
+            assert_eq!(verdict, Ok(()));
+            assert!(reused >= 3, "the script makes {reused} segments of spares");
+            cuts += count;
+        }
+    }
+    println!("{cuts} cuts");
+    assert!(cuts as u64 > 3 * 100 * seeds.count(), "{cuts} cuts");
+}
+
+#[test]
+fn files_that_are_recycled_before_they_have_their_names_are_found() {
+    let found = Seeds::asked(1).with_count(10).range().any(|seed| {
+        let case = Case {
+            seed,
+            bug: RemovalBug::RecycleUnnamed,
+            recycles: true,
+            ..SOUND
+        };
+        cut(case).0.is_err()
+    });
+    assert!(found);
 }

@@ -233,6 +233,8 @@ mod tests {
                 total_bytes: 7,
                 usable_bytes: 5,
                 takes_writes: true,
+                spare_bytes: 0,
+                recycled: 0,
             }]
         }
 

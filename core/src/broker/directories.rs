@@ -148,6 +148,7 @@ impl Directories {
         let rules = RoomRules {
             min_free_bytes: settings.storage_min_free_bytes,
             reserve_bytes: settings.storage_reserve_bytes,
+            recycle_bytes_max: settings.storage_recycle_max_bytes,
         };
         let keeper = SpaceKeeper::new(facts.path.clone(), rules);
         if facts.was_full {

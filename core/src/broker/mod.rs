@@ -202,6 +202,8 @@ impl ClusterView for View {
                 total_bytes: space.total_bytes(),
                 usable_bytes: space.usable_bytes(),
                 takes_writes: space.takes_writes(),
+                spare_bytes: i64::try_from(space.spares().bytes()).unwrap_or(i64::MAX),
+                recycled: i64::try_from(space.spares().reused()).unwrap_or(i64::MAX),
             })
             .collect()
     }

@@ -207,6 +207,8 @@ pub struct Settings {
     pub storage_memory_max_bytes: u64,
     /// `storage.min_free`; `None` is auto.
     pub storage_min_free_bytes: Option<u64>,
+    /// `storage.recycle_max`; `None` is auto, 0 keeps nothing.
+    pub storage_recycle_max_bytes: Option<u64>,
     /// `storage.reserve`; `None` is auto.
     pub storage_reserve_bytes: Option<u64>,
     /// Every key with its text and source.

@@ -499,6 +499,17 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "storage.recycle_max",
+        kind: Kind::Size {
+            min: 0,
+            max: i64::MAX,
+        },
+        unit: "bytes",
+        default: "auto",
+        doc: "What files of removed segments may take in a data directory that are kept to become segments again; auto is a twentieth of the file system, at most 4GiB; 0 keeps none.",
+        ..BASE
+    },
+    SettingSpec {
         name: "storage.reserve",
         kind: Kind::Size { min: 0, max: 1 << 40 },
         unit: "bytes",

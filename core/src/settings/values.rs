@@ -201,6 +201,7 @@ impl Values {
             storage_allow_network: self.text("storage.allow_network") == "true",
             storage_memory_max_bytes,
             storage_min_free_bytes: self.number_or_auto("storage.min_free")?,
+            storage_recycle_max_bytes: self.number_or_auto("storage.recycle_max")?,
             storage_reserve_bytes: self.number_or_auto("storage.reserve")?,
             origins: self.origins,
         })
@@ -213,7 +214,7 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
         return Ok(match spec.name {
             "shards" => host.default_shards().to_string(),
             // Each directory's file system has its own.
-            "storage.min_free" | "storage.reserve" => "auto".to_owned(),
+            "storage.min_free" | "storage.recycle_max" | "storage.reserve" => "auto".to_owned(),
             // A part of another setting.
             "storage.memory_max" => "auto".to_owned(),
             _ => host.default_memory_bytes().to_string(),

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{Mode, OFlags};
@@ -26,6 +26,8 @@ pub struct FileHandle(pub(super) Arc<FileInner>);
 pub(super) struct FileInner {
     id: u64,
     path: PathBuf,
+    /// Counts the references that were given out.
+    referred: FileReference,
     backing: Backing,
 }
 
@@ -38,6 +40,11 @@ enum Backing {
     /// It exists only in a simulation.
     Simulated,
 }
+
+/// Somebody needs the bytes of a file as they are: while one of these lives, the file may lose its name, but it is
+/// not recycled, punched or truncated. Every byte range that a log hands out holds one. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct FileReference(Arc<()>);
 
 /// A file of the operating system.
 struct Real {
@@ -107,6 +114,7 @@ impl FileHandle {
         Self(Arc::new(FileInner {
             id,
             path,
+            referred: FileReference::default(),
             backing: Backing::Real(real),
         }))
     }
@@ -114,13 +122,13 @@ impl FileHandle {
     /// A file that exists only in a simulation.
     pub fn simulated(id: u64, path: PathBuf) -> Self {
         let backing = Backing::Simulated;
-        Self(Arc::new(FileInner { id, path, backing }))
+        Self::with_backing(id, path, backing)
     }
 
     /// A file in the memory of this process.
     pub(super) fn heap(id: u64, path: PathBuf, bytes: Arc<HeapFile>) -> Self {
         let backing = Backing::Heap(bytes);
-        Self(Arc::new(FileInner { id, path, backing }))
+        Self::with_backing(id, path, backing)
     }
 
     /// Its bytes, if they lie in the memory of this process.
@@ -129,6 +137,30 @@ impl FileHandle {
             Backing::Heap(bytes) => Some(bytes),
             _ => None,
         }
+    }
+
+    fn with_backing(id: u64, path: PathBuf, backing: Backing) -> Self {
+        let referred = FileReference::default();
+        Self(Arc::new(FileInner {
+            id,
+            path,
+            referred,
+            backing,
+        }))
+    }
+
+    /// Keeps the file's bytes as they are until it is dropped.
+    pub fn refer(&self) -> FileReference {
+        self.0.referred.clone()
+    }
+
+    /// Whether anybody else needs the file: a reference lives, or another handle of the same opening, as an
+    /// operation under way has one.
+    pub fn is_used(&self) -> bool {
+        let is_used = Arc::strong_count(&self.0.referred.0) > 1 || Arc::strong_count(&self.0) > 1;
+        // What those who let go of it had read lies before what the caller does next.
+        fence(Ordering::Acquire);
+        is_used
     }
 
     /// Unique among all handles that its disk ever opened.

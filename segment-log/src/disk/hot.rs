@@ -25,7 +25,7 @@ use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::handle::FileInner;
-use super::{FileHandle, HotBytes, MappedBytes};
+use super::{FileHandle, HotBytes, LeasedMap, MappedBytes};
 
 /// Files whose maps are kept.
 pub const MAPS_MAX: usize = 256;
@@ -39,6 +39,8 @@ struct HotFile {
     file: Weak<FileInner>,
     written: WrittenRanges,
     map: Option<Arc<MmapRaw>>,
+    /// What those who were given ranges of that map share, while there are any.
+    leased: Weak<LeasedMap>,
     stamp: Option<Stamp>,
     last_use: u64,
 }
@@ -141,6 +143,7 @@ impl HotMaps {
             file: Arc::downgrade(&file.0),
             written: WrittenRanges::default(),
             map: None,
+            leased: Weak::new(),
             stamp: None,
             last_use: clock,
         });
@@ -191,10 +194,12 @@ impl HotMaps {
                 map
             }
         };
+        let leased = self.leased(file, &map);
         // SAFETY: `end` is inside the map, and the map was made no longer than the file, which no
         // operation of the disk truncates. The range lies in what this process wrote; a written
-        // byte that the log asks for is part of an entry, and entries are never written again.
-        let bytes = HotBytes::Mapped(unsafe { MappedBytes::new(map, start..end) });
+        // byte that the log asks for is part of an entry, and entries are not written again while a
+        // reference to their file lives, as this one does.
+        let bytes = HotBytes::Mapped(unsafe { MappedBytes::new(leased, start..end) });
         // The window only says what is likely: the kernel takes pages away under pressure, or when it was told to.
         if HotBytes::are_resident([&bytes]) {
             return Some(bytes);
@@ -203,6 +208,21 @@ impl HotMaps {
             entry.written = WrittenRanges::default();
         }
         None
+    }
+
+    /// What all who hold ranges of a file's map share. Nobody holds any: it is made anew, so that the map that is
+    /// kept here does not count as a use of the file.
+    fn leased(&mut self, file: &FileHandle, map: &Arc<MmapRaw>) -> Arc<LeasedMap> {
+        let entry = self.files.get_mut(&key_of(file));
+        let held = entry.as_ref().and_then(|entry| entry.leased.upgrade());
+        if let Some(leased) = held.filter(|leased| Arc::ptr_eq(leased.map(), map)) {
+            return leased;
+        }
+        let leased = Arc::new(LeasedMap::new(Arc::clone(map), file));
+        if let Some(entry) = entry {
+            entry.leased = Arc::downgrade(&leased);
+        }
+        leased
     }
 
     /// Maps kept now.

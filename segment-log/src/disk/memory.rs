@@ -174,6 +174,12 @@ impl MemoryDisk {
             }
             DiskOp::List { path } => self.list(&path).map(DiskOutput::Names),
             DiskOp::Len { file } => Ok(DiskOutput::Len(self.bytes(&file)?.len() as u64)),
+            DiskOp::LinkCount { file } => {
+                self.bytes(&file)?;
+                let node = self.handles.get(&file.id());
+                let names = self.names.values().filter(|named| Some(*named) == node);
+                Ok(DiskOutput::Links(names.count() as u64))
+            }
             DiskOp::Rename { from, to } => {
                 let file = *self.names.get(&from).ok_or_else(not_found)?;
                 self.lose(&to);

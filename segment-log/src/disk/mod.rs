@@ -34,7 +34,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use descriptors::{Descriptors, Lease, is_out_of_descriptors};
-pub use handle::FileHandle;
+pub use handle::{FileHandle, FileReference};
 pub use std_disk::StdDisk;
 
 /// Names one submitted operation. Chosen by the submitter, unique among its operations in flight.
@@ -64,6 +64,8 @@ pub enum DiskOp {
     List { path: PathBuf },
     /// Length of an open file. Answers [`DiskOutput::Len`].
     Len { file: FileHandle },
+    /// How many names an open file has. Answers [`DiskOutput::Links`].
+    LinkCount { file: FileHandle },
     /// Atomically replaces `to` by `from`. Answers [`DiskOutput::Done`].
     Rename { from: PathBuf, to: PathBuf },
     /// A second name for a file. Answers [`DiskOutput::Done`].
@@ -112,6 +114,8 @@ pub enum DiskOutput {
     Names(Vec<String>),
     /// A file's length, bytes.
     Len(u64),
+    /// Names of a file.
+    Links(u64),
     /// Free bytes.
     FreeSpace(u64),
     /// Bytes written, at least 1 and at most what was asked.
@@ -190,7 +194,7 @@ impl fmt::Debug for DirectoryLock {
 }
 
 /// Log bytes to send as they are: a piece of a read-only map, or bytes of their own (memory, simulation).
-/// Cloning is cheap; it is a lease: the file behind it is not recycled while one lives.
+/// Cloning is cheap; it is a lease that holds a [`FileReference`]: the file behind it is not recycled while one lives.
 #[derive(Clone, Debug)]
 pub enum HotBytes {
     /// A range of a mapped segment.
@@ -246,30 +250,52 @@ const RESIDENT_PAGES_PER_CALL: usize = 512;
 /// Bytes between two pieces that are asked about together: an entry's header and its padding, and a little.
 const RESIDENT_GAP_BYTES_MAX: usize = 4096;
 
+/// A read-only map of a file for those who were given ranges of it: while it lives the file's bytes stay.
+#[derive(Debug)]
+pub struct LeasedMap {
+    map: Arc<memmap2::MmapRaw>,
+    _reference: FileReference,
+}
+
+impl LeasedMap {
+    /// `map` is one of `file`.
+    pub fn new(map: Arc<memmap2::MmapRaw>, file: &FileHandle) -> Self {
+        Self {
+            map,
+            _reference: file.refer(),
+        }
+    }
+
+    /// The map itself, which keeps nothing from being recycled.
+    pub fn map(&self) -> &Arc<memmap2::MmapRaw> {
+        &self.map
+    }
+}
+
 /// A range of a shared read-only map. Only ranges wholly below the file's written end may be made.
 #[derive(Clone, Debug)]
 pub struct MappedBytes {
-    map: Arc<memmap2::MmapRaw>,
+    leased: Arc<LeasedMap>,
     start: usize,
     len: usize,
 }
 
 impl MappedBytes {
-    /// A range of `map`.
+    /// A range of a map.
     ///
     /// # Safety
-    /// The range must lie inside the map and inside the file, its bytes must never be written
-    /// again and the file never truncated below its end while this or a clone lives.
+    /// The range must lie inside the map and inside the file, its bytes must not be written again nor the
+    /// file truncated below its end while this or a clone lives, that is, while the map's reference does.
     ///
     /// # Panics
     /// If the range is not inside the map.
-    pub unsafe fn new(map: Arc<memmap2::MmapRaw>, range: Range<usize>) -> Self {
+    pub unsafe fn new(leased: Arc<LeasedMap>, range: Range<usize>) -> Self {
         assert!(
-            range.start <= range.end && range.end <= map.len(),
+            range.start <= range.end && range.end <= leased.map.len(),
             "range outside the map"
         );
         Self {
-            map,
+            leased,
             start: range.start,
             len: range.end - range.start,
         }
@@ -278,7 +304,7 @@ impl MappedBytes {
     /// Grows to the end of `next` if that is the same map and begins in or right behind the last page.
     fn take_neighbour(&mut self, next: &MappedBytes) -> bool {
         let end = self.start + self.len;
-        let follows = Arc::ptr_eq(&self.map, &next.map)
+        let follows = Arc::ptr_eq(&self.leased.map, &next.leased.map)
             && next.start >= self.start
             && next.start <= end.saturating_add(RESIDENT_GAP_BYTES_MAX);
         if follows {
@@ -289,7 +315,7 @@ impl MappedBytes {
 
     /// Whether all pages of the range are in memory now.
     fn is_resident(&self) -> bool {
-        is_resident(&self.map, self.start..self.start + self.len)
+        is_resident(&self.leased.map, self.start..self.start + self.len)
     }
 
     fn slice(&self, range: Range<usize>) -> Self {
@@ -298,7 +324,7 @@ impl MappedBytes {
             "range outside the mapped bytes"
         );
         Self {
-            map: Arc::clone(&self.map),
+            leased: Arc::clone(&self.leased),
             start: self.start + range.start,
             len: range.end - range.start,
         }
@@ -310,7 +336,7 @@ impl Deref for MappedBytes {
     fn deref(&self) -> &[u8] {
         // SAFETY: `new` asserted that the range is inside the map, whose memory lives as long as
         // the Arc; its caller promised that these bytes are in the file and immutable.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts(self.leased.map.as_ptr().add(self.start), self.len) }
     }
 }
 

@@ -112,7 +112,12 @@ impl StdDisk {
                 list(entries)
             }
             DiskOp::Len { file } => Ok(DiskOutput::Len(file_len(file.lease()?.as_fd())?)),
-            DiskOp::Rename { from, to } => done(fs::rename(from, to)),
+            DiskOp::LinkCount { file } => Ok(DiskOutput::Links(link_count(&file)?)),
+            DiskOp::Rename { from, to } => {
+                // A file that is renamed to be recycled is not to have a map of its old life.
+                self.hot.drop_closed();
+                done(fs::rename(from, to))
+            }
             DiskOp::Link { from, to } => done(fs::hard_link(from, to)),
             DiskOp::Unlink { path } => {
                 self.hot.drop_closed();
@@ -276,6 +281,10 @@ fn list(entries: fs::ReadDir) -> io::Result<DiskOutput> {
 
 fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn link_count(file: &FileHandle) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(file.lease()?)?.st_nlink)
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {

@@ -7,7 +7,8 @@
 //!   `producer_state` entry behind it says what its producers last wrote;
 //! - oldest first, one at a time, and the directory is synced before the next: so after a power cut the
 //!   files that are left have no gap;
-//! - a segment is unlinked only when all of it is durable and nothing of it is under way;
+//! - a segment is unlinked only when all of it is durable and nothing of it is under way; a file that is kept to be
+//!   recycled ([`super::recycle`]) is renamed in the place of that;
 //! - the last segment stays, and so does every segment of a log without offsets (group 0).
 
 #![forbid(unsafe_code)]
@@ -15,7 +16,9 @@
 
 use std::io;
 
+use super::recycle::spare_name;
 use super::segment::Segment;
+use super::spares::SpareCharge;
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp, DiskOutput};
 use crate::entry::{EntryKind, entry_len};
@@ -55,13 +58,23 @@ pub enum RemovalBug {
     ForgetProducers,
     /// Directories are not synced between two files, and the newest file goes first.
     OutOfOrder,
+    /// Files are recycled whoever uses them.
+    RecycleUsed,
+    /// A recycled file keeps its incarnation.
+    KeepIncarnation,
+    /// A recycled file is written to before its new name is durable.
+    RecycleUnnamed,
 }
 
 /// What is being done to the first segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     UnlinkIndex,
+    /// The file may be worth keeping.
+    CountNames,
     UnlinkFile,
+    /// In the place of the unlink.
+    RenameFile,
     SyncDirectory,
 }
 
@@ -69,9 +82,18 @@ enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Front {
     under_way: Option<(u64, Step)>,
+    /// The file that is being removed is kept as a spare.
+    charge: Option<SpareCharge>,
     removed: Removed,
     /// An unlink failed: no other is tried before the next look.
     is_put_off: bool,
+}
+
+impl Front {
+    /// Something else of the log's files could not be removed.
+    pub(super) fn count_failure(&mut self) {
+        self.removed.failures += 1;
+    }
 }
 
 impl PartitionLog {
@@ -217,7 +239,12 @@ impl PartitionLog {
         Ok(())
     }
 
-    pub(super) fn removal_completed(&mut self, result: io::Result<DiskOutput>, disk: &mut dyn Disk) {
+    pub(super) fn removal_completed(
+        &mut self,
+        now_ms: i64,
+        result: io::Result<DiskOutput>,
+        disk: &mut dyn Disk,
+    ) {
         let Some((id, step)) = self.front.under_way.take() else {
             return;
         };
@@ -228,23 +255,32 @@ impl PartitionLog {
             Ok(_) => true,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        let directory = self.directory.clone();
-        let unordered = self.options.removal_bug == RemovalBug::OutOfOrder;
-        let Some(segment) = self.segment_by_id(id) else {
-            return;
-        };
-        let (step, op) = match (step, is_gone) {
-            // Readers have handles of their own. Without this one the space is freed by the unlink, or by
-            // the last reader's.
+        let bug = self.options.removal_bug;
+        let next = match (step, is_gone) {
             (Step::UnlinkIndex, true) => {
-                let path = directory.join(segment.name());
-                segment.file = None;
-                (Step::UnlinkFile, DiskOp::Unlink { path })
+                self.front.charge = self.charge_spare(id, now_ms);
+                match self.front.charge {
+                    Some(_) => Step::CountNames,
+                    None => Step::UnlinkFile,
+                }
             }
-            (Step::UnlinkFile, true) if !unordered => {
-                (Step::SyncDirectory, DiskOp::SyncDir { path: directory })
+            (Step::CountNames, _) => match self.may_rename(id, &result) {
+                true => Step::RenameFile,
+                false => {
+                    self.front.charge = None;
+                    Step::UnlinkFile
+                }
+            },
+            (Step::RenameFile, true) if result.is_err() => {
+                self.front.charge = None;
+                Step::SyncDirectory
             }
-            (Step::UnlinkFile | Step::SyncDirectory, true) => return self.forget(id),
+            (Step::UnlinkFile | Step::RenameFile, true) if bug != RemovalBug::OutOfOrder => {
+                Step::SyncDirectory
+            }
+            (Step::UnlinkFile | Step::RenameFile | Step::SyncDirectory, true) => {
+                return self.forget(id, now_ms);
+            }
             // Which names are there now is not known: what follows could make a gap.
             (Step::SyncDirectory, false) => {
                 if let Err(error) = result {
@@ -253,21 +289,55 @@ impl PartitionLog {
                 return;
             }
             (_, false) => {
+                self.front.charge = None;
                 self.front.removed.failures += 1;
                 self.front.is_put_off = true;
                 return;
             }
         };
+        self.go_on_removing(id, next, disk);
+    }
+
+    /// Whether the file has one name and nobody began to use it meanwhile, so that it may become a spare.
+    fn may_rename(&mut self, id: u64, names: &io::Result<DiskOutput>) -> bool {
+        let uses_are_ignored = self.options.removal_bug == RemovalBug::RecycleUsed;
+        let is_free = self.segment_by_id(id).is_some_and(|segment| segment.is_free());
+        matches!(names, Ok(DiskOutput::Links(1))) && (is_free || uses_are_ignored)
+    }
+
+    fn go_on_removing(&mut self, id: u64, step: Step, disk: &mut dyn Disk) {
+        let directory = self.directory.clone();
+        let Some(segment) = self.segment_by_id(id) else {
+            return;
+        };
+        let path = directory.join(segment.name());
+        if matches!(step, Step::UnlinkFile | Step::RenameFile) {
+            // Readers have handles of their own. Without this one the space is freed by the unlink, or by
+            // the last reader's; a spare is opened again by its new name.
+            segment.file = None;
+        }
+        let op = match (step, segment.file.clone()) {
+            (Step::CountNames, Some(file)) => DiskOp::LinkCount { file },
+            (Step::RenameFile, _) => DiskOp::Rename {
+                to: directory.join(spare_name(&segment.name())),
+                from: path,
+            },
+            (Step::SyncDirectory, _) => DiskOp::SyncDir { path: directory },
+            (Step::UnlinkIndex | Step::CountNames | Step::UnlinkFile, _) => DiskOp::Unlink { path },
+        };
         self.front.under_way = Some((id, step));
         self.submit(disk, Purpose::Remove(id), op);
     }
 
-    /// A segment is gone for good.
-    fn forget(&mut self, id: u64) {
+    /// A segment is gone for good; its file may be a spare now.
+    fn forget(&mut self, id: u64, now_ms: i64) {
         let Some(at) = self.segments.iter().position(|segment| segment.id == id) else {
             return;
         };
         let gone = self.segments.remove(at);
+        if let Some(charge) = self.front.charge.take() {
+            self.keep_spare(&gone, charge, now_ms);
+        }
         self.first_unsynced -= usize::from(at < self.first_unsynced);
         self.front.removed.segments += 1;
         self.front.removed.bytes += gone.tail.position;

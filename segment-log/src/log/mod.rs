@@ -27,9 +27,11 @@ pub(crate) mod machine;
 mod open;
 mod open_error;
 mod read;
+mod recycle;
 mod removal;
 mod roll;
 pub(crate) mod segment;
+mod spares;
 pub(crate) mod state;
 pub mod testing;
 mod truncate;
@@ -59,7 +61,9 @@ pub use machine::Machine;
 pub use open::{OpenProgress, OpenSpec, Opening, drive_open};
 pub use open_error::{OpenError, UnsupportedEntry};
 pub use read::{ColdRange, CorruptEntry, ReadError, ReadPart, ReadPlan, verify_cold};
+pub(crate) use recycle::is_spare_name;
 pub use removal::remove_partition_directory;
+pub use spares::SpareBudget;
 pub use truncate::Truncation;
 
 use commit::Commit;
@@ -67,6 +71,7 @@ use front::Front;
 use index_files::IndexFiles;
 use log_start::DurableLogStart;
 use machine::TokenCounter;
+use recycle::Spares;
 pub(crate) use roll::Incarnations;
 use segment::{Mark, Segment};
 use state::LogState;
@@ -168,6 +173,7 @@ enum Purpose {
     Extend(u64),
     Create(u64),
     Remove(u64),
+    DropSpare(u64),
 }
 
 /// The log of one partition. See the module.
@@ -205,6 +211,7 @@ pub struct PartitionLog {
     watermark_floor: Offset,
     log_starts: DurableLogStart,
     front: Front,
+    spares: Spares,
     commit: Option<Commit>,
     last_commit_ms: i64,
     quarantined: Vec<Quarantined>,
@@ -368,8 +375,9 @@ impl PartitionLog {
             Purpose::Settle(id) => self.settle_completed(id, completion.result),
             Purpose::Extend(id) => self.extend_completed(id, completion.result, disk),
             Purpose::Create(id) => self.creation_completed(id, completion.result, disk),
+            Purpose::DropSpare(id) => self.spare_unlinked(id, completion.result),
             Purpose::Remove(_) => {
-                self.removal_completed(completion.result, disk);
+                self.removal_completed(now_ms, completion.result, disk);
                 self.remove_front(now_ms, disk);
             }
         }
@@ -387,6 +395,7 @@ impl PartitionLog {
         open.iter_mut().for_each(Segment::rest);
         self.roll_by_age(now_ms, disk);
         self.remove_front(now_ms, disk);
+        self.give_back_spares(now_ms, disk);
         self.mark_index();
         self.flush(now_ms, disk);
     }

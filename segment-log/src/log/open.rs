@@ -25,6 +25,7 @@ use super::index_files::IndexFiles;
 use super::log_start::DurableLogStart;
 use super::machine::{Io, Machine, TokenCounter};
 use super::open_error::{Failure, OpenError};
+use super::recycle::Spares;
 use super::roll::{Incarnations, new_header};
 use super::segment::{PAGE_BYTES, Pending, Segment};
 use super::state::LogState;
@@ -121,6 +122,7 @@ impl Opening {
                     segment.opened_ms = now_ms;
                 }
                 log.last_commit_ms = now_ms;
+                log.spares.opened(now_ms);
                 OpenProgress::Ready(log, report)
             }
         }
@@ -221,13 +223,17 @@ async fn open(
         replay: Replay::default(),
         truncations: 0,
         report: RecoveryReport::default(),
+        spares: Vec::new(),
     };
     let opened = match truncation {
         Some(to) => opener.open_truncated(to).await,
         None => opener.open().await,
     };
     match opened {
-        Ok(log) => {
+        Ok(mut log) => {
+            let spares = std::mem::take(&mut opener.spares);
+            log.adopt_spares(&opener.io, spares).await;
+            log.tokens = opener.io.tokens();
             if let Some(frames) = &opener.frames {
                 frames.mark_replayed();
             }
@@ -248,6 +254,8 @@ pub(super) struct Opener {
     /// How often the log was truncated: new segments say it.
     pub(super) truncations: u32,
     pub(super) report: RecoveryReport,
+    /// Files found that wait to be recycled.
+    spares: Vec<String>,
 }
 
 impl Opener {
@@ -301,6 +309,7 @@ impl Opener {
         )
         .await?;
         let generations = found.generations;
+        self.spares = found.spares;
         self.truncations = found.truncations.count();
         let (walked, others) = self.walk(found.segments, found.others, source, false).await?;
         if walked.segments.is_empty() || !matches_checkpoint(&walked, &others, checkpoint) {
@@ -384,9 +393,11 @@ impl Opener {
             others,
             mut generations,
             orphaned_indexes,
+            spares,
             term_max,
             ..
         } = found;
+        self.spares = spares;
         for name in orphaned_indexes {
             // Derived, and of no use to anyone; one that stays does no harm.
             let _ = self.io.unlink_if_present(&directory.join(name)).await;
@@ -724,6 +735,7 @@ impl Opener {
             watermark_floor: Offset(0),
             log_starts,
             front: Front::default(),
+            spares: Spares::default(),
             commit: None,
             last_commit_ms: 0,
             quarantined: Vec::new(),

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::PartitionLog;
 use super::segment::Segment;
 use crate::batch::BatchHeader;
-use crate::disk::{Disk, FileHandle, HotBytes, Lease};
+use crate::disk::{Disk, FileHandle, FileReference, HotBytes, Lease};
 use crate::entry::{ENTRY_HEADER_LEN, EntryError, EntryHeader, verify_payload};
 use crate::ids::{FilePosition, Incarnation, Offset};
 use crate::limits::READ_PARTS_MAX;
@@ -73,6 +73,8 @@ pub struct ColdRange {
     pub file: FileHandle,
     /// Keeps the file, whatever becomes of its name; `None` in a simulation, and when no descriptor was left.
     pub lease: Option<Lease>,
+    /// Keeps the bytes: while it lives the file is not used for another segment.
+    pub reference: FileReference,
     /// What its entries verify under.
     pub incarnation: Incarnation,
     /// The bytes to read; they begin and end between entries.
@@ -295,6 +297,7 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
     }
     Some(ColdRange {
         lease: None,
+        reference: file.refer(),
         file,
         incarnation: segment.incarnation(),
         position: start.0..end,

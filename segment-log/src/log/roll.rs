@@ -1,7 +1,8 @@
 //! Rolls: the next segment is made while the last one is being made durable.
 //!
 //! Runs on the partition's shard thread. Invariants:
-//! - a new segment's header and name are durable before an entry is written to it;
+//! - a new segment's header and name are durable before an entry is written to it, whether its file is new or a
+//!   spare ([`super::recycle`]);
 //! - a segment begun by a roll opens with a producer_state entry;
 //! - a base index that was used before takes the next generation;
 //! - a disk that is full while a segment is made, and a process without a descriptor for it, delay it until a
@@ -77,7 +78,7 @@ pub(crate) fn new_header(
 impl PartitionLog {
     /// Begins the next segment; appends go there from now on.
     pub(super) fn roll(&mut self, now_ms: i64, disk: &mut dyn Disk) -> Result<(), AppendError> {
-        let incarnation = self.incarnations.next().map_err(AppendError::Incarnation)?;
+        let (spare, incarnation) = self.take_spare().map_err(AppendError::Incarnation)?;
         let base_index = self.state.next_index();
         let generation = self.used_generations.get(&base_index).map_or(0, |used| used + 1);
         self.used_generations.insert(base_index, generation);
@@ -90,7 +91,7 @@ impl PartitionLog {
         );
         let id = self.next_segment_id;
         self.next_segment_id += 1;
-        self.segments.push(Segment::to_create(id, header, now_ms));
+        self.segments.push(Segment::to_create(id, header, spare, now_ms));
         self.go_on_creating(id, disk);
         let payload = self.state.producers.encode(self.state.log_start());
         self.stage_internal(EntryKind::ProducerState, &payload);
@@ -131,6 +132,9 @@ impl PartitionLog {
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
+        if let Creation::Recycling(step) = segment.creation {
+            return self.recycling_completed(id, step, result, disk);
+        }
         let output = match result {
             Ok(output) => output,
             // Nothing of an entry was lost: the next tick goes on where this stopped. A sync that
@@ -182,6 +186,10 @@ impl PartitionLog {
         };
         let op = match (segment.creation, segment.file.clone()) {
             (Creation::Ready, _) => return,
+            (Creation::Recycling(step), _) => match Self::recycling_op(&directory, segment, step) {
+                Some(op) => op,
+                None => return self.fence(io::Error::other("recycling a file lost it")),
+            },
             (Creation::CreatingFile, _) => DiskOp::Create {
                 path: directory.join(segment.header.file_name()),
             },

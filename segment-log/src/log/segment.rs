@@ -19,6 +19,7 @@ use crate::entry::EntryHeader;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX, JOURNAL_RUN_BYTES_MAX};
 use crate::log::machine::Io;
+use crate::log::recycle::{Spare, SpareStep};
 use crate::recovery::scan::Window;
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::segment_index::{EpochStart, IndexEntry, IndexFile, SegmentIndex};
@@ -153,8 +154,12 @@ pub(crate) struct IndexMark {
 /// How far a new segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Creation {
+    /// Of a spare file.
+    Recycling(SpareStep),
     CreatingFile,
-    WritingHeader { written: usize },
+    WritingHeader {
+        written: usize,
+    },
     SyncingFile,
     SyncingDirectory,
     Ready,
@@ -182,6 +187,8 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) file: Option<FileHandle>,
     pub(crate) creation: Creation,
+    /// The file that it is being made of, if that is not a new one.
+    pub(crate) spare: Option<Box<Spare>>,
     pub(crate) index: SegmentIndex,
     pub(crate) tail: Mark,
     pub(crate) written: Mark,
@@ -230,6 +237,7 @@ impl Segment {
             header,
             file,
             creation: Creation::Ready,
+            spare: None,
             index: SegmentIndex::new(),
             tail: start,
             written: start,
@@ -255,11 +263,26 @@ impl Segment {
         }
     }
 
-    /// A segment whose file is still to be created.
-    pub(crate) fn to_create(id: u64, header: SegmentHeader, now_ms: i64) -> Self {
+    /// A segment whose file is still to be created, or made of a spare.
+    pub(crate) fn to_create(id: u64, header: SegmentHeader, spare: Option<Spare>, now_ms: i64) -> Self {
         let mut segment = Self::with_file(id, header, None, now_ms);
-        segment.creation = Creation::CreatingFile;
+        segment.creation = match spare {
+            Some(_) => Creation::Recycling(SpareStep::Opening),
+            None => Creation::CreatingFile,
+        };
+        segment.spare = spare.map(Box::new);
         segment
+    }
+
+    /// Whether nobody but the log needs its file as it is: all of it is durable, nothing of it is under way, and no
+    /// reader has a lease. Whoever is to recycle, punch or truncate a file asks this; without it the file loses its
+    /// name at most.
+    pub(crate) fn is_free(&self) -> bool {
+        let is_settled = self.creation == Creation::Ready
+            && self.write.is_none()
+            && self.allocating.is_none()
+            && self.synced.position == self.tail.position;
+        is_settled && self.file.as_ref().is_some_and(|file| !file.is_used())
     }
 
     /// A segment found at an open.

@@ -373,7 +373,7 @@ pub(super) async fn describe(
         && let (Some(segment), Some(last)) = (walked.segments.last(), segments.last_mut())
         && let Some(mut window) = segment.window(io, SOURCE)
         && !is_dead_behind(walked, names)
-        && !window.is_zero_from(segment.tail.position).await?
+        && window.is_torn_from(segment.tail.position).await?
     {
         last.torn = Some(window.explain(segment.tail.position).await?);
     }

@@ -31,9 +31,9 @@ use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::journal::JournalEvidence;
-use crate::log::RemovalBug;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
+use crate::log::{RemovalBug, SpareBudget, is_spare_name};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
     segment_file_name, segment_of_index,
@@ -126,6 +126,8 @@ pub struct RecoveryOptions {
     /// The log lies in memory and is gone with the process: it writes no index files, and reserves no more than it
     /// needs soon.
     pub is_volatile: bool,
+    /// What files of removed segments may take that are kept to be recycled; `None`: none is kept.
+    pub spares: Option<SpareBudget>,
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,
@@ -150,6 +152,8 @@ pub(crate) struct FoundFiles {
     pub(crate) generations: BTreeMap<EntryIndex, u32>,
     /// Index files of segments that are not there: a power cut came between the removals of the two.
     pub(crate) orphaned_indexes: Vec<String>,
+    /// Files that wait to be recycled.
+    pub(crate) spares: Vec<String>,
     pub(crate) term_max: LeaderEpoch,
     /// What the headers say of truncations.
     pub(crate) truncations: Truncations,
@@ -199,9 +203,11 @@ pub(crate) async fn find_files(
 ) -> Result<FoundFiles, FindError> {
     let names = io.names_if_present(directory).await?;
     let orphaned_indexes = orphaned_indexes(&names);
+    let spares = names.iter().filter(|name| is_spare_name(name)).cloned().collect();
     let found = find_named(io, directory, names, key, source, settle, bug).await?;
     Ok(FoundFiles {
         orphaned_indexes,
+        spares,
         ..found
     })
 }
@@ -221,6 +227,7 @@ pub(crate) async fn find_named(
         others: Vec::new(),
         generations: BTreeMap::new(),
         orphaned_indexes: Vec::new(),
+        spares: Vec::new(),
         term_max: LeaderEpoch(0),
         truncations: Truncations::default(),
     };

@@ -18,6 +18,7 @@ use crate::entry::{
 };
 use crate::ids::Incarnation;
 use crate::log::machine::Io;
+use crate::log::segment::PAGE_BYTES;
 use crate::recovery::unreadable::{READ_ALIGN, read_around};
 
 /// Bytes of one read, at most where no entry is larger.
@@ -107,17 +108,12 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Whether there is nothing but zeros from `position` on.
-    pub(crate) async fn is_zero_from(&mut self, position: u64) -> io::Result<bool> {
-        let mut at = position;
-        while at < self.file_len {
-            let bytes = self.at(at, WINDOW_BYTES).await?;
-            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
-                return Ok(bytes.is_empty());
-            }
-            at += bytes.len() as u64;
-        }
-        Ok(true)
+    /// Whether a write that was cut off left something from `position` on, where the log ends. Each write ends with
+    /// zeros up to the end of its page; what lies behind that and does not verify may be of the file's former life.
+    pub(crate) async fn is_torn_from(&mut self, position: u64) -> io::Result<bool> {
+        let page_left = (position.next_multiple_of(PAGE_BYTES) - position) as usize;
+        let rest = self.at(position, page_left).await?;
+        Ok(rest.iter().any(|byte| *byte != 0) || self.search(position).await?.is_some())
     }
 
     /// What the bytes at `position` fail as an entry.

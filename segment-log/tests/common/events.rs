@@ -38,6 +38,7 @@ const NAMES: &[&str] = &[
     "a log start that moved",
     "a log start above the high watermark",
     "a batch sent again",
+    "a segment made of a spare file",
     "an index file damaged",
     "a commit by the journal",
     "a partition committed by the journal",

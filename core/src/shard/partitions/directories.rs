@@ -49,9 +49,11 @@ pub struct DirectorySeed {
 }
 
 impl DirectorySeed {
-    /// What the checkpoints found at start say of a partition.
+    /// What the checkpoints found at start say of a partition, and what its files may take that are recycled.
     pub fn evidence(&self, key: &PartitionKey) -> PartitionEvidence {
-        self.directory.evidence(key)
+        let mut evidence = self.directory.evidence(key);
+        evidence.options.spares = Some(self.space.spares().clone());
+        evidence
     }
 
     /// Where partitions have their directories.

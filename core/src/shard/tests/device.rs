@@ -99,6 +99,7 @@ fn touched(op: &DiskOp) -> &Path {
         | DiskOp::Rename { from: path, .. }
         | DiskOp::Link { from: path, .. } => path,
         DiskOp::Len { file }
+        | DiskOp::LinkCount { file }
         | DiskOp::Fallocate { file, .. }
         | DiskOp::ZeroRange { file, .. }
         | DiskOp::DropCache { file }

@@ -289,3 +289,36 @@ fn a_stop_waits_for_room_for_its_checkpoint() {
     let client = cluster.connect(0);
     assert_reads(&mut cluster, client, "t", &[acked]);
 }
+
+#[test]
+fn files_kept_to_be_recycled_go_before_a_write_is_refused() {
+    for shards in SHARDS {
+        let sets = [
+            "storage.min_free=8MiB",
+            "storage.reserve=0",
+            "storage.recycle_max=64MiB",
+        ];
+        let mut cluster = cluster_of(shards, 32 * MIB, &sets);
+        let client = cluster.connect(0);
+        let configs = [("segment.bytes", "1048576"), ("retention.bytes", "1048576")];
+        cluster.create(client, "warm", 1, &configs);
+        // Its extents are smaller than what lies between the two bounds.
+        cluster.create(client, "t", 1, &configs[..1]);
+        for _ in 0..100 {
+            cluster.put(client, "warm", 0, large(50_000));
+        }
+        cluster.advance_ms(11_000);
+        let spare = cluster.spares().bytes();
+        assert!(spare > 2 * MIB, "{spare} bytes are kept");
+        let mut put = 0;
+        while cluster.spares().bytes() > 0 {
+            assert_eq!(cluster.look_at_room(), [], "writes are taken");
+            cluster.put(client, "t", 0, large(50_000));
+            cluster.advance_ms(200);
+            put += 1;
+            assert!(put < 600, "{} bytes are still kept", cluster.spares().bytes());
+        }
+        assert_eq!(cluster.look_at_room(), [], "writes are taken");
+        assert!(put > 10, "{put}");
+    }
+}

@@ -165,6 +165,7 @@ impl Cluster {
             let rules = RoomRules {
                 min_free_bytes: self.settings.storage_min_free_bytes,
                 reserve_bytes: self.settings.storage_reserve_bytes,
+                recycle_bytes_max: self.settings.storage_recycle_max_bytes,
             };
             let mut keeper = SpaceKeeper::new(directory.path().to_path_buf(), rules);
             keeper
@@ -230,6 +231,11 @@ impl Cluster {
                 .drive(&mut Blocking(&mut device.sim))
                 .expect("journals are removed");
         }
+    }
+
+    /// What is kept in the first data directory to be recycled.
+    pub(super) fn spares(&self) -> tidelog_segment_log::log::SpareBudget {
+        self.keepers[0].figures().spares().clone()
     }
 
     /// The control thread looks at the room on the disk; at rest only, since it lets all operations end.

@@ -153,3 +153,51 @@ fn a_clock_that_leaps_ahead_deletes_nothing_for_an_hour() {
     let client = cluster.connect(0);
     assert_eq!(start(&mut cluster, client, "t"), 2 * BATCHES_PER_SEGMENT);
 }
+
+/// Segments that were made of files of removed ones, and bytes of files that wait for that.
+fn recycled(cluster: &Cluster) -> (u64, u64) {
+    let spares = cluster.spares();
+    (spares.reused(), spares.bytes())
+}
+
+#[test]
+fn files_of_removed_segments_become_segments_again_and_nothing_is_lost_by_it() {
+    for shards in [1, 3] {
+        let sets = ["storage.recycle_max=64MiB", "log.durability=fsync"];
+        let mut cluster = Cluster::with(shards, &sets, SimConfig::default());
+        let client = cluster.connect(0);
+        topic(&mut cluster, client, "t", &[("retention.bytes", "1048576")]);
+        fill(&mut cluster, client, "t", 4 * BATCHES_PER_SEGMENT + 1);
+        cluster.advance_ms(2 * CHECK_MS);
+        assert_eq!(removed(&mut cluster), 3);
+        let (reused, bytes) = recycled(&cluster);
+        assert_eq!(reused, 0);
+        assert!((3 << 20..=6 << 20).contains(&bytes), "three segments: {bytes}");
+        fill(&mut cluster, client, "t", 2 * BATCHES_PER_SEGMENT);
+        assert_eq!(recycled(&cluster).0, 2);
+        let start = start(&mut cluster, client, "t");
+        let all = 6 * BATCHES_PER_SEGMENT + 1 - start;
+        assert_eq!(cluster.get_all_from(client, "t", 0, start).len() as i64, all);
+        for is_cut in [false, true] {
+            match is_cut {
+                true => cluster.power_cut(),
+                false => cluster.restart(),
+            }
+            let client = cluster.connect(0);
+            assert_eq!(self::start(&mut cluster, client, "t"), start);
+            assert_eq!(cluster.get_all_from(client, "t", 0, start).len() as i64, all);
+            assert!(recycled(&cluster).1 > 0, "the start found the one that is left");
+        }
+    }
+}
+
+#[test]
+fn with_recycling_off_no_file_is_kept() {
+    let mut cluster = Cluster::with(1, &["storage.recycle_max=0"], SimConfig::default());
+    let client = cluster.connect(0);
+    topic(&mut cluster, client, "t", &[("retention.bytes", "1048576")]);
+    fill(&mut cluster, client, "t", 4 * BATCHES_PER_SEGMENT + 1);
+    cluster.advance_ms(2 * CHECK_MS);
+    fill(&mut cluster, client, "t", 2 * BATCHES_PER_SEGMENT);
+    assert_eq!((removed(&mut cluster), recycled(&cluster)), (3, (0, 0)));
+}

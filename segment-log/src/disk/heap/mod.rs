@@ -139,6 +139,13 @@ impl HeapDisk {
             DiskOp::SyncDir { path } => self.list(&path).map(|_| DiskOutput::Done),
             DiskOp::FreeSpace { .. } => Ok(DiskOutput::FreeSpace(self.pool.free_bytes())),
             DiskOp::Len { file } => bytes_of(&file)?.len().map(DiskOutput::Len),
+            DiskOp::LinkCount { file } => {
+                bytes_of(&file)?;
+                let is_named = |named: &&FileHandle| named.id() == file.id();
+                Ok(DiskOutput::Links(
+                    self.names.values().filter(is_named).count() as u64
+                ))
+            }
             DiskOp::Fallocate { file, range } => {
                 bytes_of(&file)?.reserve(range.end).map(|()| DiskOutput::Done)
             }

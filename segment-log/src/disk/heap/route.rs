@@ -56,6 +56,7 @@ fn is_in_heap(op: &DiskOp) -> bool {
         | DiskOp::SyncDir { path }
         | DiskOp::FreeSpace { path } => HeapDisk::has_path(path),
         DiskOp::Len { file }
+        | DiskOp::LinkCount { file }
         | DiskOp::Fallocate { file, .. }
         | DiskOp::ZeroRange { file, .. }
         | DiskOp::DropCache { file }

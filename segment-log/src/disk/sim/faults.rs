@@ -18,6 +18,7 @@ pub enum OpKind {
     CreateDir,
     List,
     Len,
+    LinkCount,
     Rename,
     Link,
     Unlink,
@@ -37,12 +38,13 @@ pub enum OpKind {
 
 impl OpKind {
     /// All kinds.
-    pub const ALL: [OpKind; 19] = [
+    pub const ALL: [OpKind; 20] = [
         OpKind::Open,
         OpKind::Create,
         OpKind::CreateDir,
         OpKind::List,
         OpKind::Len,
+        OpKind::LinkCount,
         OpKind::Rename,
         OpKind::Link,
         OpKind::Unlink,
@@ -67,6 +69,7 @@ impl OpKind {
             DiskOp::CreateDir { .. } => OpKind::CreateDir,
             DiskOp::List { .. } => OpKind::List,
             DiskOp::Len { .. } => OpKind::Len,
+            DiskOp::LinkCount { .. } => OpKind::LinkCount,
             DiskOp::Rename { .. } => OpKind::Rename,
             DiskOp::Link { .. } => OpKind::Link,
             DiskOp::Unlink { .. } => OpKind::Unlink,

@@ -39,7 +39,8 @@ use rustix::io::Errno;
 use super::hot::WrittenRanges;
 use super::std_disk::LOCK_FILE;
 use super::{
-    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource, Token, WriteNow,
+    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, FileReference, HotBytes, ReadSource,
+    Token, WriteNow,
 };
 use faults::FaultPlan;
 use file::SimFile;
@@ -403,7 +404,11 @@ impl Disk for SimDisk {
         let mut bytes = vec![0; len];
         let content = self.file_mut(file).ok()?;
         content.read(range.start, &mut bytes, ReadSource::Cached);
-        Some(HotBytes::Owned(Bytes::from(bytes)))
+        let _reference = file.refer();
+        Some(HotBytes::Owned(Bytes::from_owner(Referring {
+            bytes,
+            _reference,
+        })))
     }
 
     fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
@@ -421,6 +426,18 @@ impl Disk for SimDisk {
             locks: Arc::clone(&self.locks),
             lock_file,
         }))
+    }
+}
+
+/// A copy of a file's bytes that counts as a use of them, as a piece of a map does.
+struct Referring {
+    bytes: Vec<u8>,
+    _reference: FileReference,
+}
+
+impl AsRef<[u8]> for Referring {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -447,6 +464,7 @@ fn describe(result: &io::Result<DiskOutput>) -> String {
         Ok(DiskOutput::File(file)) => format!("file {}", file.id()),
         Ok(DiskOutput::Names(names)) => format!("names {names:?}"),
         Ok(DiskOutput::Len(len)) => format!("len {len}"),
+        Ok(DiskOutput::Links(links)) => format!("links {links}"),
         Ok(DiskOutput::FreeSpace(bytes)) => format!("free {bytes}"),
         Ok(DiskOutput::Written(len)) => format!("written {len}"),
         Ok(DiskOutput::Read(bytes)) => format!("read {} {:x}", bytes.len(), hash_bytes(bytes)),

@@ -175,6 +175,11 @@ impl Names {
         Ok(())
     }
 
+    /// How many names a node has.
+    pub(super) fn links(&self, node: NodeId) -> u64 {
+        self.seen.values().filter(|named| **named == node).count() as u64
+    }
+
     /// Names in a directory, sorted.
     pub(super) fn list(&self, directory: NodeId) -> Vec<String> {
         let from = (directory, String::new());

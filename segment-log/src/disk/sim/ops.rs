@@ -39,6 +39,10 @@ impl SimDisk {
                 Ok(DiskOutput::Names(self.names.list(directory)))
             }
             DiskOp::Len { file } => Ok(DiskOutput::Len(self.file_mut(&file)?.len())),
+            DiskOp::LinkCount { file } => {
+                let node = self.handle_mut(&file)?.node;
+                Ok(DiskOutput::Links(self.names.links(node)))
+            }
             DiskOp::Rename { from, to } => {
                 let at = self.tick();
                 done(self.names.rename(&from, &to, at))

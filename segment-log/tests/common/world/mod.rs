@@ -18,7 +18,7 @@ use tidelog_segment_log::data_directory::DataDirectory;
 use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::journal::{GroupCommit, JournalBug, Logs};
-use tidelog_segment_log::log::{LogConfig, LogStatus, Machine, PartitionLog, RemovalBug};
+use tidelog_segment_log::log::{LogConfig, LogStatus, Machine, PartitionLog, RemovalBug, SpareBudget};
 use tidelog_segment_log::recovery::RecoveryBug;
 
 use super::Verdict;
@@ -193,6 +193,8 @@ struct World {
     next_value: u64,
     /// Starts so far.
     lives: u64,
+    /// In every other run files of removed segments are used again.
+    spares: Option<SpareBudget>,
     events: Events,
 }
 
@@ -221,6 +223,9 @@ impl World {
             now_ms: 1_000_000,
             next_value: 0,
             lives: 0,
+            spares: seed
+                .is_multiple_of(2)
+                .then(|| SpareBudget::of_files_from(8 << 10, 256 << 10)),
             events: Events::default(),
         }
     }
@@ -303,6 +308,8 @@ pub fn run(seed: u64, scenario: Scenario) -> Outcome {
     let acked: usize = world.sends.iter().map(|sends| sends.acked.len()).sum();
     let mut events = world.events;
     events.note("a batch acked", acked as u64);
+    let reused = world.spares.as_ref().map_or(0, SpareBudget::reused);
+    events.note("a segment made of a spare file", reused);
     events.take_disk(world.disk.sim.events());
     Outcome {
         verdict,

@@ -130,6 +130,7 @@ impl World {
             index_part_bytes: Some(9_000),
             bug: self.scenario.recovery_bug,
             removal_bug: self.scenario.removal_bug,
+            spares: self.spares.clone(),
             ..options
         }
     }
