@@ -168,6 +168,10 @@ impl<'a> OverlayDisk<'a> {
             | DiskOp::Unlink { .. }
             | DiskOp::RemoveDir { .. }
             | DiskOp::ZeroRange { .. } => Ok(Err(io::ErrorKind::ReadOnlyFilesystem.into())),
+            DiskOp::LinkCount { file } => match self.made(file.path()) {
+                Some(_) => Ok(Ok(DiskOutput::Links(1))),
+                None => Err(DiskOp::LinkCount { file }),
+            },
             op @ (DiskOp::Open { .. } | DiskOp::List { .. } | DiskOp::FreeSpace { .. }) => Err(op),
         }
     }
