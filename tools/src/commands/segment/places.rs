@@ -295,6 +295,27 @@ fn in_words(damage: &JournalDamage) -> String {
     }
 }
 
+/// Whether a data directory holds the metadata log.
+pub fn has_metadata(root: &Path) -> bool {
+    root.join(METADATA_DIRECTORY).is_dir()
+}
+
+/// The metadata log of a data directory, as a partition; `None`: it is not there.
+#[cfg(feature = "serve")]
+pub fn metadata_place(root: &Path) -> Option<Place> {
+    let said = Said::read(root);
+    let key = PartitionKey::default();
+    has_metadata(root).then(|| Place {
+        directory: root.join(METADATA_DIRECTORY),
+        key,
+        root: Some(root.to_path_buf()),
+        only: None,
+        bytes: 0,
+        checkpoint: said.of(&key),
+        journal: said.journal_of(&key),
+    })
+}
+
 /// Every directory below `path` that holds segment files, with their names.
 fn list(
     path: &Path,
