@@ -72,5 +72,10 @@ pub const FETCH_SESSION_IDLE_MS: u64 = 120_000;
 const _: () = assert!((NODE_ID_MAX as i64) * 1_024 + 1_023 <= i32::MAX as i64);
 const _: () = assert!(MEMORY_PER_SHARD_BYTES_MIN <= MEMORY_BYTES_MIN);
 
+/// Part of `memory.limit` that topics with `storage = memory` may fill, unless `storage.memory_max` says otherwise.
+pub const MEMORY_STORAGE_PART: u64 = 4;
+/// The most that it may be: the rest is for frames, answers and all else.
+pub const MEMORY_STORAGE_PART_MAX: u64 = 2;
+
 /// Least bytes of a journal that is not switched off.
 pub const JOURNAL_BYTES_MIN: u64 = 16 << 20;

@@ -11,7 +11,7 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::memory::MemoryDisk;
 use tidelog_segment_log::entry::{EntryHeader, EntryKind};
 use tidelog_segment_log::identity::{CleanFlag, Identity};
-use tidelog_segment_log::ids::{EntryIndex, FilePosition, LeaderEpoch, Offset};
+use tidelog_segment_log::ids::{FilePosition, LeaderEpoch, Offset};
 use tidelog_segment_log::journal::format::{FrameHeader, FrameNumber, JournalPage};
 use tidelog_segment_log::log::{
     CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open,

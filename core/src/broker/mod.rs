@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use tidelog_segment_log::disk::heap::HeapPool;
 use tidelog_segment_log::disk::sigbus::end_process_on_fault;
 
 use crate::admin_http::{AdminHttp, ClusterView, ViewFuture};
@@ -445,7 +446,8 @@ fn start_shards(
     let hot_bytes = HostFacts::detect().total_memory_bytes / 4;
     let mut wakers = Vec::with_capacity(shards);
     let mut threads = Vec::with_capacity(shards);
-    for (endpoint, metrics) in endpoints.into_iter().zip(metrics) {
+    let memory = HeapPool::of_shards(settings.storage_memory_max_bytes, shards);
+    for ((endpoint, metrics), memory) in endpoints.into_iter().zip(metrics).zip(memory) {
         let own = endpoint.own();
         wakers.push(endpoint.own_waker().clone());
         let seed = ShardSeed {
@@ -454,6 +456,7 @@ fn start_shards(
             listeners: advertised.clone(),
             cluster_id: directory.identity().cluster_id.clone(),
             directories: directories.seed(),
+            memory: Arc::clone(&memory),
             control: (own == 0).then(|| ControlSeed {
                 evidence: group_zero_evidence(directory),
                 directory: group_zero_directory(directory),
@@ -482,6 +485,7 @@ fn start_shards(
                 shared: Arc::clone(&shared),
                 files_max: descriptors.files_per_shard,
                 hot_window_bytes: hot_bytes / shards as u64,
+                memory,
                 spin: Duration::from_micros(settings.runtime_spin_us),
                 pin: cores.get(own).copied(),
                 started: started_sender,

@@ -1,12 +1,14 @@
 //! Which data directory a new partition goes to.
 //!
 //! Pure; group 0's shard. The one with the fewest partitions among those that take writes, and of such the one
-//! with more room; when none takes writes, among all that work. A partition stays where it was put.
+//! with more room; when none takes writes, among all that work. A partition stays where it was put. One whose
+//! records are kept in memory is in none.
 
 use uuid::Uuid;
 
 use super::image::MetadataImage;
 use super::record::MetadataRecord;
+use crate::topic_config::Storage;
 
 /// A directory that partitions may go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,7 @@ fn count(image: &MetadataImage, choices: &[DirectoryChoice]) -> Vec<u64> {
             *count += more;
         }
     };
-    for topic in image.topics() {
+    for topic in image.topics().filter(|topic| !topic.is_in_memory()) {
         let elsewhere = topic.directories.len() as u64;
         add(
             Uuid::nil(),
@@ -97,17 +99,26 @@ impl Made {
 fn made_by<'a>(image: &'a MetadataImage, records: &'a [MetadataRecord]) -> impl Iterator<Item = Made> + 'a {
     records.iter().filter_map(|record| match record {
         MetadataRecord::TopicCreated {
-            topic_id, partitions, ..
-        } => Some(Made {
-            topic_id: *topic_id,
-            first: 0,
-            end: *partitions,
-        }),
-        MetadataRecord::PartitionsAdded { topic_id, partitions } => Some(Made {
-            topic_id: *topic_id,
-            first: image.topic_by_id(*topic_id)?.partitions,
-            end: *partitions,
-        }),
+            topic_id,
+            partitions,
+            configs,
+            ..
+        } => {
+            let configs = configs.iter().cloned().collect();
+            (Storage::of(&configs) == Storage::Disk).then_some(Made {
+                topic_id: *topic_id,
+                first: 0,
+                end: *partitions,
+            })
+        }
+        MetadataRecord::PartitionsAdded { topic_id, partitions } => {
+            let topic = image.topic_by_id(*topic_id)?;
+            (!topic.is_in_memory()).then_some(Made {
+                topic_id: *topic_id,
+                first: topic.partitions,
+                end: *partitions,
+            })
+        }
         _ => None,
     })
 }

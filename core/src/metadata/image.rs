@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::names::collision_key;
 use super::placement::shard_of;
+use crate::topic_config::Storage;
 
 /// One topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,11 @@ impl TopicImage {
     /// True when the topic has this partition.
     pub fn has_partition(&self, partition: i32) -> bool {
         (0..self.partitions).contains(&partition)
+    }
+
+    /// Whether its records are kept in memory only, and in no data directory.
+    pub fn is_in_memory(&self) -> bool {
+        Storage::of(&self.configs) == Storage::Memory
     }
 
     /// The id of the data directory of a partition; nil: the one of the metadata log.

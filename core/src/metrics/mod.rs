@@ -289,11 +289,13 @@ shard_metrics! {
             receive: memory_receive,
             fetch: memory_fetch,
             sockets: memory_sockets,
+            storage: memory_storage,
         }
         memory_limit_bytes[pool]: "Bytes of memory that may be used now; the sockets are part of the others." {
             control: memory_limit_control,
             receive: memory_limit_receive,
             fetch: memory_limit_fetch,
+            storage: memory_limit_storage,
         }
     }
     histograms {

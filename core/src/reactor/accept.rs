@@ -75,7 +75,7 @@ impl<M: Machine> Reactor<M> {
                 if !self.stop_seen {
                     self.shard.metrics().accepts_failed.increment();
                     if is_out_of_descriptors(&error) {
-                        self.disk.make_room();
+                        self.disk.disk().make_room();
                     }
                     if may_log(now, &mut self.failure_log_ms) {
                         tracing::warn!(%error, "connections cannot be accepted now; it is tried again");

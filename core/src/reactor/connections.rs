@@ -220,7 +220,7 @@ impl<M: Machine> Reactor<M> {
         self.next_look = 0;
         self.stall_look_ms = now.monotonic_ms + STALL_LOOK_MS;
         self.arena.trim(&mut self.shard);
-        self.disk.report(self.shard.metrics());
+        self.disk.disk_mut().report(self.shard.metrics());
         Ok(false)
     }
 

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use io_uring::{opcode, types};
 
 use tidelog_segment_log::disk::Descriptors;
+use tidelog_segment_log::disk::heap::{HeapPool, WithHeap};
 
 use crate::mesh::Endpoint;
 use crate::shard::{Effect, Now, ShardAnswer, ShardRequest, SocketId};
@@ -83,6 +84,8 @@ pub struct Start<M> {
     pub files_max: usize,
     /// How much of what this shard wrote last counts as resident in the page cache, bytes.
     pub hot_window_bytes: u64,
+    /// The memory of files that are on no disk, as this shard uses it.
+    pub memory: Arc<HeapPool>,
     /// How long to look for work before sleeping, at most and only where that pays; zero: not at all.
     pub spin: Duration,
     /// The core to run on alone, if any.
@@ -148,7 +151,7 @@ fn run<M: Machine>(start: Start<M>) -> io::Result<bool> {
 struct Reactor<M> {
     shard: M,
     ring: Rc<RefCell<RawRing>>,
-    disk: RingDisk,
+    disk: WithHeap<RingDisk>,
     sockets: Sockets,
     arena: Arena,
     provided: ProvidedBuffers,
@@ -197,6 +200,7 @@ impl<M: Machine> Reactor<M> {
             start.hot_window_bytes,
             Descriptors::bounded(start.files_max),
         );
+        let disk = WithHeap::new(disk, start.memory);
         let accepting = vec![false; start.listeners.len()];
         Ok(Self {
             shard,
@@ -239,7 +243,7 @@ impl<M: Machine> Reactor<M> {
     }
 
     fn finished(&self) -> bool {
-        self.shard.is_drained() && self.sockets.open_count() == 0 && self.disk.in_flight() == 0
+        self.shard.is_drained() && self.sockets.open_count() == 0 && self.disk.disk().in_flight() == 0
     }
 
     /// One turn. True: something happened, take another before parking.
@@ -322,7 +326,7 @@ impl<M: Machine> Reactor<M> {
         let is_due = |at_ms: u64| at_ms <= now_ms;
         self.ring.borrow_mut().ready()
             || self.ring.borrow().has_unsubmitted()
-            || self.disk.has_arrived()
+            || self.has_arrived()
             || self.shard.wants_turn()
             || self.shard.endpoint().bell().has_inbound()
             || self.shard.next_deadline_ms().is_some_and(is_due)
@@ -330,11 +334,16 @@ impl<M: Machine> Reactor<M> {
             || self.shared.stopping.load(Ordering::Acquire) != self.stop_seen
     }
 
+    /// Whether completions wait to be taken.
+    fn has_arrived(&self) -> bool {
+        self.disk.disk().has_arrived() || self.disk.heap_has_arrived()
+    }
+
     fn take_completions(&mut self, now: Now) -> bool {
         let mut any = false;
         // A completion may let the shard submit what completes at once; each adds work of its own
         // at most once, so this ends.
-        while self.disk.has_arrived() {
+        while self.has_arrived() {
             any = true;
             let mut completions = Vec::new();
             tidelog_segment_log::disk::Disk::take_completions(&mut self.disk, &mut completions);
@@ -414,7 +423,7 @@ impl<M: Machine> Reactor<M> {
             Kind::Accept => self.on_accept(now, reaped),
             Kind::Receive => self.on_receive(now, id, reaped)?,
             Kind::Send => self.on_send(now, id, reaped)?,
-            Kind::Disk => self.disk.on_reaped(reaped),
+            Kind::Disk => self.disk.disk_mut().on_reaped(reaped),
             Kind::Wake => self.wake_armed = false,
             Kind::Cancel => {}
         }
@@ -456,7 +465,7 @@ impl<M: Machine> Reactor<M> {
     fn sleep(&mut self) -> io::Result<()> {
         self.arm_wake()?;
         let stop_unseen = self.shared.stopping.load(Ordering::Acquire) != self.stop_seen;
-        if self.disk.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {
+        if self.has_arrived() || stop_unseen || !self.shard.endpoint().bell().park() {
             return Ok(());
         }
         let wait_ms = self.shard.next_deadline_ms().map_or(IDLE_WAIT_MS, |at_ms| {

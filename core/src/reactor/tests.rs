@@ -208,6 +208,7 @@ fn start(work: Work, busy: bool, spin: Duration) -> Running {
     let (started_sender, started) = std::sync::mpsc::channel();
     let thread = spawn(
         Start {
+            memory: tidelog_segment_log::disk::heap::HeapPool::of_shards(1 << 20, 1).remove(0),
             shard: Box::new(move |endpoint| Echo {
                 endpoint,
                 metrics: ShardCells::new(0),

@@ -203,6 +203,8 @@ pub struct Settings {
     pub shard_silent_ms: u64,
     /// `storage.allow_network`
     pub storage_allow_network: bool,
+    /// `storage.memory_max`
+    pub storage_memory_max_bytes: u64,
     /// `storage.min_free`; `None` is auto.
     pub storage_min_free_bytes: Option<u64>,
     /// `storage.recycle_max`; `None` is auto, 0 keeps nothing.

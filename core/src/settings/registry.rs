@@ -477,6 +477,17 @@ static REGISTRY: &[SettingSpec] = &[
         ..BASE
     },
     SettingSpec {
+        name: "storage.memory_max",
+        kind: Kind::Size {
+            min: MIB,
+            max: i64::MAX,
+        },
+        unit: "bytes",
+        default: "auto",
+        doc: "Most bytes of records that topics with storage = memory keep, of all shards and within memory.limit; auto is a quarter of that.",
+        ..BASE
+    },
+    SettingSpec {
         name: "storage.min_free",
         kind: Kind::Size {
             min: 0,

@@ -10,7 +10,9 @@ use super::parse::{format_size, parse_bool, parse_duration, parse_size};
 use super::registry::{Kind, SettingSpec, find};
 use super::{LogDurability, Origin, Profile, RuntimePin, Settings};
 use crate::limits::JOURNAL_BYTES_MIN;
-use crate::limits::{LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN};
+use crate::limits::{
+    LISTENERS_MAX, MEMORY_PER_SHARD_BYTES_MIN, MEMORY_STORAGE_PART, MEMORY_STORAGE_PART_MAX,
+};
 
 /// All values as text, each checked before the snapshot is read off.
 pub(super) struct Values {
@@ -140,6 +142,17 @@ impl Values {
                 "journal.max_bytes {journal_max_bytes} is too small for sixteen files; give at least {JOURNAL_BYTES_MIN}, or 0 for none"
             )));
         }
+        let most = memory_limit_bytes / MEMORY_STORAGE_PART_MAX;
+        let storage_memory_max_bytes = self
+            .number_or_auto("storage.memory_max")?
+            .unwrap_or(memory_limit_bytes / MEMORY_STORAGE_PART);
+        if storage_memory_max_bytes > most {
+            return Err(SettingsError::Conflict(format!(
+                "storage.memory_max {} is more than half of memory.limit, which frames and answers need; lower it to {} or raise --memory",
+                format_size(storage_memory_max_bytes),
+                format_size(most)
+            )));
+        }
         let log_durability = match self.text("log.durability") {
             "interval" => LogDurability::Interval,
             "os" => LogDurability::Os,
@@ -186,6 +199,7 @@ impl Values {
             drain_timeout_ms: self.number("drain_timeout_ms")?,
             shard_silent_ms: self.number("shard.silent_ms")?,
             storage_allow_network: self.text("storage.allow_network") == "true",
+            storage_memory_max_bytes,
             storage_min_free_bytes: self.number_or_auto("storage.min_free")?,
             storage_recycle_max_bytes: self.number_or_auto("storage.recycle_max")?,
             storage_reserve_bytes: self.number_or_auto("storage.reserve")?,
@@ -201,6 +215,8 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
             "shards" => host.default_shards().to_string(),
             // Each directory's file system has its own.
             "storage.min_free" | "storage.recycle_max" | "storage.reserve" => "auto".to_owned(),
+            // A part of another setting.
+            "storage.memory_max" => "auto".to_owned(),
             _ => host.default_memory_bytes().to_string(),
         });
     }

@@ -11,9 +11,8 @@ use tidelog_segment_log::producer_state::SequenceCheck;
 use super::Now;
 use super::compacted::check_keys;
 use super::partition::PartitionAnswer;
-use crate::directory_space::DirectorySpace;
+use super::room::Room;
 use crate::metrics::ShardCells;
-use crate::settings::format_size;
 use crate::topic_config::{TimestampType, TopicConfig};
 
 /// Why a client's request changes nothing.
@@ -74,23 +73,11 @@ fn refused(error: BatchError) -> Refusal {
     Refusal::new(code, error.to_string())
 }
 
-/// There is too little room on the disk: clients try again.
-pub(super) fn no_room(space: &DirectorySpace) -> Refusal {
-    let free = match u64::try_from(space.usable_bytes()) {
-        Ok(bytes) => format_size(bytes),
-        Err(_) => "an unknown number of bytes".to_owned(),
-    };
-    let text = format!(
-        "the disk is full: {free} are free, less than storage.min_free or what this needs; try again when there is room"
-    );
-    Refusal::new(ErrorCode::KafkaStorageError, text)
-}
-
 /// What an append has to go by besides the log.
 #[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) config: &'a TopicConfig,
-    pub(super) space: &'a DirectorySpace,
+    pub(super) room: &'a Room,
     pub(super) metrics: &'a ShardCells,
 }
 
@@ -104,7 +91,7 @@ pub(super) fn produce(
 ) -> Result<(Offset, PartitionAnswer), Refusal> {
     let Owner {
         config,
-        space,
+        room,
         metrics,
     } = owner;
     let header = BatchHeader::parse(&batch).map_err(refused)?;
@@ -204,16 +191,18 @@ pub(super) fn produce(
             }
         }
     }
-    if space.has_failed() {
-        let text = "its data directory has failed; see the broker's log";
-        return Err(Refusal::new(ErrorCode::KafkaStorageError, text));
-    }
-    if !space.takes_writes() {
-        metrics.produce_refused_full.increment();
-        return Err(no_room(space));
+    if let Err(refusal) = room.check(log.unreserved_bytes(), batch.len()) {
+        if !room.has_failed() {
+            metrics.produce_refused_full.increment();
+        }
+        return Err(refusal);
     }
     match log.append(now.wall_ms, disk, &batch) {
         Ok(appended) => {
+            if room.is_memory() {
+                // The next batch is to find what this one takes; nothing is gained by gathering.
+                log.flush(now.wall_ms, disk);
+            }
             metrics.produced_batches.increment();
             metrics
                 .produced_records
@@ -226,7 +215,7 @@ pub(super) fn produce(
         }
         Err(AppendError::NoSpace) => {
             metrics.produce_refused_full.increment();
-            Err(no_room(space))
+            Err(room.refusal())
         }
         Err(error) => Err(refused_append(&error)),
     }

@@ -11,6 +11,8 @@ pub struct Budget {
     /// Its own share, lent or not.
     base_bytes: usize,
     limit_bytes: usize,
+    /// Not to be used now: records in memory have them.
+    withheld_bytes: usize,
     /// Borrowed bytes that go back as soon as they are not in use: nothing more is reserved of them.
     owed_bytes: usize,
     used_bytes: usize,
@@ -22,6 +24,7 @@ impl Budget {
         Self {
             base_bytes: limit_bytes,
             limit_bytes,
+            withheld_bytes: 0,
             owed_bytes: 0,
             used_bytes: 0,
         }
@@ -30,7 +33,7 @@ impl Budget {
     /// Reserves, or answers false.
     #[must_use]
     pub fn reserve(&mut self, bytes: usize) -> bool {
-        if bytes > (self.limit_bytes - self.owed_bytes).saturating_sub(self.used_bytes) {
+        if bytes > (self.limit_bytes() - self.owed_bytes).saturating_sub(self.used_bytes) {
             return false;
         }
         self.used_bytes += bytes;
@@ -52,14 +55,14 @@ impl Budget {
 
     /// Whether a reservation of this size could ever succeed.
     pub fn could_ever_hold(&self, bytes: usize) -> bool {
-        bytes <= self.base_bytes
+        bytes <= self.base_bytes.saturating_sub(self.withheld_bytes)
     }
 
     /// Lends up to `bytes` to another shard: at most half of what is free, never more in all than half of the
     /// budget, and nothing rather than a crumb. Answers how much.
     pub fn lend(&mut self, bytes: usize) -> usize {
-        let free = (self.limit_bytes - self.used_bytes) / 2;
-        let may = self.limit_bytes.saturating_sub(self.base_bytes / 2);
+        let free = (self.limit_bytes() - self.used_bytes) / 2;
+        let may = self.limit_bytes().saturating_sub(self.base_bytes / 2);
         let lent = bytes.min(free).min(may);
         if lent < self.base_bytes / LEASE_PART {
             return 0;
@@ -106,9 +109,17 @@ impl Budget {
         self.used_bytes
     }
 
-    /// Bytes that may be reserved now: the own share, less what is lent, plus what is borrowed.
+    /// So many bytes of the share are used by something else from now on. What is in use of them stays so until it
+    /// is released, and is not reserved again.
+    pub fn withhold(&mut self, bytes: usize) {
+        self.withheld_bytes = bytes;
+    }
+
+    /// Bytes that may be reserved now: the own share, less what is lent or withheld, plus what is borrowed; never
+    /// less than what is in use, or owed.
     pub fn limit_bytes(&self) -> usize {
-        self.limit_bytes
+        let limit = self.limit_bytes.saturating_sub(self.withheld_bytes);
+        limit.max(self.used_bytes).max(self.owed_bytes)
     }
 }
 
@@ -167,6 +178,25 @@ mod tests {
         budget.release(5);
         assert!(budget.give_up(10));
         assert_eq!((budget.limit_bytes(), budget.used_bytes()), (100, 100));
+    }
+
+    #[test]
+    fn what_is_withheld_is_not_reserved_and_what_was_in_use_is_released_first() {
+        let mut budget = Budget::new(100);
+        assert!(budget.reserve(80));
+        budget.withhold(40);
+        assert_eq!(budget.limit_bytes(), 80, "in use");
+        assert!(!budget.reserve(1) && !budget.could_ever_hold(61));
+        budget.release(30);
+        assert_eq!((budget.limit_bytes(), budget.lend(100)), (60, 0));
+        assert!(!budget.reserve(11) && budget.reserve(10));
+        budget.withhold(0);
+        assert!(budget.reserve(40) && !budget.reserve(1));
+        budget.borrow(30);
+        budget.owe(30);
+        budget.withhold(50);
+        assert!(!budget.reserve(1) && budget.give_up(30));
+        assert_eq!(budget.limit_bytes(), 100, "in use");
     }
 
     #[test]

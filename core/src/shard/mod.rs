@@ -8,7 +8,7 @@
 //! `messages` (to other shards and to partitions), `sockets` and `connection` (budgets, order of
 //! answers), `requests` (decode, guard, dispatch), `produce`, `fetch`, `fetch_session`, `list_offsets`, `newest`, `epoch_end`, `delete_records`, `parts`
 //! (which parts of a request wait), `cold` (reads that are verified before they are sent), `admin` (answers from the metadata image), `control` and
-//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up` and
+//! `plan` (group 0, on shard 0), `silence` (of other shards), `partition`, `append`, `compacted`, `look_up`, `room` and
 //! `partitions` (the owner's side), `background` (what is done in steps), `budget`, `leases` (memory between shards), `timers`, `slab` (tables without
 //! hashing).
 //!
@@ -40,6 +40,7 @@ mod plan;
 mod produce;
 mod requests;
 mod retention_clock;
+mod room;
 mod silence;
 mod slab;
 mod sockets;
@@ -212,7 +213,13 @@ impl Shard {
                 seed.directories.home.directory.start_counter(),
                 sessions,
             ),
-            partitions: Partitions::new(seed.directories, seed.settings, own, shards, seed.openings_max),
+            partitions: Partitions::new(
+                seed.directories,
+                seed.memory,
+                seed.settings,
+                own,
+                seed.openings_max,
+            ),
             control: seed.control.map(Control::new),
             cold: cold::ColdReads::default(),
             control_budget: Budget::new(control - sessions),

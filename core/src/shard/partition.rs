@@ -7,7 +7,7 @@
 //! watermark moves, never on append; nothing is appended while the log is fenced or opening.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,12 +22,12 @@ use tidelog_segment_log::log::{
 use tidelog_segment_log::recovery::RecoveryOptions;
 use tidelog_segment_log::reserve::is_full;
 
-use super::append::{Owner, no_room, produce};
+use super::append::{Owner, produce};
 use super::delete_records::move_log_start;
 use super::look_up::{check_epoch, fetch, list_offset};
 use super::partitions::DirectoryId;
+use super::room::Room;
 use super::{Now, ReplyTo};
-use crate::directory_space::DirectorySpace;
 use crate::metrics::ShardCells;
 use crate::topic_config::TopicConfig;
 
@@ -202,22 +202,23 @@ pub(super) struct Partition {
     watchers: Vec<Watcher>,
     last_high_watermark: Offset,
     last_log_start: Offset,
-    /// Where its files are; None: in a directory that this process does not have.
+    /// Where its files are; None: in memory, or in a directory that this process does not have.
     directory: Option<DirectoryId>,
     /// Its directory failed or is missing.
     is_unavailable: bool,
-    /// The room on the file system of its files.
-    space: Arc<DirectorySpace>,
+    /// Where its bytes go.
+    room: Room,
 }
 
 /// What a partition is opened with.
 pub(super) struct PartitionSpec {
-    pub directory: DirectoryId,
+    /// None: in memory.
+    pub directory: Option<DirectoryId>,
     pub topic: String,
     pub config: TopicConfig,
     pub open: OpenSpec,
     pub options: RecoveryOptions,
-    pub space: Arc<DirectorySpace>,
+    pub room: Room,
 }
 
 impl Partition {
@@ -237,9 +238,9 @@ impl Partition {
             watchers: Vec::new(),
             last_high_watermark: Offset(0),
             last_log_start: Offset(0),
-            directory: Some(spec.directory),
+            directory: spec.directory,
             is_unavailable: false,
-            space: spec.space,
+            room: spec.room,
         }
     }
 
@@ -276,13 +277,18 @@ impl Partition {
             last_log_start: Offset(0),
             directory: None,
             is_unavailable: true,
-            space: Arc::default(),
+            room: Room::Directory(Arc::default()),
         }
     }
 
-    /// Where its files are; None: in a directory that this process does not have.
+    /// Where its files are; None: in memory, or in a directory that this process does not have.
     pub(super) fn directory(&self) -> Option<DirectoryId> {
         self.directory
+    }
+
+    /// The directory of its files in memory, if that is where they are.
+    pub(super) fn path_in_memory(&self) -> Option<&Path> {
+        self.room.is_memory().then_some(self.open.directory.as_path())
     }
 
     /// Whether its directory failed or is missing.
@@ -292,7 +298,7 @@ impl Partition {
 
     /// Whether its directory has failed and it does not know yet.
     pub(super) fn is_directory_gone(&self) -> bool {
-        !self.is_unavailable && self.space.has_failed()
+        !self.is_unavailable && self.room.has_failed()
     }
 
     /// Its directory has failed. What waits is told when it is settled.
@@ -372,13 +378,17 @@ impl Partition {
                 self.options.journal = JournalEvidence::None;
                 // What a checkpoint said of it is said better by the log from now on.
                 self.open.checkpoint = None;
+                if self.room.is_memory() {
+                    // No later start reads what was written under this term: there is nothing to keep it for.
+                    log.confirm_term();
+                }
                 self.state = State::Open(log);
                 true
             }
             OpenProgress::Failed(error) => {
                 tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
                 if matches!(&error, OpenError::Io { cause, .. } if is_full(cause)) {
-                    self.space.note_full_disk();
+                    self.room.note_full();
                 }
                 // Files may be there by now, in whatever state.
                 (self.open.created, self.open.clean) = (false, false);
@@ -436,7 +446,7 @@ impl Partition {
             PartitionOp::Produce { batch, acks } => {
                 let owner = Owner {
                     config: &self.config,
-                    space: &self.space,
+                    room: &self.room,
                     metrics,
                 };
                 match produce(now, disk, log, owner, batch) {
@@ -548,7 +558,7 @@ impl Partition {
             return;
         }
         if log.has_met_full_disk() {
-            self.space.note_full_disk();
+            self.room.note_full();
         }
         let stuck = log.waits_for_space_from();
         let (written, committed, durable) = (log.written_offset(), log.high_watermark(), log.durable_index());
@@ -560,7 +570,7 @@ impl Partition {
             };
             if !is_reached && is_stuck {
                 // It stays in the log and is written when there is room; one who asks again finds it.
-                let refusal = no_room(&self.space);
+                let refusal = self.room.refusal();
                 answers.push((waiting.reply, refusal.into_answer()));
                 return false;
             }

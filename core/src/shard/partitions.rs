@@ -8,13 +8,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
+use tidelog_segment_log::disk::heap::HeapPool;
 use tidelog_segment_log::disk::{Completion, Disk, DiskOp, Token};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::limits::EXTENT_BYTES_MIN;
 use tidelog_segment_log::log::{CloseProgress, Durability, LogConfig, Machine, remove_partition_directory};
 
 use super::admin::PartitionSize;
@@ -25,7 +27,7 @@ use crate::limits::DATA_DIRS_MAX;
 use crate::metadata::MetadataImage;
 use crate::metrics::ShardCells;
 use crate::settings::{LogDurability, Settings};
-use crate::topic_config::{TopicConfig, TopicDefaults};
+use crate::topic_config::{Storage, TopicConfig, TopicDefaults};
 
 mod checkpoints;
 mod commits;
@@ -54,7 +56,23 @@ pub(super) const SWEEP_SPACES: std::ops::Range<u32> = SWEEP_SPACE..SWEEP_SPACE +
 
 const _: () = assert!(SWEEP_SPACES.end <= FIRST_SPACE && checkpoints::SPACES.end <= SWEEP_SPACE);
 
+/// Segments of a partition in memory are no larger than this, and than this part of what all of them may take: only
+/// whole ones are given back. And no smaller, since up to an extent of each is reserved and not used.
+const MEMORY_SEGMENT_BYTES_MAX: u64 = 16 << 20;
+const MEMORY_SEGMENT_BYTES_MIN: u64 = 8 * EXTENT_BYTES_MIN;
+const MEMORY_SEGMENT_PART: u64 = 32;
+
 pub(super) fn log_config(settings: &Settings, topic: &TopicConfig) -> LogConfig {
+    if topic.storage == Storage::Memory {
+        let part = settings.storage_memory_max_bytes / MEMORY_SEGMENT_PART;
+        let most = part.clamp(MEMORY_SEGMENT_BYTES_MIN, MEMORY_SEGMENT_BYTES_MAX);
+        return LogConfig {
+            segment_bytes: topic.segment_bytes.min(most),
+            segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
+            // Nothing becomes more durable by waiting.
+            durability: Durability::Os,
+        };
+    }
     LogConfig {
         segment_bytes: topic.segment_bytes,
         segment_ms: i64::try_from(topic.segment_ms).unwrap_or(i64::MAX),
@@ -83,6 +101,8 @@ pub(super) struct Partitions {
     /// The one with the metadata log first; never empty.
     directories: Vec<OwnDirectory>,
     unusable: Vec<PathBuf>,
+    /// Of partitions that are in no directory.
+    memory: Arc<HeapPool>,
     settings: Arc<Settings>,
     defaults: TopicDefaults,
     own: usize,
@@ -123,9 +143,9 @@ pub(super) struct Partitions {
 impl Partitions {
     pub(super) fn new(
         seed: DirectoriesSeed,
+        memory: Arc<HeapPool>,
         settings: Arc<Settings>,
         own: u16,
-        shards: usize,
         openings_max: usize,
     ) -> Self {
         let clock = RetentionClock::new(seed.last_change_ms());
@@ -135,9 +155,10 @@ impl Partitions {
             clock,
             retention: RetentionRound::default(),
             defaults: TopicDefaults::from_settings(&settings),
+            shards: usize::from(settings.shards),
             settings,
+            memory,
             own: usize::from(own),
-            shards,
             spaces: BTreeMap::new(),
             by_key: FastMap::default(),
             active: HashSet::default(),
@@ -169,10 +190,16 @@ impl Partitions {
         self.opening
     }
 
+    /// The memory of those that are in no directory.
+    pub(super) fn memory(&self) -> &HeapPool {
+        &self.memory
+    }
+
     /// What each takes on the disk, in bytes.
     pub(super) fn sizes(&self) -> Vec<PartitionSize> {
         let partitions = self.by_key.iter();
         partitions
+            .filter(|(_, (_, partition))| partition.path_in_memory().is_none())
             .map(|(key, (_, partition))| (*key, partition.size_bytes()))
             .collect()
     }
@@ -247,8 +274,12 @@ impl Partitions {
         // The log's operations in flight end unseen: their space has no owner any more.
         let directory = partition.directory();
         let is_unavailable = partition.is_unavailable();
+        let in_memory = partition.path_in_memory().map(Path::to_path_buf);
         self.unavailable -= usize::from(is_unavailable);
         drop(partition);
+        if let Some(path) = in_memory {
+            self.remove_directory(disk, path);
+        }
         // What lies in one that is gone is removed when it is back.
         if let Some(directory) = directory
             .and_then(|id| self.directory(id))
@@ -326,11 +357,10 @@ impl Partitions {
 
     fn on_opened(&mut self, key: PartitionKey) {
         self.opening -= 1;
-        let directory = self
-            .by_key
-            .get(&key)
-            .and_then(|(_, partition)| partition.directory());
-        self.want_checkpoint(directory.unwrap_or(DirectoryId::HOME));
+        let opened = self.by_key.get(&key).map(|(_, partition)| partition);
+        if let Some(directory) = opened.and_then(Partition::directory) {
+            self.want_checkpoint(directory);
+        }
         self.join_group(&key);
         if let Some(log) = self.by_key.get(&key).and_then(|(_, partition)| partition.log()) {
             self.opened.push((key, log.leader_epoch().0));

@@ -76,6 +76,10 @@ impl Shard {
         metrics
             .memory_fetch
             .set(self.fetch_budget.used_bytes() as i64 - send);
+        let storage = self.partitions.memory();
+        let shown = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        metrics.memory_storage.set(shown(storage.used_bytes()));
+        metrics.memory_limit_storage.set(shown(storage.own_limit_bytes()));
         let limits = [
             (&metrics.memory_limit_control, &self.control_budget),
             (&metrics.memory_limit_receive, &self.receive_budget),
@@ -84,6 +88,14 @@ impl Shard {
         for (gauge, budget) in limits {
             gauge.set(budget.limit_bytes() as i64);
         }
+    }
+
+    /// Records in memory count against `memory.limit`: each shard keeps its part of them free in its pools, half in
+    /// each of the two that take the most.
+    pub(super) fn withhold_for_records(&mut self) {
+        let part = usize::try_from(self.partitions.memory().used_part_bytes()).unwrap_or(usize::MAX);
+        self.receive_budget.withhold(part / 2);
+        self.fetch_budget.withhold(part.div_ceil(2));
     }
 
     /// Bytes of the receive pool.

@@ -109,6 +109,7 @@ impl Shard {
             self.on_all_open(now, disk);
         }
         self.deliver(now, disk);
+        self.withhold_for_records();
         self.ask_for_leases(now);
         self.send_kept();
         if self.stopping && !self.stopped {

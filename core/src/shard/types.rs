@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tidelog_segment_log::disk::HotBytes;
+use tidelog_segment_log::disk::heap::HeapPool;
 use tidelog_segment_log::ids::PartitionKey;
 
 use super::admin::PartitionSize;
@@ -229,6 +230,8 @@ pub struct ShardSeed {
     pub cluster_id: String,
     /// The data directories.
     pub directories: DirectoriesSeed,
+    /// The memory of partitions that are in no directory, as this shard uses it.
+    pub memory: Arc<HeapPool>,
     /// Partitions that are opened at once, as the descriptors allow.
     pub openings_max: usize,
     /// Group 0; on shard 0 only.

@@ -1,4 +1,5 @@
-//! The table of topic configurations: Kafka 4.3's names, types, defaults and bounds, and our class of each.
+//! The table of topic configurations: Kafka 4.3's names, types, defaults and bounds, and our class of each; and
+//! `storage`, which Kafka does not have.
 //!
 //! Constant; any shard.
 
@@ -233,6 +234,8 @@ static DEFINITIONS: &[ConfigDefinition] = &[
         "Random part taken off segment.ms."),
     def("segment.ms", T::Long, "604800000", number(1, I64), Effective, Some("log.roll.ms"),
         "Age at which a segment is closed."),
+    def("storage", T::String, "disk", Check::OneOf(&["disk", "memory"]), Effective, None,
+        "Where records are kept, chosen when the topic is made: memory is fast, bounded by storage.memory_max and lost at every restart."),
     def("unclean.leader.election.enable", T::Boolean, "false", Check::Boolean, WithoutEffect,
         Some("unclean.leader.election.enable"), "Election of a replica that lacks records; never done here."),
 ];

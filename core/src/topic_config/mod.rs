@@ -122,6 +122,28 @@ pub enum CompressionType {
     Zstd,
 }
 
+/// Where a topic's records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// In a data directory.
+    Disk,
+    /// In memory only: a restart loses them.
+    Memory,
+}
+
+impl Storage {
+    /// The configuration's name.
+    pub const NAME: &'static str = "storage";
+
+    /// What was set on a topic.
+    pub fn of(configs: &BTreeMap<String, String>) -> Self {
+        match configs.get(Self::NAME).map(|value| value.trim()) {
+            Some("memory") => Storage::Memory,
+            _ => Storage::Disk,
+        }
+    }
+}
+
 /// The broker's defaults for topics that say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicDefaults {
@@ -212,6 +234,8 @@ pub struct TopicConfig {
     pub max_compaction_lag_ms: u64,
     /// `flush.messages` and `flush.ms`
     pub flush: Flush,
+    /// `storage`
+    pub storage: Storage,
 }
 
 /// What a topic asks of durability; it never weakens the broker's.
@@ -263,6 +287,7 @@ impl TopicConfig {
                 each_batch: of.number("flush.messages") < i64::MAX,
                 interval_ms: Some(of.unsigned("flush.ms")).filter(|ms| *ms < i64::MAX as u64),
             },
+            storage: Storage::of(overrides),
         }
     }
 }
@@ -322,6 +347,7 @@ mod tests {
                 compact: false
             }
         );
+        assert_eq!(c.storage, Storage::Disk);
         assert_eq!(
             (c.min_insync_replicas, c.max_compaction_lag_ms),
             (1, i64::MAX as u64)
@@ -337,6 +363,7 @@ mod tests {
             ("message.timestamp.type", "LogAppendTime"),
             ("compression.type", "lz4"),
             ("segment.ms", "written by the future"),
+            ("storage", "memory"),
         ]);
         let c = TopicConfig::resolve(&overrides, &TopicDefaults::default());
         assert_eq!(
@@ -352,6 +379,7 @@ mod tests {
         );
         assert_eq!(c.timestamp_type, TimestampType::LogAppendTime);
         assert_eq!(c.compression_type, CompressionType::Lz4);
+        assert_eq!(c.storage, Storage::Memory);
     }
 
     #[test]
@@ -385,6 +413,7 @@ mod tests {
             ("min.cleanable.dirty.ratio", "1.5"),
             ("min.cleanable.dirty.ratio", "NaN"),
             ("preallocate", "yes"),
+            ("storage", "tape"),
             ("message.timestamp.type", "createtime"),
         ] {
             assert!(

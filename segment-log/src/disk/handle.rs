@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 
 use super::descriptors::{Descriptors, Lease};
+use super::heap::HeapFile;
 
 /// A file opened by a [`Disk`](super::Disk). Cloning shares it; its descriptor is closed with the last clone, or
 /// before, and then opened again when it is used.
@@ -27,8 +28,17 @@ pub(super) struct FileInner {
     path: PathBuf,
     /// Counts the references that were given out.
     referred: FileReference,
-    /// `None` in a simulation.
-    real: Option<Real>,
+    backing: Backing,
+}
+
+/// What a file is made of.
+enum Backing {
+    /// A file of the operating system.
+    Real(Real),
+    /// Memory of this process.
+    Heap(Arc<HeapFile>),
+    /// It exists only in a simulation.
+    Simulated,
 }
 
 /// Somebody needs the bytes of a file as they are: while one of these lives, the file may lose its name, but it is
@@ -105,17 +115,37 @@ impl FileHandle {
             id,
             path,
             referred: FileReference::default(),
-            real: Some(real),
+            backing: Backing::Real(real),
         }))
     }
 
     /// A file that exists only in a simulation.
     pub fn simulated(id: u64, path: PathBuf) -> Self {
+        let backing = Backing::Simulated;
+        Self::with_backing(id, path, backing)
+    }
+
+    /// A file in the memory of this process.
+    pub(super) fn heap(id: u64, path: PathBuf, bytes: Arc<HeapFile>) -> Self {
+        let backing = Backing::Heap(bytes);
+        Self::with_backing(id, path, backing)
+    }
+
+    /// Its bytes, if they lie in the memory of this process.
+    pub(super) fn in_heap(&self) -> Option<&HeapFile> {
+        match &self.0.backing {
+            Backing::Heap(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    fn with_backing(id: u64, path: PathBuf, backing: Backing) -> Self {
+        let referred = FileReference::default();
         Self(Arc::new(FileInner {
             id,
             path,
-            referred: FileReference::default(),
-            real: None,
+            referred,
+            backing,
         }))
     }
 
@@ -145,16 +175,16 @@ impl FileHandle {
 
     /// Whether it exists only in a simulation.
     pub fn is_simulated(&self) -> bool {
-        self.0.real.is_none()
+        matches!(self.0.backing, Backing::Simulated)
     }
 
     /// The descriptor, to be used while the lease lives; opened again if it was closed.
     ///
     /// # Errors
     /// It cannot be opened again: no descriptor is left, or the file is gone (`NotFound`, also where another one
-    /// has its name). A simulated file has none (`InvalidInput`).
+    /// has its name). One in memory or in a simulation has none (`InvalidInput`).
     pub fn lease(&self) -> io::Result<Lease> {
-        let real = self.0.real.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        let real = self.0.real().ok_or(io::ErrorKind::InvalidInput)?;
         real.is_used.store(true, Ordering::Relaxed);
         let mut open = real.open();
         if let Some(lease) = &*open {
@@ -180,40 +210,40 @@ impl FileHandle {
 
     /// Whether its descriptor is open now.
     pub fn is_open(&self) -> bool {
-        let real = self.0.real.as_ref();
+        let real = self.0.real();
         real.is_some_and(|real| real.open().is_some())
     }
 
     /// Whether its descriptor is wanted for other files, and a sync is needed before it can be closed. The log
     /// then syncs as for any commit.
     pub fn is_asked_to_sync(&self) -> bool {
-        let real = self.0.real.as_ref();
+        let real = self.0.real();
         real.is_some_and(|real| real.is_wanted.load(Ordering::Relaxed) && real.is_dirty())
     }
 
     /// Whether a write waits while an fsync of the same file is under way, as on FUSE and NFS.
     pub fn is_locked_by_sync(&self) -> bool {
-        let real = self.0.real.as_ref();
+        let real = self.0.real();
         real.is_some_and(|real| real.is_locked_by_sync)
     }
 
     /// A disk begins to change the file otherwise than by a write.
     pub fn change_begun(&self) {
-        if let Some(real) = &self.0.real {
+        if let Some(real) = self.0.real() {
             real.changes_begun.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// That ended, however it did.
     pub fn change_ended(&self) {
-        if let Some(real) = &self.0.real {
+        if let Some(real) = self.0.real() {
             real.changes_ended.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// How many changes of ours were begun and ended.
     pub(super) fn changes(&self) -> (u32, u32) {
-        let real = self.0.real.as_ref();
+        let real = self.0.real();
         real.map_or((0, 0), |real| {
             let ended = real.changes_ended.load(Ordering::Acquire);
             (real.changes_begun.load(Ordering::Acquire), ended)
@@ -223,7 +253,7 @@ impl FileHandle {
     /// A disk begins to write.
     pub fn write_begun(&self) {
         self.change_begun();
-        if let Some(real) = &self.0.real {
+        if let Some(real) = self.0.real() {
             real.writes_begun.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -231,14 +261,14 @@ impl FileHandle {
     /// A write ended, however it did.
     pub fn write_ended(&self) {
         self.change_ended();
-        if let Some(real) = &self.0.real {
+        if let Some(real) = self.0.real() {
             real.writes_ended.fetch_add(1, Ordering::AcqRel);
         }
     }
 
     /// What a sync that is submitted now covers, for [`FileHandle::synced`].
     pub fn sync_mark(&self) -> u32 {
-        let Some(real) = &self.0.real else { return 0 };
+        let Some(real) = self.0.real() else { return 0 };
         let ended = real.writes_ended.load(Ordering::Acquire);
         if ended == real.writes_begun.load(Ordering::Acquire) {
             ended
@@ -250,7 +280,7 @@ impl FileHandle {
 
     /// A sync that was submitted at `mark` succeeded.
     pub fn synced(&self, mark: u32) {
-        if let Some(real) = &self.0.real {
+        if let Some(real) = self.0.real() {
             real.writes_synced.store(mark, Ordering::Release);
             real.is_wanted.store(false, Ordering::Relaxed);
         }
@@ -258,9 +288,16 @@ impl FileHandle {
 }
 
 impl FileInner {
+    fn real(&self) -> Option<&Real> {
+        match &self.backing {
+            Backing::Real(real) => Some(real),
+            _ => None,
+        }
+    }
+
     /// Closes the descriptor if nobody uses it, it was not used lately and nothing hangs on it.
     pub(super) fn try_close(&self) -> Close {
-        let Some(real) = &self.real else {
+        let Some(real) = self.real() else {
             return Close::WasClosed;
         };
         let mut open = match real.fd.try_lock() {

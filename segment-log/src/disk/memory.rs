@@ -1,5 +1,6 @@
 //! [`MemoryDisk`]: files in memory that keep every byte, for tests that open a damaged directory tens of
-//! thousands of times and for the fuzz targets.
+//! thousands of times and for the fuzz targets. Partitions whose records live in memory have another one,
+//! [`HeapDisk`](super::heap::HeapDisk).
 //!
 //! Owned by one test thread. Each submitted operation is carried out at once and completes in order.
 //! There is no cache and no device apart from each other, so nothing is ever lost or reordered: what a

@@ -15,6 +15,7 @@
 
 pub mod descriptors;
 mod handle;
+pub mod heap;
 pub mod hot;
 pub mod memory;
 pub mod read_only;
@@ -159,8 +160,9 @@ pub trait Disk {
     fn write_now(&mut self, file: &FileHandle, position: u64, pieces: &[IoSlice<'_>])
     -> io::Result<WriteNow>;
 
-    /// Bytes of a range that are certainly resident and were written by this process; `None` if
-    /// that is not certain (then read them with [`DiskOp::Read`]).
+    /// Bytes of a range, from its start on, that are certainly resident and were written by this process; `None` if
+    /// that is not certain (then read them with [`DiskOp::Read`]). Fewer than the range has end where a write
+    /// ended.
     fn hot_bytes(&mut self, file: &FileHandle, range: Range<u64>) -> Option<HotBytes>;
 
     /// Takes the exclusive lock of a data directory, held until the returned guard is dropped.
@@ -190,7 +192,7 @@ impl fmt::Debug for DirectoryLock {
     }
 }
 
-/// Log bytes to send as they are: a piece of a read-only map, or a copy (simulation).
+/// Log bytes to send as they are: a piece of a read-only map, or bytes of their own (memory, simulation).
 /// Cloning is cheap; it is a lease that holds a [`FileReference`]: the file behind it is not recycled while one lives.
 #[derive(Clone, Debug)]
 pub enum HotBytes {

@@ -183,6 +183,15 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// Bytes of appended entries that no space was asked for yet.
+    pub fn unreserved_bytes(&self) -> u64 {
+        let beyond = |segment: &Segment| {
+            let reserved = segment.allocating.unwrap_or(0).max(segment.allocated);
+            segment.page_end().saturating_sub(reserved)
+        };
+        self.segments.last().map_or(0, beyond)
+    }
+
     /// Rolls if the entry needs a new segment, and refuses it if it would wait for too much.
     pub(super) fn make_room(
         &mut self,
@@ -324,7 +333,7 @@ impl PartitionLog {
     /// Asks for the next extent when the current one is used up or nearly so.
     fn extend_ahead(&mut self, at: usize, disk: &mut dyn Disk) {
         let is_last = at + 1 == self.segments.len();
-        let early = self.is_grouped;
+        let (early, is_volatile) = (self.is_grouped, self.options.is_volatile);
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
@@ -346,7 +355,9 @@ impl PartitionLog {
             .max(needed)
             .next_multiple_of(super::segment::PAGE_BYTES);
         segment.allocating = Some(end);
-        segment.extent = (segment.extent * 2).min(EXTENT_BYTES_MAX);
+        if !is_volatile {
+            segment.extent = (segment.extent * 2).min(EXTENT_BYTES_MAX);
+        }
         let (id, range) = (segment.id, segment.allocated..end);
         self.submit(disk, Purpose::Extend(id), DiskOp::Fallocate { file, range });
     }

@@ -108,6 +108,11 @@ async fn write(io: Io, path: PathBuf, position: u64, content: Bytes) -> io::Resu
 impl PartitionLog {
     /// Begins the next part that is due, if none is being written.
     pub(super) fn write_index_files(&mut self, disk: &mut dyn Disk) {
+        if self.options.is_volatile {
+            // Nobody opens these segments again.
+            self.index_files.give_up();
+            return;
+        }
         while !self.index_files.is_writing()
             && let Some((id, mark)) = self.next_index_part()
         {
@@ -161,7 +166,8 @@ impl PartitionLog {
 
     /// At a tick: marks the end of the segment that takes appends, if it has grown enough since the last mark.
     pub(super) fn mark_index(&mut self) {
-        if self.index_files.marked.is_some() || self.index_files.is_writing() || self.closing {
+        let is_busy = self.index_files.marked.is_some() || self.index_files.is_writing();
+        if is_busy || self.closing || self.options.is_volatile {
             return;
         }
         let Some(last) = self.segments.last() else { return };

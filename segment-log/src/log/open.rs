@@ -277,7 +277,8 @@ impl Opener {
             let first = self.create_segment(0, EntryIndex(1), Offset(0), 0).await?;
             let generations = BTreeMap::from([(EntryIndex(1), 0)]);
             let state = LogState::new(Offset(0));
-            return Ok(self.finish(vec![first], state, generations, LeaderEpoch(0), true));
+            let term = self.options.term_floor;
+            return Ok(self.finish(vec![first], state, generations, term, true));
         }
         if self.spec.clean
             && !has_frames

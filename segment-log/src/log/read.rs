@@ -104,15 +104,23 @@ pub struct CorruptEntry {
 /// An entry in front of or among those batches does not verify, or the bytes end within one. Batches
 /// before it are not answered either; with a smaller `max_bytes` they can be.
 pub fn verify_cold(range: &ColdRange, bytes: &[u8]) -> Result<Vec<Range<usize>>, CorruptEntry> {
-    select(range, bytes, true)
+    select(range, bytes, true).map(|selected| selected.batches)
 }
 
-fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Vec<Range<usize>>, CorruptEntry> {
+/// What of some bytes is to be served.
+struct Selected {
+    batches: Vec<Range<usize>>,
+    /// All of the bytes were looked at, and what follows them may be served too.
+    goes_on: bool,
+}
+
+fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Selected, CorruptEntry> {
     let wanted =
         usize::try_from(range.position.end.saturating_sub(range.position.start)).unwrap_or(usize::MAX);
     let mut at = 0usize;
     let mut taken = 0usize;
     let mut batches = Vec::new();
+    let mut goes_on = true;
     while at < wanted {
         let corrupt = |cause| CorruptEntry {
             position: range.position.start + at as u64,
@@ -121,21 +129,27 @@ fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Vec<Range<usi
         let rest = bytes.get(at..).unwrap_or_default();
         let header = match EntryHeader::decode(rest, &range.incarnation) {
             Ok(header) => header,
-            Err(_) if !batches.is_empty() => break,
+            Err(_) if !batches.is_empty() => {
+                goes_on = false;
+                break;
+            }
             Err(cause) => return Err(corrupt(cause)),
         };
         let payload_at = at + ENTRY_HEADER_LEN;
         let payload_end = payload_at + header.payload_len as usize;
         if header.is_plain_data() && header.last_offset() >= range.from {
             if header.last_offset() >= range.below {
+                goes_on = false;
                 break;
             }
             let len = header.payload_len as usize;
             if taken > 0 && taken.saturating_add(len) > range.max_bytes {
+                goes_on = false;
                 break;
             }
             let Some(payload) = bytes.get(payload_at..payload_end) else {
                 if taken > 0 {
+                    goes_on = false;
                     break;
                 }
                 let cause = EntryError::Truncated {
@@ -146,6 +160,7 @@ fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Vec<Range<usi
             };
             if verify && let Err(cause) = verify_payload(&header, payload) {
                 if taken > 0 {
+                    goes_on = false;
                     break;
                 }
                 return Err(corrupt(cause));
@@ -153,12 +168,13 @@ fn select(range: &ColdRange, bytes: &[u8], verify: bool) -> Result<Vec<Range<usi
             taken += len;
             batches.push(payload_at..payload_end);
             if taken >= range.max_bytes {
+                goes_on = false;
                 break;
             }
         }
         at += header.entry_len();
     }
-    Ok(batches)
+    Ok(Selected { batches, goes_on })
 }
 
 impl PartitionLog {
@@ -294,11 +310,42 @@ fn cold_range(segment: &Segment, from: Offset, below: Offset, max_bytes: usize) 
 /// The batches of a range as pieces of the hot tail, their bytes and the offset behind them, if all
 /// of the range is hot.
 fn hot(disk: &mut dyn Disk, range: &ColdRange) -> Option<(Vec<HotBytes>, usize, Option<Offset>)> {
-    let bytes = disk.hot_bytes(&range.file, range.position.clone())?;
-    // This process wrote these bytes: headers are looked at, payloads are not.
-    let batches = select(range, &bytes, false).ok()?;
-    let total = batches.iter().map(|batch| batch.end - batch.start).sum();
-    let pieces: Vec<HotBytes> = batches.into_iter().map(|batch| bytes.slice(batch)).collect();
+    let mut range = range.clone();
+    let mut pieces: Vec<HotBytes> = Vec::new();
+    let mut total = 0;
+    while range.position.start < range.position.end {
+        let Some(bytes) = disk.hot_bytes(&range.file, range.position.clone()) else {
+            // What comes before it is a plan by itself.
+            if pieces.is_empty() {
+                return None;
+            }
+            break;
+        };
+        // A disk answers in parts where it holds the file in parts; each ends between two entries.
+        let end = range.position.start + bytes.len() as u64;
+        let part = ColdRange {
+            position: range.position.start..end,
+            ..range.clone()
+        };
+        // This process wrote these bytes: headers are looked at, payloads are not.
+        let selected = match select(&part, &bytes, false) {
+            Ok(selected) => selected,
+            Err(_) if pieces.is_empty() => return None,
+            Err(_) => break,
+        };
+        let len: usize = selected.batches.iter().map(|batch| batch.end - batch.start).sum();
+        // A part always gives one batch, but only the first of a plan may be larger than what was asked for.
+        if len > range.max_bytes && !pieces.is_empty() {
+            break;
+        }
+        total += len;
+        pieces.extend(selected.batches.into_iter().map(|batch| bytes.slice(batch)));
+        range.max_bytes = range.max_bytes.saturating_sub(len);
+        range.position.start = end;
+        if !selected.goes_on || bytes.is_empty() || range.max_bytes == 0 {
+            break;
+        }
+    }
     let last = pieces.last().and_then(|piece| BatchHeader::parse(piece).ok());
     Some((pieces, total, last.map(|last| Offset(last.last_offset().0 + 1))))
 }

@@ -121,6 +121,9 @@ pub struct RecoveryOptions {
     pub continue_in_new_file: bool,
     /// What journals hold of the partition.
     pub journal: JournalEvidence,
+    /// The log lies in memory and is gone with the process: it writes no index files, and reserves no more than it
+    /// needs soon.
+    pub is_volatile: bool,
     /// What files of removed segments may take that are kept to be recycled; `None`: none is kept.
     pub spares: Option<SpareBudget>,
     /// Incarnation ids from a seed, for simulations.

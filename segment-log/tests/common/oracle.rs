@@ -16,6 +16,9 @@ use tidelog_segment_log::recovery::RecoveryReport;
 
 use super::{Verdict, batches, reads};
 
+/// Producers of a simulation: ids from 0 on.
+pub const PRODUCERS: i64 = 5;
+
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub last: i64,
@@ -54,6 +57,7 @@ pub struct Sends {
     start_acked: i64,
     /// A truncation to this offset was begun: the next open finds the log whole or cut.
     pub cutting_to: Option<i64>,
+    was_cut: bool,
     start_max: i64,
 }
 
@@ -113,6 +117,7 @@ impl Sends {
 
     /// What was cut is not served again.
     fn cut_to(&mut self, end: i64) {
+        self.was_cut = true;
         self.acked.retain(|base, _| *base < end);
         self.ever.retain(|(base, _)| *base < end);
     }
@@ -190,13 +195,25 @@ impl Sends {
                 newest = Some((batch.max_timestamp, batch.base_offset));
             }
         }
-        if *log.producers() != producers {
+        if !self.knows_producers(log.producers(), &producers, start) {
             return Err(format!("producers are {:?}, not {producers:?}", log.producers()));
         }
         if log.max_timestamp() != newest {
             return Err(format!("{:?} is not {newest:?}", log.max_timestamp()));
         }
         Ok(())
+    }
+
+    /// A log remembers the last batches of each producer. After a cut those are others, and what lies below the log
+    /// start may be gone with its segments.
+    fn knows_producers(&self, found: &ProducerStates, all: &ProducerStates, start: i64) -> bool {
+        let is_known = |producer: i64| {
+            let (found, all) = (found.batches(producer), all.batches(producer));
+            let gone = all.len().saturating_sub(found.len());
+            let may_be_gone = all.iter().take(gone).all(|batch| batch.last_offset.0 < start);
+            may_be_gone && all.get(gone..) == Some(found)
+        };
+        found == all || (self.was_cut && (0..PRODUCERS).all(is_known))
     }
 
     /// Reads, all of it or once; every batch must be one that was appended.

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::{Planned, check_config_set, unknown_topic};
 use crate::metadata::error::{KafkaError, code};
-use crate::metadata::image::MetadataImage;
+use crate::metadata::image::{MetadataImage, TopicImage};
 use crate::metadata::record::MetadataRecord;
-use crate::topic_config::{ConfigType, find, validate};
+use crate::topic_config::{ConfigType, Storage, find, validate};
 
 /// What to do with one configuration (IncrementalAlterConfigs).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,7 @@ fn check_alter(
         }
     }
     check_config_set(&configs)?;
+    check_storage(topic, &configs)?;
     let mut records = Vec::new();
     for key in topic.configs.keys().filter(|key| !configs.contains_key(*key)) {
         records.push(MetadataRecord::TopicConfigUnset {
@@ -135,6 +136,25 @@ fn check_alter(
         },
         records,
     ))
+}
+
+/// Records are not moved between a disk and memory.
+fn check_storage(topic: &TopicImage, configs: &BTreeMap<String, String>) -> Result<(), KafkaError> {
+    let (now, asked) = (Storage::of(&topic.configs), Storage::of(configs));
+    if now == asked {
+        return Ok(());
+    }
+    let text = match now {
+        Storage::Disk => {
+            "Configuration storage cannot be changed: the records of this topic are on the disk and would have to move. \
+             Make a new topic with storage=memory and produce to that one."
+        }
+        Storage::Memory => {
+            "Configuration storage cannot be changed: this topic was made with storage=memory. Name storage=memory \
+             among the configurations that stay set, or make a new topic with storage=disk."
+        }
+    };
+    Err(KafkaError::new(code::INVALID_CONFIG, text))
 }
 
 /// The value after an operation; `None`: not set.

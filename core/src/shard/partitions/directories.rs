@@ -63,9 +63,14 @@ impl DirectorySeed {
 
     /// Where a partition's files are.
     pub fn partition_path(&self, key: &PartitionKey) -> PathBuf {
-        let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.partitions_path().join(format!("{topic}-{}", key.partition))
+        self.partitions_path().join(partition_name(key))
     }
+}
+
+/// The name of a partition's directory.
+pub(super) fn partition_name(key: &PartitionKey) -> String {
+    let topic: String = key.topic.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{topic}-{}", key.partition)
 }
 
 /// What a shard is told of all data directories.
@@ -123,8 +128,11 @@ impl Partitions {
         self.directories.get(id.place())
     }
 
-    /// Where a partition has its files. None: in a directory that this process does not have.
+    /// Where a partition has its files. None: in memory, or in a directory that this process does not have.
     pub(in crate::shard) fn directory_of(&self, topic: &TopicImage, partition: i32) -> Option<DirectoryId> {
+        if topic.is_in_memory() {
+            return None;
+        }
         let id = topic.directory_of(partition);
         if id.is_nil() {
             return Some(DirectoryId::HOME);

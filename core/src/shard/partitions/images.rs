@@ -4,19 +4,25 @@
 //! one is being applied only the newest follows. A step ends with the first partition that it opens or
 //! deletes, since both go to the disk.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tidelog_net::Uuid;
 use tidelog_segment_log::disk::Disk;
-use tidelog_segment_log::ids::PartitionKey;
+use tidelog_segment_log::disk::heap::HEAP_ROOT;
+use tidelog_segment_log::ids::{LeaderEpoch, PartitionKey};
+use tidelog_segment_log::limits::TERMS_PER_START;
 use tidelog_segment_log::log::OpenSpec;
+use tidelog_segment_log::recovery::RecoveryOptions;
 
+use super::directories::partition_name;
 use super::{Partitions, log_config};
 use crate::metadata::{MetadataImage, TopicImage};
 use crate::reactor::{Progress, StepBudget};
 use crate::shard::partition::{Answers, Partition, PartitionSpec};
+use crate::shard::room::Room;
 use crate::shard::{Now, ReplyTo, topic_id};
-use crate::topic_config::TopicConfig;
+use crate::topic_config::{Storage, TopicConfig};
 
 /// An image that is being applied.
 pub(super) struct Applying {
@@ -204,6 +210,10 @@ impl Partitions {
         is_first: bool,
     ) {
         let space = self.take_space();
+        if config.storage == Storage::Memory {
+            self.begin_in_memory(topic, key, config, is_first, space);
+            return;
+        }
         let id = self.directory_of(topic, key.partition);
         let Some((id, directory)) = id.and_then(|id| Some((id, self.directory(id)?))) else {
             let reason = format!(
@@ -218,7 +228,7 @@ impl Partitions {
         let seed = &directory.seed;
         let evidence = seed.evidence(&key);
         let partition = Partition::new(PartitionSpec {
-            directory: id,
+            directory: Some(id),
             topic: topic.name.to_string(),
             open: OpenSpec {
                 directory: seed.partition_path(&key),
@@ -232,7 +242,49 @@ impl Partitions {
             },
             config,
             options: evidence.options,
-            space: Arc::clone(&seed.space),
+            room: Room::Directory(Arc::clone(&seed.space)),
+        });
+        self.spaces.insert(space, key);
+        self.by_key.insert(key, (space, partition));
+        self.count_opening();
+    }
+
+    /// One whose records are kept nowhere else: it begins empty, in a term above all that an earlier start gave
+    /// offsets in (ADR 0018).
+    fn begin_in_memory(
+        &mut self,
+        topic: &TopicImage,
+        key: PartitionKey,
+        config: TopicConfig,
+        is_first: bool,
+        space: u32,
+    ) {
+        let start_counter = self.home().directory.start_counter();
+        let term = match is_first {
+            true => start_counter.saturating_mul(TERMS_PER_START),
+            false => 0,
+        };
+        let partition = Partition::new(PartitionSpec {
+            directory: None,
+            topic: topic.name.to_string(),
+            open: OpenSpec {
+                directory: Path::new(HEAP_ROOT).join(partition_name(&key)),
+                key,
+                config: log_config(&self.settings, &config),
+                token_space: space,
+                checkpoint: None,
+                clean: false,
+                start_counter,
+                created: true,
+            },
+            config,
+            options: RecoveryOptions {
+                // The largest of all stands for terms that are used up; opening says so.
+                term_floor: LeaderEpoch(i32::try_from(term).unwrap_or(i32::MAX)),
+                is_volatile: true,
+                ..RecoveryOptions::default()
+            },
+            room: Room::Memory(Arc::clone(&self.memory)),
         });
         self.spaces.insert(space, key);
         self.by_key.insert(key, (space, partition));

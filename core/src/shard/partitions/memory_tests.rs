@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tidelog_net::Uuid;
 use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
+use tidelog_segment_log::disk::heap::HeapPool;
 use tidelog_segment_log::disk::{Completion, Descriptors, Disk, StdDisk};
 use tidelog_segment_log::ids::PartitionKey;
 
@@ -49,7 +50,7 @@ impl Bench {
             unusable: Vec::new(),
         };
         Self {
-            partitions: Partitions::new(seed, settings, 0, 1, 16),
+            partitions: Partitions::new(seed, HeapPool::of_shards(1 << 20, 1).remove(0), settings, 0, 16),
             disk,
             metrics: ShardCells::new(0),
             answers: Vec::new(),

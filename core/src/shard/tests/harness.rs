@@ -16,6 +16,7 @@ use tidelog_net::client::{decode_response, encode_request};
 use tidelog_net::{ApiKey, RequestBody, ResponseBody};
 use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
 use tidelog_segment_log::disk::Disk;
+use tidelog_segment_log::disk::heap::{HeapPool, WithHeap};
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 
 use super::super::{
@@ -61,7 +62,7 @@ struct Socket {
 
 struct Node {
     shard: Shard,
-    port: Port,
+    port: WithHeap<Port>,
     /// It took a step after its last turn: what that brought may want more than one.
     stepped: bool,
     _ready: mpsc::Receiver<ShardReady>,
@@ -184,7 +185,8 @@ impl Cluster {
         };
         let directory = Arc::clone(&directories.home.directory);
         let quiet = Arc::new(AtomicUsize::new(0));
-        for endpoint in mesh(self.shards).expect("a mesh") {
+        let memory = HeapPool::of_shards(self.settings.storage_memory_max_bytes, self.shards);
+        for (endpoint, memory) in mesh(self.shards).expect("a mesh").into_iter().zip(memory) {
             let own = endpoint.own();
             let (ready, ready_receiver) = mpsc::channel();
             let seed = ShardSeed {
@@ -193,6 +195,7 @@ impl Cluster {
                 listeners: vec![(Arc::from("PLAINTEXT"), "broker.test".into(), 9092)],
                 cluster_id: "test-cluster".into(),
                 directories: directories.clone(),
+                memory: Arc::clone(&memory),
                 control: (own == 0).then(|| ControlSeed {
                     evidence: group_zero_evidence(&directory),
                     directory: group_zero_directory(&directory),
@@ -205,10 +208,13 @@ impl Cluster {
             };
             self.nodes.push(Node {
                 shard: Shard::new(seed, endpoint),
-                port: Port {
-                    device: Rc::clone(&self.device),
-                    shard: own,
-                },
+                port: WithHeap::new(
+                    Port {
+                        device: Rc::clone(&self.device),
+                        shard: own,
+                    },
+                    memory,
+                ),
                 stepped: false,
                 _ready: ready_receiver,
             });
@@ -364,7 +370,8 @@ impl Cluster {
             state.step(now, port, &mut StepBudget::items(STEP_ITEMS));
             progressed = true;
         }
-        progressed | self.carry_out_effects(shard)
+        let has_arrived = self.nodes[shard].port.heap_has_arrived();
+        progressed | has_arrived | self.carry_out_effects(shard)
     }
 
     /// One step of a shard's background work, at most this many items.

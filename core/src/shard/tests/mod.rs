@@ -17,6 +17,7 @@ mod hostile;
 mod leases;
 mod limits;
 mod log_dirs;
+mod memory_storage;
 mod offsets;
 mod produce;
 mod requests;

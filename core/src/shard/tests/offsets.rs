@@ -133,7 +133,7 @@ fn nothing_above_the_high_watermark_is_found_by_time() {
     }
 }
 
-fn epoch_end(
+pub(super) fn epoch_end(
     cluster: &mut Cluster,
     client: super::harness::Client,
     partition: i32,

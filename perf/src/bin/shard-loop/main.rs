@@ -113,6 +113,7 @@ impl Running {
         let (ended_sender, ended) = mpsc::channel();
         let thread = spawn(
             Start {
+                memory: tidelog_segment_log::disk::heap::HeapPool::of_shards(0, 1).remove(0),
                 shard: Box::new(move |endpoint| Echo::new(endpoint, work, metrics_sender)),
                 endpoint,
                 listeners: vec![(0, listener)],

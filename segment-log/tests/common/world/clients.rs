@@ -4,10 +4,9 @@ use tidelog_segment_log::ids::Offset;
 use tidelog_segment_log::log::{AppendError, LogStartError};
 use tidelog_segment_log::producer_state::SequenceCheck;
 
+use super::super::oracle::PRODUCERS;
 use super::super::{Verdict, batches};
 use super::{World, pick};
-
-const PRODUCERS: usize = 5;
 
 impl World {
     pub(super) fn append_some(&mut self) -> Verdict {
@@ -26,7 +25,7 @@ impl World {
         let mut value = vec![(self.next_value % 251) as u8; len];
         value.extend_from_slice(&self.next_value.to_le_bytes());
         let values: Vec<&[u8]> = (0..records).map(|_| value.as_slice()).collect();
-        let producer = self.rng.index(PRODUCERS) as i64;
+        let producer = self.rng.index(PRODUCERS as usize) as i64;
         let batch = batches::sequenced(producer, self.next_value as i32, self.now_ms, &values);
         let Some(log) = self.logs.at(at) else {
             return Ok(());
