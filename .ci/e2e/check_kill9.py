@@ -1,6 +1,6 @@
-"""kill -9 at random moments under load, again and again on one data directory, while segments roll and retention
-removes them: everything that was acknowledged, with acks=1 and acks=all, is there at its offset after each restart,
-or lies below the log start.
+"""kill -9 at random moments under load, again and again on one data directory, while segments roll, retention removes
+them and their files become segments again: everything that was acknowledged, with acks=1 and acks=all, is there at
+its offset after each restart, or lies below the log start.
 
     check_kill9.py [--rounds N] [--seed S] [--journal]     default: 5 rounds
 
@@ -30,6 +30,7 @@ from lib import (
     history_write,
     journal_commits,
     many_dirty_partitions,
+    metric,
     tidelog,
     wait_until,
 )
@@ -51,6 +52,7 @@ class Load:
         self.histories = {acks: broker.scratch / f"acks-{acks}-{number}.history" for acks in PARTITIONS}
         self.topics = {acks: f"kill9-{acks}-{number}" for acks in PARTITIONS}
         self.retired = 0
+        self.recycled = 0
         for acks, partitions in PARTITIONS.items():
             result = tidelog(
                 "topic", "create", self.topics[acks], "-b", broker.bootstrap, "--partitions", str(partitions),
@@ -79,7 +81,7 @@ def main() -> int:
     if arguments.journal:
         settings["journal.max_bytes"] = "64MiB"
     broker = Broker(shards=2, settings=settings)
-    retired = 0
+    retired, recycled = 0, 0
     try:
         broker.start()
         load = None
@@ -90,15 +92,19 @@ def main() -> int:
                     broker.start()
                 if load is None or number % ROUNDS_PER_HISTORY == 1:
                     if load is not None:
-                        retired += load.retired
+                        retired, recycled = retired + load.retired, recycled + load.recycled
                         load.delete(broker)
                     load = Load(broker, number)
                 one_round(broker, load, chance, arguments.journal)
-        retired += load.retired if load is not None else 0
+        if load is not None:
+            retired, recycled = retired + load.retired, recycled + load.recycled
         if arguments.rounds >= ROUNDS_FOR_RETENTION:
             with checks.check("retention removed segments meanwhile"):
                 print(f"     acknowledged records below a log start: {retired}", flush=True)
                 expect(retired > 0, "nothing was removed, so no kill can have come between")
+            with checks.check("and their files became segments again"):
+                print(f"     segments made of files of removed ones: {recycled}", flush=True)
+                expect(recycled > 0, "no file was recycled, so no kill can have come between")
     finally:
         if checks.failed:
             print(broker.log_tail(), flush=True)
@@ -122,6 +128,7 @@ def one_round(broker: Broker, load: Load, chance: random.Random, by_journal: boo
         # The random moment itself, not a wait for something.
         time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
         expect(broker.alive(), "the broker died before it was killed")
+        load.recycled += metric(broker, "storage_segments_recycled_total")
         broker.kill9()
     finally:
         if dirtying is not None:

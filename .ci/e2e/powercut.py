@@ -39,6 +39,7 @@ from lib import (
     history_write,
     journal_commits,
     many_dirty_partitions,
+    metric,
     run,
     wait_until,
 )
@@ -50,6 +51,13 @@ PARTITIONS = 4
 UMOUNT_TIMEOUT_S = 30.0
 LOAD_S_MIN = 0.2
 LOAD_S_MAX = 3.0
+# Segments come and go all the time.
+RECYCLING = {
+    "log.segment_bytes": "1MiB",
+    "log.retention_bytes": "1MiB",
+    "log.retention_check_ms": "100ms",
+    "storage.recycle_max": "32MiB",
+}
 
 
 def must(*command: str) -> str:
@@ -113,7 +121,13 @@ def make_image(path: pathlib.Path, filesystem: str) -> None:
 
 
 def cut_once(
-    work: pathlib.Path, filesystem: str, durability: str, first: bool, chance: random.Random, by_journal: bool = False
+    work: pathlib.Path,
+    filesystem: str,
+    durability: str,
+    first: bool,
+    chance: random.Random,
+    by_journal: bool = False,
+    recycles: bool = False,
 ):
     """One cut on a fresh file system; returns the result of the history check on the copy."""
     image, cut, history = work / "disk.img", work / "cut.img", work / "client.history"
@@ -124,6 +138,8 @@ def cut_once(
     settings = {"log.durability": durability}
     if by_journal:
         settings["journal.max_bytes"] = "32MiB"
+    if recycles:
+        settings |= RECYCLING
     broker, dirtying = None, None
     try:
         broker = Broker(volume.mount_point / "data", settings=settings)
@@ -145,6 +161,8 @@ def cut_once(
                 dirtying = many_dirty_partitions(broker)
                 wait_until(lambda: journal_commits(broker) > 0, 30, "a commit through the journal")
             wait_until(lambda: acked_count(history) > before, 30, "an acknowledgement")
+            if recycles and not first:
+                wait_until(lambda: metric(broker, "storage_segments_recycled_total") > 0, 60, "a segment of a file that was one")
             if not first:
                 time.sleep(chance.uniform(LOAD_S_MIN, LOAD_S_MAX))
             else:
@@ -170,7 +188,7 @@ def cut_once(
             broker.start()
         except CheckFailed as error:
             return subprocess.CompletedProcess([], 1, b"", f"not served after the cut: {error}".encode())
-        return history_check(broker, history)
+        return history_check(broker, history, *(["--retention"] if recycles else []))
     finally:
         if broker is not None:
             broker.close()
@@ -194,6 +212,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--journal", action="store_true", help="the commit journal on, and many partitions dirty")
+    parser.add_argument("--recycle", action="store_true", help="small segments and retention, so that files are used again")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     chance = random.Random(arguments.seed)
@@ -205,7 +224,9 @@ def main() -> int:
     try:
         for number in range(1, arguments.rounds + 1):
             with checks.check(f"fsync, round {number} of {arguments.rounds}"):
-                result = cut_once(work, arguments.filesystem, "fsync", number == 1, chance, arguments.journal)
+                result = cut_once(
+                    work, arguments.filesystem, "fsync", number == 1, chance, arguments.journal, arguments.recycle
+                )
                 print(f"     {last_line(result.stdout)}", flush=True)
                 cuts += 1
                 acked += acked_in(result.stdout)
