@@ -31,9 +31,9 @@ use crate::checkpoint::PartitionCheckpoint;
 use crate::disk::{DiskOp, FileHandle, ReadSource};
 use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::journal::JournalEvidence;
-use crate::log::RemovalBug;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
+use crate::log::{RemovalBug, WriteBug};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
     segment_file_name, segment_of_index,
@@ -130,6 +130,9 @@ pub struct RecoveryOptions {
     /// See [`RemovalBug`].
     #[doc(hidden)]
     pub removal_bug: RemovalBug,
+    /// See [`WriteBug`].
+    #[doc(hidden)]
+    pub write_bug: WriteBug,
 }
 
 /// Segment files of a directory whose headers were read.

@@ -114,6 +114,7 @@ impl World {
             incarnation_seed: Some(self.rng.next_u64()),
             bug: self.scenario.recovery_bug,
             removal_bug: self.scenario.removal_bug,
+            write_bug: self.scenario.write_bug,
             ..options
         }
     }
