@@ -367,6 +367,7 @@ fn check_segment(mode: u8, bytes: &mut [u8]) {
 /// What the offline tools say is what recovery finds, and what they repair verifies then.
 fn check_offline(disk: &MemoryDisk, checkpoint: Option<PartitionCheckpoint>) {
     let what = ExamineSpec {
+        journal: Default::default(),
         directory: "/p".into(),
         key: KEY,
         checkpoint: checkpoint.clone(),

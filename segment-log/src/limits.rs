@@ -62,6 +62,9 @@ pub const CHECKPOINT_PRODUCER_STATE_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of one checkpoint file.
 pub const CHECKPOINT_FILE_BYTES_MAX: usize = 1 << 30;
 
+/// Most bytes that a look at a partition keeps of what its journals hold and its segments do not.
+pub const OVERLAY_BYTES_MAX: usize = 4 << 30;
+
 /// Most bytes of one identity file or clean flag.
 pub const IDENTITY_FILE_BYTES_MAX: usize = 4096;
 

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, IoSlice};
 use std::path::Path;
 
 use bytes::Bytes;
+use tidelog_segment_log::disk::heap::{HEAP_ROOT, HeapDisk, HeapPool};
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 use tidelog_segment_log::disk::{
     AlignedBytes, Completion, Disk, DiskOp, DiskOutput, FileHandle, ReadSource, StdDisk, Token, WriteNow,
@@ -282,6 +283,21 @@ fn conforms<D: Disk>(disk: D, advance: fn(&mut D) -> bool, root: &Path) {
     content_behaves(&mut bench, root);
     hot_bytes_behave(&mut bench, root);
     locks_behave(&mut bench, root);
+}
+
+/// Of memory, but for what it does not have: a lock, and a hot range in one piece.
+#[test]
+fn heap_disk_conforms() {
+    let pool = HeapPool::of_shards(64 << 20, 1).remove(0);
+    let mut bench = Bench {
+        disk: HeapDisk::new(pool),
+        advance: |_| false,
+        next: 0,
+    };
+    let root = Path::new(HEAP_ROOT).join("d");
+    bench.done(DiskOp::CreateDir { path: root.clone() });
+    names_behave(&mut bench, &root);
+    content_behaves(&mut bench, &root);
 }
 
 #[test]

@@ -219,6 +219,7 @@ impl Bench {
     /// Why the last segment would be called torn.
     fn torn(&mut self) -> Option<String> {
         let spec = ExamineSpec {
+            journal: Default::default(),
             directory: self.directory(),
             key: Self::key(),
             checkpoint: None,

@@ -224,6 +224,56 @@ fn a_directory_without_its_identity_is_refused_until_one_is_made() {
 }
 
 #[test]
+fn each_of_several_directories_can_have_its_identity_made_anew() {
+    let root = tempfile::tempdir().expect("directory");
+    let (a, b) = (root.path().join("a"), root.path().join("b"));
+    let start = || Broker::start_on(&[&a, &b], "127.0.0.1:0");
+    let broker = start();
+    broker.run(&["topic", "create", "spread", "-p", "4"], b"").ok();
+    let line = "some value\n".repeat(40);
+    broker.run(&["produce", "spread"], line.as_bytes()).ok();
+    let all = ["consume", "spread", "-o", "start", "-e", "--output", "jsonl"];
+    let before = json_lines(&broker.run(&all, b"").ok());
+    assert_eq!(before.len(), 40);
+    assert_eq!(broker.stop(Signal::TERM), Some(0));
+    let (home, other) = match a.join("metadata").exists() {
+        true => (&a, &b),
+        false => (&b, &a),
+    };
+    assert!(!segments(other).is_empty() && !segments(home).is_empty());
+    std::fs::remove_file(other.join("identity")).expect("removed");
+
+    let repair = ["--execute", "--new-identity", "1"];
+    let refused = tool("repair", other, &repair);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--metadata"), "{}", refused.stderr);
+    let home_text = home.to_str().expect("plain");
+    let other_node = tool("repair", other, &["--new-identity", "2", "--metadata", home_text]);
+    assert_eq!(other_node.code, Some(2), "{}", other_node.stderr);
+    assert!(!other.join("identity").exists(), "nothing was made");
+    let mut with_metadata = repair.to_vec();
+    with_metadata.extend(["--metadata", home_text]);
+    tool("repair", other, &with_metadata).ok();
+
+    // The topic is named where something is to be repaired.
+    let file = segments(other).pop().expect("a segment");
+    let mut bytes = std::fs::read(&file).expect("read");
+    bytes[100] ^= 1;
+    std::fs::write(&file, bytes).expect("write");
+    let told = tool("repair", other, &["--metadata", home_text]);
+    assert_eq!(told.code, Some(3), "{}", told.stderr);
+    let rows = json_lines(&told);
+    assert!(rows.iter().all(|row| row["topic"] == "spread"), "{rows:?}");
+    tool("repair", other, &["--execute", "--metadata", home_text]).ok();
+
+    let broker = start();
+    let after = json_lines(&broker.run(&all, b"").ok());
+    assert_eq!(after.len(), 40, "each partition is where the metadata log says");
+    broker.run(&["produce", "spread"], b"more\n").ok();
+    assert_eq!(broker.stop(Signal::TERM), Some(0));
+}
+
+#[test]
 fn stats_count_what_is_there() {
     let data = tempfile::tempdir().expect("directory");
     let broker = Broker::start(data.path());

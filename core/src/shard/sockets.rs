@@ -17,7 +17,7 @@ const CONNECTION_BYTES: usize = 1024;
 /// Partitions that a shard has room for, however little memory there is.
 const PARTITIONS_PER_SHARD_MIN: usize = 64;
 /// What a partition takes at rest, with one small segment; a test measures it.
-pub(super) const PARTITION_BYTES: usize = 6 << 10;
+pub(super) const PARTITION_BYTES: usize = 13 << 9;
 /// What a shard takes that does nothing, and the process without shards, as measured with 2 and 16 of them.
 const SHARD_BYTES: usize = 384 << 10;
 const PROCESS_BYTES: usize = 832 << 10;

@@ -18,6 +18,7 @@ mod handle;
 pub mod heap;
 pub mod hot;
 pub mod memory;
+pub mod overlay;
 pub mod read_only;
 pub mod sigbus;
 pub mod sim;

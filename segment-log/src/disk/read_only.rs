@@ -3,6 +3,7 @@
 //!
 //! Owned by one thread, which it blocks. Each operation is carried out at once and completes in order.
 //! Invariants:
+//! - a handle may be used with any of these disks;
 //! - no file is opened for writing, and every operation that would change something is refused;
 //! - what asks for a sync or drops a cache is done: there is nothing of this disk to write back;
 //! - at most [`READ_ONLY_FILES_MAX`] files are open at a time, however many handles there are.
@@ -16,18 +17,21 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     AlignedBytes, Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, Token, WriteNow,
 };
 use crate::limits::READ_ONLY_FILES_MAX;
 
+/// Of all these disks together.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 /// Files that are only read. See the module.
 #[derive(Debug, Default)]
 pub struct ReadOnlyDisk {
     /// The files that are open, the one used last at the end.
     open: VecDeque<(u64, File)>,
-    next_id: u64,
     read_bytes: u64,
     completions: Vec<Completion>,
 }
@@ -89,9 +93,10 @@ impl ReadOnlyDisk {
         match op {
             DiskOp::Open { path } => {
                 let file = open(&path)?;
-                self.next_id += 1;
-                self.keep(self.next_id, file);
-                Ok(DiskOutput::File(FileHandle::simulated(self.next_id, path)))
+                // Of one that another such disk opened, as of a journal, the id says the same file here.
+                let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+                self.keep(id, file);
+                Ok(DiskOutput::File(FileHandle::simulated(id, path)))
             }
             DiskOp::List { path } => {
                 let mut names = Vec::new();

@@ -45,11 +45,14 @@ struct Marked {
 pub(super) struct IndexFiles {
     /// Segments that take no more appends and whose files are to be ended.
     queue: std::collections::VecDeque<u64>,
-    write: Option<PartWrite>,
-    marked: Option<Marked>,
+    // Boxed: most logs have neither most of the time, and there are many logs.
+    write: Option<Box<PartWrite>>,
+    marked: Option<Box<Marked>>,
     /// Producers as of an index in the segment that takes appends, which its index file speaks of.
     producers: Option<(EntryIndex, Vec<u8>)>,
     last_is_queued: bool,
+    /// Up to where the segment that takes appends was marked, whatever came of it.
+    marked_to: u64,
 }
 
 impl IndexFiles {
@@ -79,6 +82,7 @@ impl IndexFiles {
     pub(super) fn closed(&mut self, segment_id: u64) {
         // The next one begins with what producers had written.
         self.producers = None;
+        self.marked_to = 0;
         self.queue.push_back(segment_id);
     }
 
@@ -133,11 +137,11 @@ impl PartitionLog {
             };
             let path = self.directory.join(name);
             let tokens = TokenCounter::beside(self.tokens.space());
-            self.index_files.write = Some(PartWrite {
+            self.index_files.write = Some(Box::new(PartWrite {
                 segment_id: id,
                 then,
                 machine: Machine::new(tokens, |io| write(io, path, position, content)),
-            });
+            }));
             self.step_index_write(disk, Vec::new());
         }
     }
@@ -171,7 +175,9 @@ impl PartitionLog {
             return;
         }
         let Some(last) = self.segments.last() else { return };
-        let covered = last.indexed.covered.max(Segment::FIRST_ENTRY);
+        // A part that could not be written is not tried again before there is more to say.
+        let marked_to = self.index_files.marked_to.min(last.tail.position);
+        let covered = last.indexed.covered.max(Segment::FIRST_ENTRY).max(marked_to);
         let grown = last.tail.position.saturating_sub(covered);
         let said = self
             .index_files
@@ -187,11 +193,12 @@ impl PartitionLog {
         }
         let Some(at) = last.index_mark() else { return };
         let producers = self.state.producers.encode(self.state.log_start());
-        self.index_files.marked = Some(Marked {
+        self.index_files.marked_to = at.end.position;
+        self.index_files.marked = Some(Box::new(Marked {
             segment_id: last.id,
             at,
             producers: (producers.len() <= MARKED_PRODUCERS_BYTES_MAX).then_some(producers),
-        });
+        }));
     }
 
     /// What producers had written at the newest point from which an open can go on, if that lies in the segment

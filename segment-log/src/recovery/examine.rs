@@ -9,13 +9,13 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
-use crate::recovery::replay::Replay;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::known::Known;
+use super::replay::{Replay, make_lost_segments};
 use super::scan::Window;
 use super::unreadable::read_around;
 use super::walk::{Ending, Visit, WalkError, WalkInput, Walked, walk};
@@ -23,9 +23,13 @@ use super::{
     FindError, FoundFiles, Quarantined, RecoveryBug, Unreadable, find_files, find_named, lost_front,
     lost_whole,
 };
+use crate::batch::BatchHeader;
 use crate::checkpoint::PartitionCheckpoint;
+use crate::disk::overlay::OverlayDisk;
 use crate::disk::{Disk, ReadSource};
+use crate::entry::{ENTRY_HEADER_LEN, EntryHeader};
 use crate::ids::{EntryIndex, Offset, PartitionKey};
+use crate::journal::JournalEvidence;
 use crate::log::UnsupportedEntry;
 use crate::log::machine::{Io, drive_here};
 use crate::log::segment::Segment;
@@ -41,6 +45,8 @@ pub struct ExamineSpec {
     pub key: PartitionKey,
     /// What the newest checkpoint found says of it; read before, if a broker is running.
     pub checkpoint: Option<PartitionCheckpoint>,
+    /// What journals hold of it.
+    pub journal: JournalEvidence,
     /// Only this file is walked; the others are looked at for where it ends, and for what they prove.
     pub only: Option<String>,
     /// Bytes of each batch that the visitor is shown, at most.
@@ -143,6 +149,8 @@ pub struct Examined {
     pub log_start: Offset,
     /// The index and the offset that the log goes on with.
     pub next: (EntryIndex, Offset),
+    /// Entries that only a journal holds: recovery writes them to the segments, and the visitor has seen them.
+    pub from_journal: u64,
     /// Whether damage reaches to the end of the log: then it goes on in a new segment.
     pub ends_in_damage: bool,
 }
@@ -169,6 +177,15 @@ pub fn examine(
     visit: &mut Visit<'_>,
 ) -> Result<Examined, ExamineError> {
     let directory = &spec.directory;
+    let mut overlay;
+    let disk: &mut dyn Disk = match &spec.journal {
+        JournalEvidence::None => disk,
+        // What recovery would write is seen, and not written.
+        _ => {
+            overlay = OverlayDisk::new(disk);
+            &mut overlay
+        }
+    };
     drive_here(disk, |io| async move { run(&io, spec, visit).await }).map_err(|failure| failure.of(directory))
 }
 
@@ -210,15 +227,21 @@ impl ExamineFailure {
     }
 }
 
+/// What the visitor is told as the file of entries that recovery will write to a segment of their own.
+pub const IN_JOURNAL: &str = "(journal)";
+
 const SOURCE: ReadSource = ReadSource::Cached;
 
 async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Examined, ExamineFailure> {
-    let found = find(io, spec).await?;
+    let mut found = find(io, spec).await?;
+    let replay = replay_of(io, spec, &mut found, true).await?;
     let (segments, others) = (found.segments, found.others);
     let names: Vec<String> = segments.iter().map(Segment::name).collect();
     let log_start = spec.checkpoint.as_ref().map_or(Offset(0), |c| c.log_start);
+    let mut show =
+        |name: &str, position, header: &EntryHeader, payload: &[u8]| visit(name, position, header, payload);
     let input = WalkInput {
-        replay: Replay::default(),
+        replay,
         tail_in_new_file: false,
         io,
         source: SOURCE,
@@ -227,7 +250,7 @@ async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Exami
         known: Known::default(),
         bug: RecoveryBug::None,
         batch_bytes: spec.batch_bytes,
-        visit: Some(visit),
+        visit: Some(&mut show),
         only_first: spec.only.is_some(),
     };
     let walk = walk(input, segments, LogState::new(log_start)).await;
@@ -238,9 +261,73 @@ async fn run(io: &Io, spec: &ExamineSpec, visit: &mut Visit<'_>) -> Result<Exami
         lost_front(checkpoint, &mut walked);
         lost_whole(checkpoint, &mut walked);
     }
+    if spec.only.is_none() {
+        take_tail(io, spec, &mut walked, Some(visit)).await?;
+    }
     describe(io, spec, &walked, &names, others)
         .await
         .map_err(ExamineFailure::Io)
+}
+
+/// What journals hold of the partition, for a walk. `over`: the disk is one that nothing reaches, so that segments
+/// which are lost with their names are made again there.
+pub(super) async fn replay_of(
+    io: &Io,
+    spec: &ExamineSpec,
+    found: &mut FoundFiles,
+    over: bool,
+) -> io::Result<Replay> {
+    let Some(frames) = spec.journal.read(io, &spec.key).await? else {
+        return Ok(Replay::default());
+    };
+    if over && spec.only.is_none() {
+        make_lost_segments(io, &spec.directory, found, &frames, SOURCE).await?;
+    }
+    let mut truncations = found.truncations.clone();
+    frames.segments().for_each(|segment| truncations.note(segment));
+    Ok(Replay::new(Some(frames), truncations))
+}
+
+/// Goes on with what only a journal holds behind everything else, as recovery does in a segment of its own.
+pub(super) async fn take_tail(
+    io: &Io,
+    spec: &ExamineSpec,
+    walked: &mut Walked,
+    mut visit: Option<&mut Visit<'_>>,
+) -> Result<(), ExamineFailure> {
+    // Behind damage the next segment begins with the producers' states, unless the journal goes on there.
+    let begins_empty = walked.ending == Ending::Here
+        && walked.quarantined.is_empty()
+        && walked.segments.last().is_none_or(Segment::is_empty);
+    if !walked.tail_in_journal && !begins_empty {
+        return Ok(());
+    }
+    while let Some(entry) = walked.replay.next(io, &walked.state).await? {
+        let len = entry.header.payload_len as usize;
+        let payload = entry.bytes.slice(ENTRY_HEADER_LEN..ENTRY_HEADER_LEN + len);
+        let batch = match entry.header.is_plain_data() {
+            true => BatchHeader::parse(&payload).ok(),
+            false => None,
+        };
+        if walked
+            .state
+            .accept(&entry.header, batch.as_ref(), &payload)
+            .is_err()
+        {
+            break;
+        }
+        walked.replay.taken += 1;
+        let shown = match entry.header.kind.is_batch() {
+            true => payload.get(..spec.batch_bytes).unwrap_or(&payload),
+            false => &payload,
+        };
+        if let Some(visit) = visit.as_mut()
+            && !visit(IN_JOURNAL, entry.position, &entry.header, shown)
+        {
+            return Err(ExamineFailure::Walk(WalkError::Stopped));
+        }
+    }
+    Ok(())
 }
 
 /// The files, and of one file alone those that follow it.
@@ -319,6 +406,7 @@ pub(super) async fn describe(
         unreadable: io.with_unreadable(|pages| pages.ranges()),
         log_start: walked.state.log_start(),
         next: (walked.state.next_index(), walked.state.next_offset()),
+        from_journal: walked.replay.taken,
         ends_in_damage: walked.ending != Ending::Here,
     })
 }

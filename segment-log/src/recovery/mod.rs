@@ -42,7 +42,9 @@ use scan::{Found, Window};
 use truncations::Truncations;
 use unreadable::read_around;
 
-pub use examine::{ExamineError, ExamineSpec, Examined, ExaminedDamage, ExaminedSegment, OtherFile, examine};
+pub use examine::{
+    ExamineError, ExamineSpec, Examined, ExaminedDamage, ExaminedSegment, IN_JOURNAL, OtherFile, examine,
+};
 pub use repair::{Repair, RepairError, RepairStep, repair};
 pub use unreadable::Unreadable;
 pub use walk::Visit;

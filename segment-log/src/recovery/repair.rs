@@ -23,16 +23,18 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::examine::{ExamineError, ExamineFailure, ExamineSpec, Examined, describe};
+use super::examine::{ExamineError, ExamineFailure, ExamineSpec, Examined, describe, replay_of, take_tail};
 use super::known::Known;
 use super::scan::Probe;
 use super::walk::{WalkInput, Walked, walk};
 use super::{FoundFiles, Quarantined, RecoveryBug, find_files, lost_front, lost_whole, set_aside};
 use crate::batch::empty_batch;
+use crate::disk::overlay::OverlayDisk;
 use crate::disk::{Disk, FileHandle, ReadSource};
 use crate::durable_replace::UNFINISHED_SUFFIX;
 use crate::entry::{ENTRY_VERSION, EntryHeader, EntryKind, FLAG_ENCRYPTED, payload_crc};
 use crate::ids::{EntryIndex, Incarnation, LeaderEpoch, Offset};
+use crate::journal::JournalEvidence;
 use crate::limits::{REPAIR_FILLERS_MAX, SEGMENT_BYTES_MAX};
 use crate::log::machine::{Io, drive_here};
 use crate::log::segment::Segment;
@@ -96,6 +98,13 @@ pub enum RepairError {
         /// File name of the segment.
         segment: String,
     },
+    /// Journals hold what the segments do not, and a repair would take it for lost: start the broker once. Nothing
+    /// was changed.
+    #[error("{entries} of its entries are in a commit journal only")]
+    InJournal {
+        /// How many.
+        entries: u64,
+    },
     /// Writing failed, or what had verified does not any more. What was there is there; run it again.
     #[error("repairing {directory}: {cause}")]
     Io {
@@ -106,12 +115,21 @@ pub enum RepairError {
     },
 }
 
-/// Says what a repair of the partition would do, or does it. Nobody else may have its files.
+/// Says what a repair of the partition would do, or does it. Nobody else may have its files. It is done only once
+/// a run that changed nothing has said what it would do, and was not refused.
 ///
 /// # Errors
 /// The variants say whether something was changed.
 pub fn repair(disk: &mut dyn Disk, spec: &ExamineSpec, execute: bool) -> Result<Repair, RepairError> {
     let directory = spec.directory.clone();
+    let mut overlay;
+    let disk: &mut dyn Disk = match (&spec.journal, execute) {
+        (JournalEvidence::None, _) | (_, true) => disk,
+        _ => {
+            overlay = OverlayDisk::new(disk);
+            &mut overlay
+        }
+    };
     drive_here(disk, |io| async move {
         let worker = Worker {
             io: &io,
@@ -182,16 +200,25 @@ impl Worker<'_> {
             RecoveryBug::None,
         )
         .await;
+        let mut found = found.map_err(ExamineFailure::Find)?;
+        let replay = replay_of(io, spec, &mut found, !execute).await?;
         let FoundFiles {
             segments,
             others,
             mut generations,
             ..
-        } = found.map_err(ExamineFailure::Find)?;
+        } = found;
         let names: Vec<String> = segments.iter().map(Segment::name).collect();
-        let walked = self.walk(segments).await?;
+        let mut walked = self.walk(segments, replay).await?;
         let writings = self.plan(&walked, &mut generations).await?;
         let steps = steps_of(&walked, &writings, &others);
+        if !execute {
+            take_tail(io, spec, &mut walked, None).await?;
+        }
+        let entries = walked.replay.taken;
+        if entries > 0 && !steps.is_empty() {
+            return Err(Failure::Refused(RepairError::InJournal { entries }));
+        }
         let found = describe(io, spec, &walked, &names, others).await;
         let found = found.map_err(ExamineFailure::from)?;
         if execute && !steps.is_empty() {
@@ -202,11 +229,11 @@ impl Worker<'_> {
         Ok(Repair { found, steps })
     }
 
-    async fn walk(&self, segments: Vec<Segment>) -> Result<Walked, Failure> {
+    async fn walk(&self, segments: Vec<Segment>, replay: Replay) -> Result<Walked, Failure> {
         let checkpoint = self.spec.checkpoint.as_ref();
         let log_start = checkpoint.map_or(Offset(0), |checkpoint| checkpoint.log_start);
         let input = WalkInput {
-            replay: Replay::default(),
+            replay,
             tail_in_new_file: false,
             io: self.io,
             source: self.source,

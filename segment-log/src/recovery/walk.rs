@@ -398,6 +398,7 @@ impl Walk<'_> {
         if !self.accept(at, position, &header, &payload)? {
             return Ok(FromJournal::Nothing);
         }
+        self.show(at, position, &header, &payload)?;
         io.write_all(&file, position, bytes).await?;
         window.was_written(end);
         if let Some(segment) = self.segments.get_mut(at) {

@@ -18,6 +18,7 @@ const NAMES: &[&str] = &[
     "a file set aside",
     "a log that went on in a new segment behind a cut",
     "an entry taken from a journal",
+    "a look before an opening",
     "a start with another number of shards",
     "a fence",
     "a truncation",

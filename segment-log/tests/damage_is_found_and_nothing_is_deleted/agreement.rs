@@ -59,6 +59,7 @@ fn agree_on(
     let (_, report) = drive_open(&mut opened_disk, Opening::with_options(spec, options))
         .map_err(|error| format!("the log does not open: {error}"))?;
     let examine_spec = ExamineSpec {
+        journal: Default::default(),
         directory: partition(),
         key: key(),
         checkpoint,

@@ -24,6 +24,7 @@ const TRUNCATIONS_SAMPLED: usize = 7;
 fn what_to_examine(disk: &MemoryDisk) -> Option<ExamineSpec> {
     let data = DataDirectory::open(&mut disk.copy(), &root(), identity()).ok()?;
     Some(ExamineSpec {
+        journal: Default::default(),
         directory: partition(),
         key: key(),
         checkpoint: spec(&data, false).0.checkpoint,

@@ -118,6 +118,7 @@ fn nothing_acked_is_lost_and_nothing_wrong_is_served() {
     events.expect_more("a fence", count / 10);
     events.expect_more("a clean opening", count / 4);
     events.expect_more("an entry taken from a journal", count);
+    events.expect_more("a look before an opening", count);
     events.expect_more("a start with another number of shards", count / 4);
     events.expect_more("a batch sent again", count);
     events.expect_more("a segment made of a spare file", count / 10);

@@ -15,7 +15,7 @@ use tidelog_segment_log::journal::{
     FoundJournals, Journal, JournalBug, JournalConfig, JournalEvent, JournalRun, JournalStatus,
 };
 use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open};
-use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::recovery::{ExamineSpec, RecoveryOptions, examine};
 use tidelog_segment_log::segment_header::SegmentHeader;
 
 use crate::common::disk::Stepping;
@@ -147,8 +147,41 @@ fn open(disk: &mut SimDisk, bug: JournalBug) -> (Box<PartitionLog>, u64, FoundJo
         incarnation_seed: Some(77),
         ..RecoveryOptions::default()
     };
+    // What a tool says of the directory is what the start then makes of it, and the tool changes nothing.
+    let look = ExamineSpec {
+        directory: spec.directory.clone(),
+        key: key(),
+        checkpoint: None,
+        journal: options.journal.clone(),
+        only: None,
+        batch_bytes: 0,
+    };
+    let looked = |disk: &mut SimDisk| {
+        let mut indices = Vec::new();
+        let examined = examine(&mut Stepping(disk), &look, &mut |_, _, header, _| {
+            indices.push(header.index.0);
+            true
+        });
+        let examined = examined.expect("examined");
+        let lost: Vec<_> = examined
+            .damage
+            .into_iter()
+            .map(|damage| damage.quarantined)
+            .collect();
+        (examined.from_journal, examined.next, lost, indices)
+    };
+    let said = looked(disk);
+    assert_eq!(said, looked(disk), "nothing was changed");
     let (log, report) = drive_open(&mut Stepping(disk), Opening::with_options(spec, options)).expect("open");
     assert_eq!(report.quarantined, []);
+    let (taken, (next_index, next_offset), lost, indices) = said;
+    assert_eq!((taken, lost), (report.from_journal, report.quarantined.clone()));
+    assert_eq!(next_offset, log.log_end_offset());
+    assert_eq!(
+        indices,
+        (1..next_index.0).collect::<Vec<_>>(),
+        "each entry is shown once"
+    );
     (log, report.from_journal, found)
 }
 

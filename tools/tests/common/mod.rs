@@ -135,9 +135,22 @@ impl Broker {
 
     /// Starts on `data` at `address` and waits until it is ready.
     pub fn start_at(data: &Path, address: &str) -> Self {
-        let data = data.to_str().expect("a temporary directory has a plain name");
+        Self::start_on(&[data], address)
+    }
+
+    /// Starts on several data directories.
+    pub fn start_on(data: &[&Path], address: &str) -> Self {
+        let plain = |path: &Path| {
+            path.to_str()
+                .expect("a temporary directory has a plain name")
+                .to_owned()
+        };
+        let data = data
+            .iter()
+            .flat_map(|path| ["--data-dir".to_owned(), plain(path)]);
         let mut process = Process(
-            command(&["serve", "--data-dir", data, "--listen", address])
+            command(&["serve", "--listen", address])
+                .args(data)
                 .args(["--admin", "127.0.0.1:0", "--shards", "2", "--memory", "128MiB"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())

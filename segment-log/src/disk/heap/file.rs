@@ -104,6 +104,9 @@ impl HeapFile {
     /// Writes all of `pieces` one behind the other.
     pub(super) fn write(&self, position: u64, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if bytes == 0 {
+            return Ok(());
+        }
         let end = position.saturating_add(bytes as u64);
         self.charge_to(end)?;
         let mut content = self.content();

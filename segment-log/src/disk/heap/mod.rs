@@ -150,6 +150,7 @@ impl HeapDisk {
                 bytes_of(&file)?.reserve(range.end).map(|()| DiskOutput::Done)
             }
             DiskOp::ZeroRange { file, range } => bytes_of(&file)?.zero(range).map(|()| DiskOutput::Done),
+            DiskOp::Write { data, .. } if data.is_empty() => Err(io::ErrorKind::InvalidInput.into()),
             DiskOp::Write { file, position, data } => {
                 bytes_of(&file)?.write(position, &[IoSlice::new(&data)])?;
                 Ok(DiskOutput::Written(data.len()))

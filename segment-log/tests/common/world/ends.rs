@@ -95,6 +95,7 @@ impl World {
         let clean = written && data.mark_clean(disk).is_ok();
         drop(data);
         self.forget_process();
+        self.was_cut = false;
         self.disk.sim.process_kill();
         self.events.note_if(clean, "a stop in order");
         if self.rng.coin() {
@@ -106,10 +107,12 @@ impl World {
     pub(super) fn crash(&mut self) -> Verdict {
         self.note_crash();
         self.forget_process();
+        self.was_cut = false;
         match self.rng.index(3) {
             0 => {
                 self.events.note("a power cut", 1);
                 self.disk.sim.power_cut();
+                self.was_cut = true;
             }
             1 => {
                 self.events.note("a kill", 1);
@@ -119,6 +122,7 @@ impl World {
                 self.events.note("a kill and then a power cut", 1);
                 self.disk.sim.process_kill();
                 self.disk.sim.power_cut();
+                self.was_cut = true;
             }
         }
         if self.rng.index(3) == 0 {

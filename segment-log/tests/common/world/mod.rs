@@ -193,6 +193,8 @@ struct World {
     next_value: u64,
     /// Starts so far.
     lives: u64,
+    /// The power was cut before this start: what the files say is what the device holds.
+    was_cut: bool,
     /// In every other run files of removed segments are used again.
     spares: Option<SpareBudget>,
     events: Events,
@@ -223,6 +225,7 @@ impl World {
             now_ms: 1_000_000,
             next_value: 0,
             lives: 0,
+            was_cut: false,
             spares: seed
                 .is_multiple_of(2)
                 .then(|| SpareBudget::of_files_from(8 << 10, 256 << 10)),

@@ -5,7 +5,9 @@ use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, JournalEvidence};
 use tidelog_segment_log::log::{OpenProgress, OpenSpec, Opening};
-use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
+use tidelog_segment_log::recovery::{
+    ExamineSpec, Examined, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, examine,
+};
 
 use super::super::Verdict;
 use super::super::disk::Stepping;
@@ -45,7 +47,8 @@ impl World {
                 drop(data);
                 self.logs.0.clear();
                 self.disk.sim.process_kill();
-                if self.rng.index(3) == 0 {
+                self.was_cut = self.rng.index(3) == 0;
+                if self.was_cut {
                     self.disk.sim.power_cut();
                 }
                 continue;
@@ -68,6 +71,8 @@ impl World {
     /// Opens each partition. `None`: one did not open.
     fn open_all(&mut self, data: &DataDirectory) -> Result<Option<Vec<Opened>>, String> {
         let mut opened = Vec::new();
+        let all = 0..self.scenario.partitions;
+        let looks: Vec<Option<Examined>> = all.map(|at| self.look(at, data)).collect();
         for at in 0..self.scenario.partitions {
             let evidence = data.evidence(&key(at));
             let existed = self.sends[at].created;
@@ -89,11 +94,56 @@ impl World {
             // From here on the partition's files may be there.
             self.sends[at].created = true;
             match self.open(at, Opening::with_options(spec, options))? {
-                Some(report) => opened.push(Opened { at, existed, report }),
+                Some(report) => {
+                    if let Some(Some(look)) = looks.get(at)
+                        && report.unreadable.is_empty()
+                    {
+                        self.agree(at, look, &report)?;
+                    }
+                    opened.push(Opened { at, existed, report });
+                }
                 None => return Ok(None),
             }
         }
         Ok(Some(opened))
+    }
+
+    /// What a tool says of a partition before it is opened, where there are journals. `None`: the disk refused, or the
+    /// recovery is wrong on purpose.
+    fn look(&mut self, at: usize, data: &DataDirectory) -> Option<Examined> {
+        let is_sound = self.scenario.recovery_bug == RecoveryBug::None && self.scenario.journals.is_some();
+        if !is_sound || !self.was_cut || !self.sends[at].created {
+            return None;
+        }
+        let evidence = data.evidence(&key(at));
+        let spec = ExamineSpec {
+            directory: directory(at),
+            key: key(at),
+            checkpoint: evidence.checkpoint,
+            journal: evidence.options.journal,
+            only: None,
+            batch_bytes: 0,
+        };
+        let disk = &mut Stepping(&mut self.disk.sim);
+        let looked = examine(disk, &spec, &mut |_, _, _, _| true).ok();
+        looked.filter(|looked| looked.unreadable.is_empty())
+    }
+
+    /// What was said is what the start made of it.
+    fn agree(&mut self, at: usize, look: &Examined, report: &RecoveryReport) -> Verdict {
+        let log_end = self.logs.at(at).map(|log| log.log_end_offset());
+        let lost: Vec<&Quarantined> = look.damage.iter().map(|damage| &damage.quarantined).collect();
+        let found: Vec<&Quarantined> = report.quarantined.iter().collect();
+        let is_alike =
+            log_end == Some(look.next.1) && look.from_journal == report.from_journal && lost == found;
+        self.events.note("a look before an opening", 1);
+        match is_alike {
+            true => Ok(()),
+            false => Err(format!(
+                "partition {at}: a look says {:?}, {} from journals, {lost:?}; the start made {log_end:?} of it: {report:?}",
+                look.next, look.from_journal
+            )),
+        }
     }
 
     fn spec(&self, at: usize, data: &DataDirectory) -> OpenSpec {

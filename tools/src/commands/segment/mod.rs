@@ -10,6 +10,7 @@ mod stats;
 #[cfg(test)]
 #[allow(clippy::indexing_slicing)]
 mod testing;
+mod topics;
 mod verify;
 
 use clap::{Args, Subcommand};

@@ -1,7 +1,8 @@
 //! Finds partitions below a path and what the checkpoints of their data directories say of them.
 //!
-//! A data directory is read in this order: checkpoints, then names, then files. So beside a running broker
-//! what a checkpoint names is there, or was removed since; then all is read again.
+//! A data directory is read in this order: checkpoints, journals, then names, then files. So beside a running broker
+//! what a checkpoint names is there, or was removed since; then all is read again. And what a journal holds no more
+//! is in a segment by then.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -12,6 +13,7 @@ use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::data_directory::{FoundCheckpoint, evidence_of, parse_checkpoint_name};
 use tidelog_segment_log::disk::read_only::ReadOnlyDisk;
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::journal::{FoundJournals, JournalDamage, JournalEvidence, journal_directory};
 use tidelog_segment_log::limits::CHECKPOINT_FILE_BYTES_MAX;
 use tidelog_segment_log::recovery::{
     ExamineError, ExamineSpec, Examined, SET_ASIDE_DIRECTORY, Visit, examine,
@@ -25,6 +27,8 @@ const PARTITIONS_DIRECTORY: &str = "partitions";
 const METADATA_DIRECTORY: &str = "metadata";
 const CLEAN_FILE: &str = "clean";
 pub const IDENTITY_FILE: &str = "identity";
+/// How often journals are read in which something is missing.
+const JOURNAL_READS: usize = 3;
 /// How far above a partition its data directory is looked for.
 const LEVELS_UP: usize = 3;
 
@@ -42,6 +46,7 @@ pub struct Place {
     /// Bytes of what is asked for.
     pub bytes: u64,
     checkpoint: Option<PartitionCheckpoint>,
+    journal: JournalEvidence,
 }
 
 /// A partition that the newest checkpoint names and whose directory is not there.
@@ -64,6 +69,12 @@ pub struct Places {
     pub lost: Vec<LostPlace>,
     /// Checkpoint files that cannot be used.
     pub faults: Vec<String>,
+    /// What of journals was durable and is lost.
+    pub journal_damage: Vec<(PathBuf, String)>,
+    /// Journals that cannot be read: what they hold is not known.
+    pub journal_failures: Vec<String>,
+    /// The highest start counter that a journal names.
+    pub journal_start_counter: u64,
     /// Index files without their segments.
     pub orphans: Vec<PathBuf>,
     /// Segment files that recovery or a repair set aside; they are no part of the log.
@@ -72,10 +83,12 @@ pub struct Places {
     pub identity_is_gone: bool,
 }
 
-/// What the checkpoints of one data directory say.
+/// What the checkpoints and journals of one data directory say.
 #[derive(Debug, Default)]
 pub struct Said {
     found: Vec<FoundCheckpoint>,
+    journals: FoundJournals,
+    journal_failure: Option<String>,
     /// Checkpoint files that cannot be used.
     pub faults: Vec<String>,
     is_clean: bool,
@@ -112,12 +125,27 @@ impl Said {
                 Err(_) => {}
             }
         }
+        for _ in 0..JOURNAL_READS {
+            match FoundJournals::find(0, root).drive(&mut ReadOnlyDisk::new()) {
+                Ok(journals) => (said.journals, said.journal_failure) = (journals, None),
+                Err(error) => said.journal_failure = Some(error.to_string()),
+            }
+            // A running broker may have let a file go, or written to it, in the middle of the look.
+            if said.journal_failure.is_none() && said.journals.damage().is_empty() {
+                break;
+            }
+        }
         said
     }
 
     /// What they say of a partition.
     pub fn of(&self, key: &PartitionKey) -> Option<PartitionCheckpoint> {
         evidence_of(&self.found, 0, key).checkpoint
+    }
+
+    /// What its journals hold of a partition.
+    fn journal_of(&self, key: &PartitionKey) -> JournalEvidence {
+        self.journals.evidence(key)
     }
 
     fn newest_keys(&self) -> HashSet<PartitionKey> {
@@ -172,7 +200,8 @@ pub fn find(path: &Path) -> Result<Places, Failure> {
         places.places.push(Place {
             key,
             bytes: names.iter().map(bytes).sum(),
-            checkpoint: said.and_then(|said| said.of(&key)),
+            checkpoint: said.as_ref().and_then(|said| said.of(&key)),
+            journal: said.map(|said| said.journal_of(&key)).unwrap_or_default(),
             root,
             only: None,
             directory,
@@ -182,7 +211,10 @@ pub fn find(path: &Path) -> Result<Places, Failure> {
         places.identity_is_gone = !root.join(IDENTITY_FILE).exists();
         find_lost(path, saids.entry(root).or_default(), &mut places);
     }
-    places.faults = saids.into_values().flat_map(|said| said.faults).collect();
+    for (root, said) in saids {
+        places.take_journals(&root, &said);
+        places.faults.extend(said.faults);
+    }
     places.faults.sort();
     match places.places.is_empty() && places.lost.is_empty() {
         true => Err(
@@ -215,17 +247,72 @@ fn find_file(path: &Path, bytes: u64) -> Result<Places, Failure> {
     let key = key.or_else(|| key_of(&directory, &named)).unwrap_or_default();
     let root = data_directory_of(&directory);
     let said = root.as_ref().map(|root| Said::read(root)).unwrap_or_default();
-    let place = Place {
+    let mut places = Places::default();
+    if let Some(root) = &root {
+        places.take_journals(root, &said);
+    }
+    places.places.push(Place {
         key,
         checkpoint: said.of(&key),
+        journal: said.journal_of(&key),
         root,
         only: Some(name.to_owned()),
         bytes,
         directory,
-    };
-    Ok(Places {
-        places: vec![place],
-        ..Places::default()
+    });
+    Ok(places)
+}
+
+impl Places {
+    fn take_journals(&mut self, root: &Path, said: &Said) {
+        let directory = journal_directory(root);
+        if let Some(failure) = &said.journal_failure {
+            let failure = format!(
+                "the journals in {} cannot be read: {failure}",
+                directory.display()
+            );
+            self.journal_failures.push(failure);
+        }
+        for damage in said.journals.damage() {
+            self.journal_damage.push((directory.clone(), in_words(damage)));
+        }
+        self.journal_start_counter = self.journal_start_counter.max(said.journals.start_counter());
+    }
+}
+
+fn in_words(damage: &JournalDamage) -> String {
+    match damage {
+        JournalDamage::Frames {
+            start_counter,
+            shard,
+            first,
+            count,
+        } => format!(
+            "{count} frames of the journal that shard {shard} wrote in start {start_counter} were durable and are lost, from number {} on",
+            first.0
+        ),
+        JournalDamage::Page { name, cause } => format!("the first page of {name} does not verify: {cause}"),
+    }
+}
+
+/// Whether a data directory holds the metadata log.
+pub fn has_metadata(root: &Path) -> bool {
+    root.join(METADATA_DIRECTORY).is_dir()
+}
+
+/// The metadata log of a data directory, as a partition; `None`: it is not there.
+#[cfg(feature = "serve")]
+pub fn metadata_place(root: &Path) -> Option<Place> {
+    let said = Said::read(root);
+    let key = PartitionKey::default();
+    has_metadata(root).then(|| Place {
+        directory: root.join(METADATA_DIRECTORY),
+        key,
+        root: Some(root.to_path_buf()),
+        only: None,
+        bytes: 0,
+        checkpoint: said.of(&key),
+        journal: said.journal_of(&key),
     })
 }
 
@@ -363,6 +450,7 @@ impl Place {
             directory: self.directory.clone(),
             key: self.key,
             checkpoint: self.checkpoint.clone(),
+            journal: self.journal.clone(),
             only: self.only.clone(),
             batch_bytes,
         }
@@ -382,10 +470,13 @@ impl Place {
                     if !place.is_there() {
                         return Ok(None);
                     }
-                    place.checkpoint = place
+                    let said = place
                         .root
                         .as_ref()
-                        .and_then(|root| Said::read(root).of(&place.key));
+                        .map(|root| Said::read(root))
+                        .unwrap_or_default();
+                    place.checkpoint = said.of(&place.key);
+                    place.journal = said.journal_of(&place.key);
                 }
                 Err(error) => return Err(failure(&error)),
             }

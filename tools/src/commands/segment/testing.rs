@@ -7,9 +7,14 @@ use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint};
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::std_disk::StdDisk;
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
+use tidelog_segment_log::entry::decode_entry;
+use tidelog_segment_log::ids::{EntryIndex, PartitionKey, TopicId};
+use tidelog_segment_log::journal::{
+    FoundJournals, Journal, JournalConfig, JournalEvent, JournalRun, JournalStatus,
+};
 use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, Opening, PartitionLog, drive_open};
-use tidelog_segment_log::segment_header::{SEGMENT_HEADER_LEN, segment_file_name};
+use tidelog_segment_log::recovery::RecoveryOptions;
+use tidelog_segment_log::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader, segment_file_name};
 
 /// A data directory of one partition. Each batch of it is durable before the next one is appended.
 pub struct Partition {
@@ -31,6 +36,20 @@ fn settle(log: &mut PartitionLog, disk: &mut StdDisk) {
     }
 }
 
+/// Lets a journal get on until a commit may begin and none is under way.
+fn settle_journal(journal: &mut Journal, disk: &mut StdDisk) {
+    loop {
+        let mut completions = Vec::new();
+        disk.take_completions(&mut completions);
+        completions
+            .into_iter()
+            .for_each(|completion| journal.on_completion(disk, completion));
+        if !journal.is_busy() && journal.status(disk, 1, 100) == JournalStatus::Ready {
+            return;
+        }
+    }
+}
+
 impl Partition {
     /// One segment with `count` batches of two records.
     pub fn with_batches(count: u8) -> Self {
@@ -42,8 +61,21 @@ impl Partition {
         let mut disk = StdDisk::new();
         std::fs::create_dir_all(partition.root().join("partitions")).expect("create");
         std::fs::write(partition.root().join("identity"), "not looked into").expect("write");
-        let spec = OpenSpec {
-            directory: partition.directory(),
+        let opening = Opening::new(partition.spec());
+        let (mut log, _) = drive_open(&mut disk, opening).expect("a new log");
+        log.confirm_term();
+        for number in 0..count {
+            let batch = build_batch(&BatchSpec::default(), &[&[number; 40], b"second"]);
+            log.append(1, &mut disk, &Bytes::from(batch)).expect("room");
+            settle(&mut log, &mut disk);
+        }
+        partition.checkpoint = log.checkpoint();
+        partition
+    }
+
+    fn spec(&self) -> OpenSpec {
+        OpenSpec {
+            directory: self.directory(),
             key: Self::key(),
             config: LogConfig {
                 segment_bytes: 1 << 20,
@@ -55,16 +87,7 @@ impl Partition {
             clean: false,
             start_counter: 1,
             created: true,
-        };
-        let (mut log, _) = drive_open(&mut disk, Opening::new(spec)).expect("a new log");
-        log.confirm_term();
-        for number in 0..count {
-            let batch = build_batch(&BatchSpec::default(), &[&[number; 40], b"second"]);
-            log.append(1, &mut disk, &Bytes::from(batch)).expect("room");
-            settle(&mut log, &mut disk);
         }
-        partition.checkpoint = log.checkpoint();
-        partition
     }
 
     pub fn key() -> PartitionKey {
@@ -99,6 +122,68 @@ impl Partition {
         let mut bytes = std::fs::read(self.file()).expect("read");
         bytes[byte as usize] ^= 1;
         std::fs::write(self.file(), bytes).expect("write");
+    }
+
+    /// As a power cut leaves it where a commit journal was on: entries behind the first `kept` are in the journal, and
+    /// zeros in the segment.
+    pub fn move_to_journal(&self, kept: usize) {
+        let mut bytes = std::fs::read(self.file()).expect("read");
+        let header = SegmentHeader::decode(&bytes).expect("a header");
+        let mut ends = vec![SEGMENT_HEADER_LEN];
+        let mut last = EntryIndex(0);
+        while let Ok((entry, _)) = decode_entry(&bytes[ends[ends.len() - 1]..], &header.incarnation) {
+            ends.push(ends[ends.len() - 1] + entry.entry_len());
+            last = entry.index;
+        }
+        let (from, end) = (ends[kept], ends[ends.len() - 1]);
+        let run = JournalRun {
+            key: Self::key(),
+            segment: header,
+            position: from as u64,
+            pieces: vec![Bytes::copy_from_slice(&bytes[from..end])],
+            last,
+        };
+        let config = JournalConfig {
+            shard: 0,
+            start_counter: 1,
+            file_bytes: 1 << 20,
+            max_bytes: 16 << 20,
+            id_seed: None,
+            bug: Default::default(),
+        };
+        let mut journal = Journal::new(self.root(), 7, config);
+        let mut disk = StdDisk::new();
+        settle_journal(&mut journal, &mut disk);
+        journal.begin(&mut disk, vec![run]);
+        settle_journal(&mut journal, &mut disk);
+        let events = journal.take_events();
+        assert!(
+            matches!(events.as_slice(), [JournalEvent::Committed(_)]),
+            "{events:?}"
+        );
+        bytes[from..].fill(0);
+        std::fs::write(self.file(), bytes).expect("write");
+    }
+
+    /// Opens the log as the next start does, and closes it again; how many entries came from the journal.
+    pub fn start(&self) -> u64 {
+        let mut disk = StdDisk::new();
+        let mut found = FoundJournals::find(1, self.root())
+            .drive(&mut disk)
+            .expect("journals");
+        let spec = OpenSpec {
+            created: false,
+            start_counter: 2,
+            ..self.spec()
+        };
+        let options = RecoveryOptions {
+            journal: found.evidence(&Self::key()),
+            ..RecoveryOptions::default()
+        };
+        let opening = Opening::with_options(spec, options);
+        let (_, report) = drive_open(&mut disk, opening).expect("it opens");
+        found.remove_replayed(1).drive(&mut disk).expect("removed");
+        report.from_journal
     }
 
     pub fn write_checkpoint(&self) {

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tidelog_segment_log::ids::Offset;
 use tidelog_segment_log::recovery::{
-    ExamineError, Examined, ExaminedDamage, ExaminedSegment, OtherFile, Quarantined,
+    ExamineError, Examined, ExaminedDamage, ExaminedSegment, IN_JOURNAL, OtherFile, Quarantined,
 };
 use tidelog_segment_log::segment_header::SEGMENT_HEADER_LEN;
 
@@ -28,7 +28,8 @@ tail is not damage: nothing proves that it was acknowledged, and the broker cuts
 log. Below a data directory its checkpoints are such proofs too, and a segment that the newest one
 names and that is not there is damage. Index files and checkpoints are derived: a bad one is reported
 and is no damage. Exit code 1 when a file cannot be read. Partitions are read side by side. Files are
-only read; the broker may be running. `tidelog segment repair` mends what is found.
+only read; the broker may be running. What a commit journal of the data directory holds and the segments do
+not counts as there: the next start writes it to them. `tidelog segment repair` mends what is found.
 
 Examples:
   tidelog segment verify tidelog-data
@@ -167,6 +168,16 @@ pub fn run(args: VerifyArgs) -> Result<u8, Failure> {
         }
     }
     found.lost.iter().for_each(|lost| report.take_lost(lost));
+    for (directory, why) in &found.journal_damage {
+        let mut row = Row::new(directory);
+        row.words.push(format!("damage: {why}"));
+        row.damage.push(json!({"why": why}));
+        row.is_damaged = true;
+        report.rows.push(row);
+    }
+    for failure in &found.journal_failures {
+        report.failures.push(Failure::new(FAILED, failure));
+    }
     if found.identity_is_gone {
         let failure = format!(
             "{} has no identity file, so no broker starts on it",
@@ -282,6 +293,7 @@ fn check_once(place: &Place, bar: &ProgressBar) -> Result<Vec<Row>, ExamineError
 
 fn rows_of(place: &Place, examined: &Examined, mut seen: BTreeMap<String, Seen>) -> Vec<Row> {
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    let behind_all = seen.remove(IN_JOURNAL).map_or(0, |seen| seen.entries);
     for segment in &examined.segments {
         let path = place.path(&segment.name);
         let seen = seen.remove(&segment.name).unwrap_or_else(|| Seen::begin(&path));
@@ -309,6 +321,18 @@ fn rows_of(place: &Place, examined: &Examined, mut seen: BTreeMap<String, Seen>)
             row.words.push(format!("torn tail at {}: {why}", segment.end));
             row.is_torn = true;
         }
+    }
+    if examined.from_journal > 0 {
+        let last = examined.segments.last().map(|last| last.name.clone());
+        let name = last.unwrap_or_default();
+        let row = rows
+            .entry(name.clone())
+            .or_insert_with(|| Row::new(&place.path(&name)));
+        row.entries += behind_all;
+        row.words.push(format!(
+            "{} entries of this partition are in the journal only; they are whole, and the next start writes them here",
+            examined.from_journal
+        ));
     }
     rows.into_values().collect()
 }
@@ -478,6 +502,67 @@ mod tests {
         std::fs::write(&next, vec![0; 8_192]).expect("write");
         assert_eq!(verify(partition.root()), Ok(DONE));
         std::fs::write(&next, vec![7; 8_192]).expect("write");
+        assert_eq!(verify(partition.root()), Ok(DAMAGE));
+    }
+
+    fn rows(partition: &Partition) -> Vec<Row> {
+        let found = find(partition.root()).expect("found");
+        let outcomes = check_all(&found.places, 1).into_iter();
+        outcomes
+            .flat_map(|outcome| outcome.expect("read").expect("there"))
+            .collect()
+    }
+
+    #[test]
+    fn entries_that_only_a_journal_holds_are_there_and_nothing_is_changed() {
+        let partition = Partition::with_batches(4);
+        partition.write_checkpoint();
+        partition.move_to_journal(2);
+        let before = std::fs::read(partition.file()).expect("read");
+        assert_eq!(verify(partition.root()), Ok(DONE));
+        let rows = rows(&partition);
+        assert_eq!((rows.len(), rows[0].entries), (1, 4));
+        let said = rows[0].words.join("; ");
+        assert!(
+            said.starts_with("2 entries of this partition are in the journal only"),
+            "{said}"
+        );
+        assert_eq!(
+            verify(&partition.file()),
+            Ok(DONE),
+            "a file alone is judged alike"
+        );
+        assert_eq!(std::fs::read(partition.file()).expect("read"), before);
+        // Without the journal they are lost.
+        let journal = partition.root().join("journal");
+        std::fs::rename(&journal, partition.root().join("elsewhere")).expect("renamed");
+        assert_eq!(verify(partition.root()), Ok(DAMAGE));
+        std::fs::rename(partition.root().join("elsewhere"), &journal).expect("renamed");
+        assert_eq!(partition.start(), 2);
+        assert_eq!(verify(partition.root()), Ok(DONE));
+    }
+
+    #[test]
+    fn a_segment_whose_name_a_power_cut_took_is_in_the_journal() {
+        let partition = Partition::with_batches(3);
+        partition.move_to_journal(0);
+        std::fs::remove_file(partition.file()).expect("removed");
+        assert_eq!(verify(partition.root()), Ok(DONE));
+        assert_eq!(rows(&partition)[0].entries, 3);
+        assert!(!partition.file().exists());
+        assert_eq!(partition.start(), 3);
+        assert_eq!(rows(&partition).iter().map(|row| row.entries).sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn a_journal_that_is_damaged_is_named() {
+        let partition = Partition::with_batches(3);
+        partition.move_to_journal(1);
+        let mut journals = std::fs::read_dir(partition.root().join("journal")).expect("journals");
+        let journal = journals.next().expect("one").expect("read").path();
+        let mut bytes = std::fs::read(&journal).expect("read");
+        bytes[100] ^= 1;
+        std::fs::write(&journal, bytes).expect("write");
         assert_eq!(verify(partition.root()), Ok(DAMAGE));
     }
 

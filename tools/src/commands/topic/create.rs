@@ -15,6 +15,7 @@ const AFTER_HELP: &str = "\
 Examples:
   tidelog topic create logs
   tidelog topic create logs metrics -p 8 -c retention.ms=86400000
+  tidelog topic create fleeting -c storage=memory
   tidelog topic create logs --if-not-exists";
 
 /// Arguments of `tidelog topic create`.
