@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod data_directory;
 pub mod disk;
 mod durable_replace;
+pub mod end_mark;
 pub mod entry;
 pub mod identity;
 pub mod ids;

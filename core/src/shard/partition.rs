@@ -627,6 +627,7 @@ impl Partition {
             self.options.term_floor = self.options.term_floor.max(log.leader_epoch());
             self.options.checkpoint_is_old = false;
             self.options.continue_in_new_file = true;
+            self.options.readers_may_remain = true;
             self.options.journal = journal.clone();
             self.state = State::Opening(Box::new(log.into_reopening_with(journal)));
         }

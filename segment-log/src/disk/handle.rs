@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
@@ -26,8 +26,6 @@ pub struct FileHandle(pub(super) Arc<FileInner>);
 pub(super) struct FileInner {
     id: u64,
     path: PathBuf,
-    /// Counts the references that were given out.
-    referred: FileReference,
     backing: Backing,
 }
 
@@ -43,8 +41,10 @@ enum Backing {
 
 /// Somebody needs the bytes of a file as they are: while one of these lives, the file may lose its name, but it is
 /// not recycled, punched or truncated. Every byte range that a log hands out holds one. Cloning shares it.
-#[derive(Clone, Debug, Default)]
-pub struct FileReference(Arc<()>);
+///
+/// Counted for files of the operating system; what other disks hand out are copies. It does not keep the file open: who
+/// reads through a descriptor holds a [`Lease`] as well.
+pub struct FileReference(Weak<FileInner>);
 
 /// A file of the operating system.
 struct Real {
@@ -65,6 +65,8 @@ struct Real {
     writes_ended: AtomicU32,
     /// Of the writes begun, how many a completed sync covers.
     writes_synced: AtomicU32,
+    /// References that live.
+    references: AtomicU32,
 }
 
 /// What became of an attempt to close a descriptor.
@@ -72,6 +74,33 @@ pub(super) enum Close {
     Closed,
     WasClosed,
     Kept,
+}
+
+impl Clone for FileReference {
+    fn clone(&self) -> Self {
+        let file = self.0.upgrade();
+        if let Some(real) = file.as_ref().and_then(|file| file.real()) {
+            real.references.fetch_add(1, Ordering::Relaxed);
+        }
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl Drop for FileReference {
+    fn drop(&mut self) {
+        // Where no handle is left nobody can ask.
+        let file = self.0.upgrade();
+        if let Some(real) = file.as_ref().and_then(|file| file.real()) {
+            let before = real.references.fetch_sub(1, Ordering::Release);
+            assert!(before > 0, "each reference was counted");
+        }
+    }
+}
+
+impl fmt::Debug for FileReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FileReference")
+    }
 }
 
 impl FileHandle {
@@ -110,11 +139,11 @@ impl FileHandle {
             writes_begun: AtomicU32::new(0),
             writes_ended: AtomicU32::new(0),
             writes_synced: AtomicU32::new(0),
+            references: AtomicU32::new(0),
         };
         Self(Arc::new(FileInner {
             id,
             path,
-            referred: FileReference::default(),
             backing: Backing::Real(real),
         }))
     }
@@ -140,24 +169,23 @@ impl FileHandle {
     }
 
     fn with_backing(id: u64, path: PathBuf, backing: Backing) -> Self {
-        let referred = FileReference::default();
-        Self(Arc::new(FileInner {
-            id,
-            path,
-            referred,
-            backing,
-        }))
+        Self(Arc::new(FileInner { id, path, backing }))
     }
 
     /// Keeps the file's bytes as they are until it is dropped.
     pub fn refer(&self) -> FileReference {
-        self.0.referred.clone()
+        if let Some(real) = self.0.real() {
+            real.references.fetch_add(1, Ordering::Relaxed);
+        }
+        FileReference(Arc::downgrade(&self.0))
     }
 
     /// Whether anybody else needs the file: a reference lives, or another handle of the same opening, as an
     /// operation under way has one.
     pub fn is_used(&self) -> bool {
-        let is_used = Arc::strong_count(&self.0.referred.0) > 1 || Arc::strong_count(&self.0) > 1;
+        let references = self.0.real().map(|real| real.references.load(Ordering::Relaxed));
+        let is_referred = references.is_some_and(|references| references > 0);
+        let is_used = is_referred || Arc::strong_count(&self.0) > 1;
         // What those who let go of it had read lies before what the caller does next.
         fence(Ordering::Acquire);
         is_used

@@ -196,7 +196,8 @@ impl fmt::Debug for DirectoryLock {
 }
 
 /// Log bytes to send as they are: a piece of a read-only map, or bytes of their own (memory, simulation).
-/// Cloning is cheap; it is a lease that holds a [`FileReference`]: the file behind it is not recycled while one lives.
+/// Cloning is cheap; a piece of a map is a lease that holds a [`FileReference`]: the file behind it is not recycled
+/// while one lives.
 #[derive(Clone, Debug)]
 pub enum HotBytes {
     /// A range of a mapped segment.

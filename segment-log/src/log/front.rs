@@ -18,7 +18,6 @@ use std::io;
 
 use super::recycle::spare_name;
 use super::segment::Segment;
-use super::spares::SpareCharge;
 use super::{AppendError, LogStatus, PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp, DiskOutput};
 use crate::entry::{EntryKind, entry_len};
@@ -82,8 +81,6 @@ enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Front {
     under_way: Option<(u64, Step)>,
-    /// The file that is being removed is kept as a spare.
-    charge: Option<SpareCharge>,
     removed: Removed,
     /// An unlink failed: no other is tried before the next look.
     is_put_off: bool,
@@ -258,21 +255,21 @@ impl PartitionLog {
         let bug = self.options.removal_bug;
         let next = match (step, is_gone) {
             (Step::UnlinkIndex, true) => {
-                self.front.charge = self.charge_spare(id, now_ms);
-                match self.front.charge {
-                    Some(_) => Step::CountNames,
-                    None => Step::UnlinkFile,
+                let charge = self.charge_spare(id, now_ms);
+                match self.spares.expect(charge) {
+                    true => Step::CountNames,
+                    false => Step::UnlinkFile,
                 }
             }
             (Step::CountNames, _) => match self.may_rename(id, &result) {
                 true => Step::RenameFile,
                 false => {
-                    self.front.charge = None;
+                    self.spares.expect(None);
                     Step::UnlinkFile
                 }
             },
             (Step::RenameFile, true) if result.is_err() => {
-                self.front.charge = None;
+                self.spares.expect(None);
                 Step::SyncDirectory
             }
             (Step::UnlinkFile | Step::RenameFile, true) if bug != RemovalBug::OutOfOrder => {
@@ -289,7 +286,7 @@ impl PartitionLog {
                 return;
             }
             (_, false) => {
-                self.front.charge = None;
+                self.spares.expect(None);
                 self.front.removed.failures += 1;
                 self.front.is_put_off = true;
                 return;
@@ -335,9 +332,7 @@ impl PartitionLog {
             return;
         };
         let gone = self.segments.remove(at);
-        if let Some(charge) = self.front.charge.take() {
-            self.keep_spare(&gone, charge, now_ms);
-        }
+        self.keep_spare(&gone, now_ms);
         self.first_unsynced -= usize::from(at < self.first_unsynced);
         self.front.removed.segments += 1;
         self.front.removed.bytes += gone.tail.position;

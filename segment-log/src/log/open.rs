@@ -174,6 +174,7 @@ impl PartitionLog {
             term_floor: self.term.max(self.options.term_floor),
             checkpoint_is_old: false,
             continue_in_new_file: true,
+            readers_may_remain: true,
             journal,
             ..self.options
         };
@@ -698,6 +699,7 @@ impl Opener {
         for segment in &mut segments {
             // Space behind the tail may be a hole: it is reserved again before it is written.
             segment.allocated = segment.page_end();
+            segment.readers_may_remain = self.options.readers_may_remain;
             segment.pending = Pending::at(segment.tail.position);
         }
         let closed = segments.len().saturating_sub(1);

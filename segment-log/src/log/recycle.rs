@@ -9,6 +9,7 @@
 //!   durable before an entry is written to it: until then what it holds of its former life is a spare's;
 //! - nothing of its former life is read, neither by the log (whole pages are written) nor by a recovery, where no
 //!   entry verifies under the new incarnation;
+//! - each so often a mark says that nothing behind it was made durable in this life; appends go over it;
 //! - spares are a convenience: one that cannot be used is removed, and the segment gets a new file.
 
 #![forbid(unsafe_code)]
@@ -16,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -25,7 +26,8 @@ use super::segment::{Creation, PAGE_BYTES, Segment};
 use super::spares::{SpareBudget, SpareCharge};
 use super::{Durability, PartitionLog, Purpose};
 use crate::disk::{Disk, DiskOp, DiskOutput, is_out_of_descriptors};
-use crate::ids::Incarnation;
+use crate::end_mark::encode_end_mark;
+use crate::ids::{FilePosition, Incarnation};
 use crate::limits::{SPARE_KEPT_MS_MAX, SPARES_PER_LOG_MAX};
 use crate::log::machine::Io;
 use crate::segment_header::SEGMENT_HEADER_LEN;
@@ -43,11 +45,18 @@ pub(crate) struct Spare {
     charge: SpareCharge,
 }
 
-/// The spares of one log.
+/// The spares of one log; nothing is held for those without.
 #[derive(Debug, Default)]
-pub(super) struct Spares {
+pub(super) struct Spares(Option<Box<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
     /// Oldest first.
     kept: VecDeque<Spare>,
+    /// The one that a segment is being made of: at most one segment is being made.
+    used: Option<Spare>,
+    /// The room for the file of the segment that is being removed.
+    coming: Option<SpareCharge>,
     /// Those whose unlinks are under way.
     leaving: Vec<(u64, Spare)>,
     next_leaving: u64,
@@ -60,7 +69,14 @@ pub(crate) enum SpareStep {
     Measuring,
     CountingNames,
     Reserving,
-    WritingHeader { written: usize },
+    WritingHeader {
+        written: u16,
+    },
+    /// Marks that say how far the new life has gone ([`crate::end_mark`]).
+    WritingMark {
+        page: u32,
+        written: u16,
+    },
     Syncing,
     Naming,
     SyncingDirectory,
@@ -74,6 +90,15 @@ impl SpareStep {
             self,
             SpareStep::Naming | SpareStep::SyncingDirectory | SpareStep::Reopening
         )
+    }
+}
+
+/// The next mark, if it has a place in the file.
+fn mark_or_sync(position: u64, file_len: u64) -> SpareStep {
+    let fits = position.saturating_add(PAGE_BYTES) <= file_len;
+    match u32::try_from(position / PAGE_BYTES).ok().filter(|_| fits) {
+        Some(page) => SpareStep::WritingMark { page, written: 0 },
+        None => SpareStep::Syncing,
     }
 }
 
@@ -96,23 +121,99 @@ fn is_told_apart(one: &Incarnation, other: &Incarnation) -> bool {
 
 impl Spares {
     pub(super) fn is_full(&self) -> bool {
-        self.kept.len() >= SPARES_PER_LOG_MAX
+        self.count() >= SPARES_PER_LOG_MAX
+    }
+
+    fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |held| held.kept.len())
     }
 
     fn push(&mut self, spare: Spare) {
-        self.kept.push_back(spare);
+        self.0.get_or_insert_default().kept.push_back(spare);
+    }
+
+    fn oldest(&self) -> Option<&Spare> {
+        self.0.as_ref()?.kept.front()
+    }
+
+    /// Takes the oldest for the segment that is to be made.
+    fn use_oldest(&mut self) -> bool {
+        if let Some(held) = &mut self.0 {
+            held.used = held.kept.pop_front();
+        }
+        let is_used = self.0.as_ref().is_some_and(|held| held.used.is_some());
+        self.rest();
+        is_used
+    }
+
+    /// The one in use is a segment, or of no use.
+    fn take_used(&mut self) -> Option<Spare> {
+        let used = self.0.as_mut()?.used.take();
+        self.rest();
+        used
+    }
+
+    pub(super) fn used_path(&self, directory: &Path) -> Option<PathBuf> {
+        let used = self.0.as_ref()?.used.as_ref()?;
+        Some(directory.join(&used.name))
+    }
+
+    /// The file of the segment that is being removed is to be kept, or not any more.
+    pub(super) fn expect(&mut self, charge: Option<SpareCharge>) -> bool {
+        let is_expected = charge.is_some();
+        match charge {
+            Some(charge) => self.0.get_or_insert_default().coming = Some(charge),
+            None => drop(self.take_coming()),
+        }
+        is_expected
+    }
+
+    fn take_coming(&mut self) -> Option<SpareCharge> {
+        let coming = self.0.as_mut()?.coming.take();
+        self.rest();
+        coming
+    }
+
+    fn take_oldest(&mut self) -> Option<Spare> {
+        let spare = self.0.as_mut()?.kept.pop_front();
+        self.rest();
+        spare
+    }
+
+    fn begin_leaving(&mut self, spare: Spare) -> u64 {
+        let held = self.0.get_or_insert_default();
+        let id = held.next_leaving;
+        held.next_leaving += 1;
+        held.leaving.push((id, spare));
+        id
+    }
+
+    fn has_left(&mut self, id: u64) {
+        if let Some(held) = &mut self.0 {
+            held.leaving.retain(|(leaving, _)| *leaving != id);
+        }
+        self.rest();
+    }
+
+    fn rest(&mut self) {
+        let is_empty = |held: &mut Box<Held>| {
+            let is_busy = held.used.is_some() || held.coming.is_some();
+            held.kept.is_empty() && held.leaving.is_empty() && !is_busy
+        };
+        self.0.take_if(is_empty);
     }
 
     /// Those that were found at an open are kept from now on.
     pub(super) fn opened(&mut self, now_ms: i64) {
-        self.kept.iter_mut().for_each(|spare| spare.since_ms = now_ms);
+        let kept = self.0.iter_mut().flat_map(|held| &mut held.kept);
+        kept.for_each(|spare| spare.since_ms = now_ms);
     }
 }
 
 impl PartitionLog {
     /// How many spare files it keeps.
     pub fn spare_count(&self) -> usize {
-        self.spares.kept.len()
+        self.spares.count()
     }
 
     /// The room for the file of segment `id` among the spares, if it is worth keeping and may be kept.
@@ -131,8 +232,11 @@ impl PartitionLog {
         self.config.durability != Durability::Os && self.segments.last().is_some_and(is_recent)
     }
 
-    /// The file of a segment that is gone has its spare's name, durably.
-    pub(super) fn keep_spare(&mut self, segment: &Segment, charge: SpareCharge, now_ms: i64) {
+    /// The file of a segment that is gone has its spare's name, durably, if it was to be kept.
+    pub(super) fn keep_spare(&mut self, segment: &Segment, now_ms: i64) {
+        let Some(charge) = self.spares.take_coming() else {
+            return;
+        };
         self.spares.push(Spare {
             name: spare_name(&segment.name()),
             incarnation: Some(segment.incarnation()),
@@ -141,9 +245,9 @@ impl PartitionLog {
         });
     }
 
-    /// The spare that the next segment is made of, and the incarnation that segment gets.
-    pub(super) fn take_spare(&mut self) -> io::Result<(Option<Spare>, Incarnation)> {
-        let before = self.spares.kept.front().and_then(|spare| spare.incarnation);
+    /// Whether the next segment is made of a spare, and the incarnation that it gets.
+    pub(super) fn take_spare(&mut self) -> io::Result<(bool, Incarnation)> {
+        let before = self.spares.oldest().and_then(|spare| spare.incarnation);
         let mut incarnation = self.incarnations.next()?;
         if let Some(before) = before {
             // One in four billion.
@@ -154,16 +258,13 @@ impl PartitionLog {
                 incarnation = before;
             }
         }
-        let spare = match self.config.durability {
-            Durability::Os => None,
-            Durability::Fsync | Durability::Interval { .. } => self.spares.kept.pop_front(),
-        };
-        Ok((spare, incarnation))
+        let is_recycled = self.config.durability != Durability::Os && self.spares.use_oldest();
+        Ok((is_recycled, incarnation))
     }
 
     /// Removes spares that nobody will want soon, or whose space is wanted.
     pub(super) fn give_back_spares(&mut self, now_ms: i64, disk: &mut dyn Disk) {
-        if self.spares.kept.is_empty() || self.closing {
+        if self.spares.count() == 0 || self.closing {
             return;
         }
         let is_wanted_back = self
@@ -172,11 +273,11 @@ impl PartitionLog {
             .as_ref()
             .is_none_or(SpareBudget::is_wanted_back);
         let all = is_wanted_back || self.config.durability == Durability::Os || self.has_met_full_disk();
-        while let Some(oldest) = self.spares.kept.front() {
+        while let Some(oldest) = self.spares.oldest() {
             if !all && now_ms.saturating_sub(oldest.since_ms) < SPARE_KEPT_MS_MAX {
                 return;
             }
-            let Some(spare) = self.spares.kept.pop_front() else {
+            let Some(spare) = self.spares.take_oldest() else {
                 return;
             };
             self.unlink_spare(spare, disk);
@@ -185,15 +286,13 @@ impl PartitionLog {
 
     fn unlink_spare(&mut self, spare: Spare, disk: &mut dyn Disk) {
         let path = self.directory.join(&spare.name);
-        let id = self.spares.next_leaving;
-        self.spares.next_leaving += 1;
-        self.spares.leaving.push((id, spare));
+        let id = self.spares.begin_leaving(spare);
         self.submit(disk, Purpose::DropSpare(id), DiskOp::Unlink { path });
     }
 
     /// One that could not be removed is found again at the next start.
     pub(super) fn spare_unlinked(&mut self, id: u64, result: io::Result<DiskOutput>) {
-        self.spares.leaving.retain(|(leaving, _)| *leaving != id);
+        self.spares.has_left(id);
         if result.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
             self.front.count_failure();
         }
@@ -208,11 +307,8 @@ impl PartitionLog {
         disk: &mut dyn Disk,
     ) {
         let bug = self.options.removal_bug;
-        let bytes_min = self
-            .options
-            .spares
-            .as_ref()
-            .map_or(0, SpareBudget::file_bytes_min);
+        let budget = self.options.spares.clone().unwrap_or_default();
+        let (bytes_min, interval) = (budget.file_bytes_min(), budget.mark_interval_bytes());
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
@@ -238,9 +334,18 @@ impl PartitionLog {
             (SpareStep::CountingNames, DiskOutput::Links(1)) => SpareStep::Reserving,
             (SpareStep::Reserving, DiskOutput::Done) => SpareStep::WritingHeader { written: 0 },
             (SpareStep::WritingHeader { written }, DiskOutput::Written(count)) if count > 0 => {
-                match written.saturating_add(count) {
-                    written if written < SEGMENT_HEADER_LEN => SpareStep::WritingHeader { written },
-                    _ => SpareStep::Syncing,
+                match written.saturating_add(u16::try_from(count).unwrap_or(u16::MAX)) {
+                    written if usize::from(written) < SEGMENT_HEADER_LEN => {
+                        SpareStep::WritingHeader { written }
+                    }
+                    // No entry is in the header's place.
+                    _ => mark_or_sync(interval.max(Segment::FIRST_ENTRY), segment.file_len),
+                }
+            }
+            (SpareStep::WritingMark { page, written }, DiskOutput::Written(count)) if count > 0 => {
+                match written.saturating_add(u16::try_from(count).unwrap_or(u16::MAX)) {
+                    written if u64::from(written) < PAGE_BYTES => SpareStep::WritingMark { page, written },
+                    _ => mark_or_sync(u64::from(page) * PAGE_BYTES + interval, segment.file_len),
                 }
             }
             (SpareStep::Syncing, DiskOutput::Done) => SpareStep::Naming,
@@ -254,7 +359,7 @@ impl PartitionLog {
                 segment.allocated = segment.file_len;
                 segment.creation = Creation::Ready;
                 segment.has_what_it_asked_for();
-                if let Some(spare) = segment.spare.take() {
+                if let Some(spare) = self.spares.take_used() {
                     spare.charge.end_in_reuse();
                 }
                 return self.advance_durable();
@@ -271,12 +376,16 @@ impl PartitionLog {
     }
 
     /// The next step of making a segment of its spare.
-    pub(super) fn recycling_op(directory: &Path, segment: &Segment, step: SpareStep) -> Option<DiskOp> {
-        let spare = || Some(directory.join(&segment.spare.as_ref()?.name));
+    pub(super) fn recycling_op(
+        directory: &Path,
+        spare: Option<PathBuf>,
+        segment: &Segment,
+        step: SpareStep,
+    ) -> Option<DiskOp> {
         let file = || segment.file.clone();
         let named = directory.join(segment.name());
         Some(match step {
-            SpareStep::Opening => DiskOp::Open { path: spare()? },
+            SpareStep::Opening => DiskOp::Open { path: spare? },
             SpareStep::Measuring => DiskOp::Len { file: file()? },
             SpareStep::CountingNames => DiskOp::LinkCount { file: file()? },
             // What was reserved and never written, or given to nobody, is noticed before a write fails.
@@ -286,12 +395,21 @@ impl PartitionLog {
             },
             SpareStep::WritingHeader { written } => DiskOp::Write {
                 file: file()?,
-                position: written as u64,
-                data: Bytes::from(segment.header.encode()).slice(written..),
+                position: u64::from(written),
+                data: Bytes::from(segment.header.encode()).slice(usize::from(written)..),
             },
+            SpareStep::WritingMark { page, written } => {
+                let position = u64::from(page) * PAGE_BYTES;
+                let mark = encode_end_mark(&segment.incarnation(), FilePosition(position));
+                DiskOp::Write {
+                    file: file()?,
+                    position: position + u64::from(written),
+                    data: Bytes::from(mark).slice(usize::from(written)..),
+                }
+            }
             SpareStep::Syncing => DiskOp::Sync { file: file()? },
             SpareStep::Naming => DiskOp::Rename {
-                from: spare()?,
+                from: spare?,
                 to: named,
             },
             SpareStep::SyncingDirectory => DiskOp::SyncDir {
@@ -309,8 +427,8 @@ impl PartitionLog {
         segment.file = None;
         segment.file_len = 0;
         segment.creation = Creation::CreatingFile;
-        if let Some(spare) = segment.spare.take() {
-            self.unlink_spare(*spare, disk);
+        if let Some(spare) = self.spares.take_used() {
+            self.unlink_spare(spare, disk);
         }
         self.go_on_creating(id, disk);
     }

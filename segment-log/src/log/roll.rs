@@ -78,7 +78,7 @@ pub(crate) fn new_header(
 impl PartitionLog {
     /// Begins the next segment; appends go there from now on.
     pub(super) fn roll(&mut self, now_ms: i64, disk: &mut dyn Disk) -> Result<(), AppendError> {
-        let (spare, incarnation) = self.take_spare().map_err(AppendError::Incarnation)?;
+        let (is_recycled, incarnation) = self.take_spare().map_err(AppendError::Incarnation)?;
         let base_index = self.state.next_index();
         let generation = self.used_generations.get(&base_index).map_or(0, |used| used + 1);
         self.used_generations.insert(base_index, generation);
@@ -91,7 +91,8 @@ impl PartitionLog {
         );
         let id = self.next_segment_id;
         self.next_segment_id += 1;
-        self.segments.push(Segment::to_create(id, header, spare, now_ms));
+        self.segments
+            .push(Segment::to_create(id, header, is_recycled, now_ms));
         self.go_on_creating(id, disk);
         let payload = self.state.producers.encode(self.state.log_start());
         self.stage_internal(EntryKind::ProducerState, &payload);
@@ -158,8 +159,8 @@ impl PartitionLog {
                 return self.fence(io::ErrorKind::WriteZero.into());
             }
             (Creation::WritingHeader { written }, DiskOutput::Written(count)) => {
-                let written = written.saturating_add(count);
-                if written < SEGMENT_HEADER_LEN {
+                let written = written.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
+                if usize::from(written) < SEGMENT_HEADER_LEN {
                     Creation::WritingHeader { written }
                 } else {
                     Creation::SyncingFile
@@ -181,12 +182,13 @@ impl PartitionLog {
     /// Submits the next step of making a segment.
     pub(super) fn go_on_creating(&mut self, id: u64, disk: &mut dyn Disk) {
         let directory = self.directory.clone();
+        let spare = self.spares.used_path(&directory);
         let Some(segment) = self.segment_by_id(id) else {
             return;
         };
         let op = match (segment.creation, segment.file.clone()) {
             (Creation::Ready, _) => return,
-            (Creation::Recycling(step), _) => match Self::recycling_op(&directory, segment, step) {
+            (Creation::Recycling(step), _) => match Self::recycling_op(&directory, spare, segment, step) {
                 Some(op) => op,
                 None => return self.fence(io::Error::other("recycling a file lost it")),
             },
@@ -195,8 +197,8 @@ impl PartitionLog {
             },
             (Creation::WritingHeader { written }, Some(file)) => DiskOp::Write {
                 file,
-                position: written as u64,
-                data: Bytes::from(segment.header.encode()).slice(written..),
+                position: u64::from(written),
+                data: Bytes::from(segment.header.encode()).slice(usize::from(written)..),
             },
             (Creation::SyncingFile, Some(file)) => DiskOp::Sync { file },
             (Creation::SyncingDirectory, Some(_)) => DiskOp::SyncDir { path: directory },

@@ -19,7 +19,7 @@ use crate::entry::EntryHeader;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX, JOURNAL_RUN_BYTES_MAX};
 use crate::log::machine::Io;
-use crate::log::recycle::{Spare, SpareStep};
+use crate::log::recycle::SpareStep;
 use crate::recovery::scan::Window;
 use crate::segment_header::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::segment_index::{EpochStart, IndexEntry, IndexFile, SegmentIndex};
@@ -158,7 +158,7 @@ pub(crate) enum Creation {
     Recycling(SpareStep),
     CreatingFile,
     WritingHeader {
-        written: usize,
+        written: u16,
     },
     SyncingFile,
     SyncingDirectory,
@@ -187,8 +187,6 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) file: Option<FileHandle>,
     pub(crate) creation: Creation,
-    /// The file that it is being made of, if that is not a new one.
-    pub(crate) spare: Option<Box<Spare>>,
     pub(crate) index: SegmentIndex,
     pub(crate) tail: Mark,
     pub(crate) written: Mark,
@@ -215,6 +213,8 @@ pub(crate) struct Segment {
     /// Between two of its batches are offsets without records, so that the offset of an index point says
     /// nothing of the batch before it.
     pub(crate) has_gaps: bool,
+    /// Readers may hold its file by a handle of an earlier opening in this process.
+    pub(crate) readers_may_remain: bool,
     epochs: Vec<EpochStart>,
     max_timestamp: Option<(i64, Offset)>,
     /// What its index file speaks of.
@@ -237,7 +237,6 @@ impl Segment {
             header,
             file,
             creation: Creation::Ready,
-            spare: None,
             index: SegmentIndex::new(),
             tail: start,
             written: start,
@@ -257,6 +256,7 @@ impl Segment {
             resumes: Vec::new(),
             damaged_from: Vec::new(),
             has_gaps: false,
+            readers_may_remain: false,
             epochs: Vec::new(),
             max_timestamp: None,
             indexed: Indexed::default(),
@@ -264,13 +264,12 @@ impl Segment {
     }
 
     /// A segment whose file is still to be created, or made of a spare.
-    pub(crate) fn to_create(id: u64, header: SegmentHeader, spare: Option<Spare>, now_ms: i64) -> Self {
+    pub(crate) fn to_create(id: u64, header: SegmentHeader, is_recycled: bool, now_ms: i64) -> Self {
         let mut segment = Self::with_file(id, header, None, now_ms);
-        segment.creation = match spare {
-            Some(_) => Creation::Recycling(SpareStep::Opening),
-            None => Creation::CreatingFile,
+        segment.creation = match is_recycled {
+            true => Creation::Recycling(SpareStep::Opening),
+            false => Creation::CreatingFile,
         };
-        segment.spare = spare.map(Box::new);
         segment
     }
 
@@ -281,6 +280,7 @@ impl Segment {
         let is_settled = self.creation == Creation::Ready
             && self.write.is_none()
             && self.allocating.is_none()
+            && !self.readers_may_remain
             && self.synced.position == self.tail.position;
         is_settled && self.file.as_ref().is_some_and(|file| !file.is_used())
     }

@@ -11,7 +11,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::end_mark::END_MARK_INTERVAL_BYTES;
 use crate::limits::SPARE_BYTES_MIN;
+use crate::log::segment::PAGE_BYTES;
 
 /// See the file's head. Clones are the same budget; the default has no room.
 #[derive(Clone, Debug)]
@@ -21,6 +23,7 @@ pub struct SpareBudget(Arc<Shared>);
 struct Shared {
     bytes_max: AtomicU64,
     file_bytes_min: u64,
+    mark_interval_bytes: u64,
     bytes: AtomicU64,
     files: AtomicU64,
     reused: AtomicU64,
@@ -36,13 +39,24 @@ impl Default for SpareBudget {
 impl SpareBudget {
     /// Spares may take `bytes_max` bytes; 0: none is kept.
     pub fn new(bytes_max: u64) -> Self {
-        Self::of_files_from(SPARE_BYTES_MIN, bytes_max)
+        Self::with_sizes(bytes_max, SPARE_BYTES_MIN, END_MARK_INTERVAL_BYTES)
     }
 
-    /// As [`SpareBudget::new`], of files that are at least `file_bytes_min` long.
+    /// As [`SpareBudget::new`], of files that are at least `file_bytes_min` long, with many end marks.
     #[doc(hidden)]
     pub fn of_files_from(file_bytes_min: u64, bytes_max: u64) -> Self {
+        Self::with_sizes(bytes_max, file_bytes_min, 2 * PAGE_BYTES)
+    }
+
+    /// As [`SpareBudget::new`], with end marks from place to place.
+    #[doc(hidden)]
+    pub fn with_marks_every(mark_interval_bytes: u64, bytes_max: u64) -> Self {
+        Self::with_sizes(bytes_max, SPARE_BYTES_MIN, mark_interval_bytes)
+    }
+
+    fn with_sizes(bytes_max: u64, file_bytes_min: u64, mark_interval_bytes: u64) -> Self {
         Self(Arc::new(Shared {
+            mark_interval_bytes,
             bytes_max: bytes_max.into(),
             file_bytes_min,
             ..Shared::default()
@@ -82,6 +96,11 @@ impl SpareBudget {
     /// Whether their space is needed.
     pub fn is_wanted_back(&self) -> bool {
         self.0.is_wanted_back.load(Ordering::Relaxed)
+    }
+
+    /// How far the end marks of a recycled file lie from each other, whole pages.
+    pub(super) fn mark_interval_bytes(&self) -> u64 {
+        self.0.mark_interval_bytes
     }
 
     /// Takes `bytes` for one more spare, if there is room for it.

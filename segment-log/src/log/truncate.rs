@@ -70,6 +70,7 @@ impl Opener {
         self.options.term_floor = self.options.term_floor.max(log.term);
         self.options.checkpoint_is_old = false;
         self.options.continue_in_new_file = false;
+        self.options.readers_may_remain = true;
         drop((log, goes_on));
         self.report.clean = false;
         let log = self.recover().await?;

@@ -121,6 +121,9 @@ pub struct RecoveryOptions {
     pub checkpoint_is_old: bool,
     /// The tail goes on in a new file (after a fence).
     pub continue_in_new_file: bool,
+    /// This process had the log open before, so readers may hold files of it by other handles: none of those found is
+    /// recycled.
+    pub readers_may_remain: bool,
     /// What journals hold of the partition.
     pub journal: JournalEvidence,
     /// The log lies in memory and is gone with the process: it writes no index files, and reserves no more than it

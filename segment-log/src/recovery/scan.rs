@@ -13,10 +13,11 @@
 use std::io;
 
 use crate::disk::{AlignedBytes, FileHandle, ReadSource};
+use crate::end_mark::{END_MARK_MAGIC, is_end_mark};
 use crate::entry::{
     ENTRY_ALIGN, ENTRY_HEADER_LEN, ENTRY_MAGIC, EntryError, EntryHeader, PLAIN_PREFIX_LEN, decode_entry,
 };
-use crate::ids::Incarnation;
+use crate::ids::{FilePosition, Incarnation};
 use crate::log::machine::Io;
 use crate::log::segment::PAGE_BYTES;
 use crate::recovery::unreadable::{READ_ALIGN, read_around};
@@ -68,6 +69,8 @@ pub(crate) struct Window<'a> {
     start: u64,
     bytes: AlignedBytes,
     ahead: u64,
+    /// A search has ended at a mark behind which nothing was durable.
+    met_end_mark: bool,
 }
 
 impl<'a> Window<'a> {
@@ -87,7 +90,13 @@ impl<'a> Window<'a> {
             start: 0,
             bytes: AlignedBytes::zeroed(0),
             ahead: FIRST_READ_BYTES,
+            met_end_mark: false,
         }
+    }
+
+    /// Whether a search has ended at an end mark: what lies behind it was not looked at.
+    pub(crate) fn met_end_mark(&self) -> bool {
+        self.met_end_mark
     }
 
     pub(crate) fn file_len(&self) -> u64 {
@@ -195,7 +204,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The next position at or after `position` where a header's checksum holds.
+    /// The next position at or after `position` where a header's checksum holds, up to an end mark.
     pub(crate) async fn search(&mut self, position: u64) -> io::Result<Option<(u64, Found)>> {
         let mut at = position.next_multiple_of(ENTRY_ALIGN as u64);
         let incarnation = self.incarnation;
@@ -227,6 +236,12 @@ impl<'a> Window<'a> {
                         }
                         Err(_) => {}
                     }
+                }
+                if rest.starts_with(&END_MARK_MAGIC)
+                    && is_end_mark(rest, &incarnation, FilePosition(at + skipped as u64))
+                {
+                    self.met_end_mark = true;
+                    return Ok(None);
                 }
                 skipped += ENTRY_ALIGN;
             }

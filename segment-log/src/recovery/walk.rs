@@ -736,6 +736,8 @@ impl Walk<'_> {
         self.found_behind = later.found_here;
         // Beside a segment that is lost nothing is appended: what is behind its place counts as dead.
         self.successor_stays = later.last_seen_at >= zeroed_end(position) || lost.is_some();
+        // What a crash left behind a mark was not durable and not looked at: it is to stay dead as well.
+        self.successor_stays |= window.met_end_mark();
         let (claimed, claimed_offset) = self.claims.highest(self.state.last_term());
         let proven = later.proven.max(claimed).max(self.checkpoint_claim(at));
         let proven = proven.max(self.input.replay.proven(&self.state));

@@ -39,8 +39,7 @@ use rustix::io::Errno;
 use super::hot::WrittenRanges;
 use super::std_disk::LOCK_FILE;
 use super::{
-    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, FileReference, HotBytes, ReadSource,
-    Token, WriteNow,
+    Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, ReadSource, Token, WriteNow,
 };
 use faults::FaultPlan;
 use file::SimFile;
@@ -404,11 +403,7 @@ impl Disk for SimDisk {
         let mut bytes = vec![0; len];
         let content = self.file_mut(file).ok()?;
         content.read(range.start, &mut bytes, ReadSource::Cached);
-        let _reference = file.refer();
-        Some(HotBytes::Owned(Bytes::from_owner(Referring {
-            bytes,
-            _reference,
-        })))
+        Some(HotBytes::Owned(Bytes::from(bytes)))
     }
 
     fn lock_directory(&mut self, path: &Path) -> io::Result<DirectoryLock> {
@@ -426,18 +421,6 @@ impl Disk for SimDisk {
             locks: Arc::clone(&self.locks),
             lock_file,
         }))
-    }
-}
-
-/// A copy of a file's bytes that counts as a use of them, as a piece of a map does.
-struct Referring {
-    bytes: Vec<u8>,
-    _reference: FileReference,
-}
-
-impl AsRef<[u8]> for Referring {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
