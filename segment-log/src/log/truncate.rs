@@ -42,9 +42,10 @@ impl Opener {
         let Some(cut) = self.find_cut(&log.segments, &log.state, to).await? else {
             return Ok(log);
         };
-        if cut.next_offset < log.log_start_offset() {
+        let end_offset = cut.next_offset.min(to.end_offset);
+        if end_offset < log.log_start_offset() {
             return Err(Failure::CutBelowLogStart {
-                end_offset: cut.next_offset,
+                end_offset,
                 log_start: log.log_start_offset(),
             });
         }
