@@ -12,7 +12,7 @@ mod common;
 use common::events::Events;
 use common::seeds::Seeds;
 use common::world::{Action, FaultRates, Scenario, must_be_found_out, run};
-use tidelog_segment_log::log::{Durability, LogConfig, RemovalBug};
+use tidelog_segment_log::log::{Durability, LogConfig, RemovalBug, WriteBug};
 use tidelog_segment_log::recovery::RecoveryBug;
 
 const SOUND: Scenario = Scenario {
@@ -51,6 +51,7 @@ const SOUND: Scenario = Scenario {
     acks_duplicates_early: false,
     recovery_bug: RecoveryBug::None,
     removal_bug: RemovalBug::None,
+    write_bug: WriteBug::None,
 };
 
 /// What must have happened in the runs, or they prove nothing about it.
@@ -163,4 +164,13 @@ fn a_recovery_that_trusts_index_files_is_found_out() {
 #[test]
 fn a_recovery_that_keeps_the_term_is_found_out() {
     a_bug_of_recovery_is_found_out(RecoveryBug::KeepTerm);
+}
+
+#[test]
+fn a_write_beside_another_of_the_same_segment_is_found_out() {
+    let scenario = Scenario {
+        write_bug: WriteBug::BesideAnother,
+        ..SOUND
+    };
+    must_be_found_out(seeds().range(), scenario, "does not verify");
 }

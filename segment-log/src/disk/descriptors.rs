@@ -30,9 +30,21 @@ const DEAD_ENTRIES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Descriptors(Arc<Shared>);
 
+/// A fault planted in a cache of descriptors, to show that the tests would find it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DescriptorBug {
+    /// None.
+    #[default]
+    None,
+    /// A descriptor with writes that no sync covers is closed like any other.
+    CloseUnsynced,
+}
+
 #[derive(Debug)]
 struct Shared {
     bound: usize,
+    bug: DescriptorBug,
     open: AtomicUsize,
     evicted: AtomicU64,
     refused: AtomicU64,
@@ -61,8 +73,15 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl Descriptors {
     /// A cache that comes back to `bound` open descriptors.
     pub fn bounded(bound: usize) -> Self {
+        Self::with_bug(bound, DescriptorBug::None)
+    }
+
+    /// See [`DescriptorBug`].
+    #[doc(hidden)]
+    pub fn with_bug(bound: usize, bug: DescriptorBug) -> Self {
         Self(Arc::new(Shared {
             bound: bound.max(1),
+            bug,
             open: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -113,6 +132,11 @@ impl Descriptors {
             closed += usize::from(self.pass(&mut clock));
         }
         closed
+    }
+
+    /// Whether a descriptor waits for a sync before it is closed.
+    pub(super) fn keeps_unsynced(&self) -> bool {
+        self.0.bug == DescriptorBug::None
     }
 
     /// A descriptor that was opened for a file of this cache.

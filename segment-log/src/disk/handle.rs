@@ -340,7 +340,7 @@ impl FileInner {
         if real.is_used.swap(false, Ordering::Relaxed) || lease.is_shared() {
             return Close::Kept;
         }
-        if real.is_dirty() {
+        if real.is_dirty() && real.cache.keeps_unsynced() {
             real.is_wanted.store(true, Ordering::Relaxed);
             return Close::Kept;
         }

@@ -33,6 +33,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[doc(hidden)]
+pub use descriptors::DescriptorBug;
 pub use descriptors::{Descriptors, Lease, is_out_of_descriptors};
 pub use handle::{FileHandle, FileReference};
 pub use std_disk::StdDisk;

@@ -51,6 +51,17 @@ fn durable_gap(index: EntryIndex, durable: EntryIndex) -> u32 {
     u32::try_from(index.0.saturating_sub(durable.0)).unwrap_or(DURABLE_GAP_UNKNOWN)
 }
 
+/// A fault planted in the writes of a log, to show that the tests would find it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteBug {
+    /// None.
+    #[default]
+    None,
+    /// A segment is written to while another write of it is outstanding, whose padding may come down later.
+    BesideAnother,
+}
+
 impl PartitionLog {
     /// Appends a validated batch (its lengths, CRC and sequences were checked by the caller) under
     /// the next offset and the current leader epoch.
@@ -294,24 +305,27 @@ impl PartitionLog {
     fn write_segment(&mut self, at: usize, disk: &mut dyn Disk) {
         self.extend_ahead(at, disk);
         let (keeps, early) = (self.may_go_by_journal(), self.is_grouped);
+        let one_at_a_time = self.options.write_bug == WriteBug::None;
         let Some(segment) = self.segments.get_mut(at) else {
             return;
         };
         let Some(file) = segment.file.clone() else { return };
         let waits = !takes_writes(segment.creation, early)
-            || segment.write.is_some()
+            || (segment.write.is_some() && one_at_a_time)
             || segment.staged_bytes == 0
             || segment.page_end() > segment.allocated;
         if waits {
             return;
         }
-        let position = segment.written.position;
+        let outstanding = segment.write.as_ref().map(|write| write.then.position);
+        let position = outstanding.unwrap_or(segment.written.position);
         let written = disk.write_now(&file, position, &segment.staged_slices());
         match written {
             Ok(WriteNow::Done) => {
                 segment.written = segment.tail;
                 segment.staged_is_written(keeps);
             }
+            Ok(WriteNow::WouldStall) if outstanding.is_some() => {}
             Ok(WriteNow::WouldStall) => {
                 let data = segment.staged_in_one();
                 let (id, then) = (segment.id, segment.tail);
@@ -399,7 +413,10 @@ impl PartitionLog {
             Err(error) => return self.fence(error),
         };
         if count >= write.data.len() {
-            segment.written = write.then;
+            // Further on already only by a planted fault.
+            if segment.written.position < write.then.position {
+                segment.written = write.then;
+            }
             segment.pending.take_written(keeps, write.entries);
             return;
         }

@@ -50,6 +50,8 @@ use crate::producer_state::ProducerStates;
 use crate::recovery::{Quarantined, RecoveryOptions};
 
 pub use append::Appended;
+#[doc(hidden)]
+pub use append::WriteBug;
 pub use commit::CloseProgress;
 #[doc(hidden)]
 pub use front::RemovalBug;

@@ -33,7 +33,7 @@ use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::journal::JournalEvidence;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
-use crate::log::{RemovalBug, SpareBudget, is_spare_name};
+use crate::log::{RemovalBug, SpareBudget, WriteBug, is_spare_name};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
     segment_file_name, segment_of_index,
@@ -143,6 +143,9 @@ pub struct RecoveryOptions {
     /// See [`RemovalBug`].
     #[doc(hidden)]
     pub removal_bug: RemovalBug,
+    /// See [`WriteBug`].
+    #[doc(hidden)]
+    pub write_bug: WriteBug,
 }
 
 /// Segment files of a directory whose headers were read.

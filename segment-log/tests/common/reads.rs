@@ -1,5 +1,7 @@
 //! Reads of a log on a simulated disk: through plans, whatever parts they have.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use tidelog_segment_log::batch::BatchHeader;
 use tidelog_segment_log::disk::ReadSource;
@@ -7,17 +9,27 @@ use tidelog_segment_log::disk::sim::SimDisk;
 use tidelog_segment_log::ids::Offset;
 use tidelog_segment_log::log::{PartitionLog, ReadPart, verify_cold};
 
-/// The batches of one part of a plan.
+/// The batches of one part of a plan on a simulated disk.
 pub fn batches_of(disk: &SimDisk, part: &ReadPart) -> Result<Vec<Bytes>, String> {
+    batches_by(part, |path| disk.snapshot(path, ReadSource::Cached))
+}
+
+/// The batches of one part of a plan of real files.
+pub fn batches_from_file(part: &ReadPart) -> Result<Vec<Bytes>, String> {
+    batches_by(part, |path| std::fs::read(path))
+}
+
+fn batches_by(
+    part: &ReadPart,
+    file: impl FnOnce(&Path) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<Bytes>, String> {
     let range = match part {
         ReadPart::Hot(pieces) => {
             return Ok(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect());
         }
         ReadPart::Cold(range) => range,
     };
-    let file = disk
-        .snapshot(range.file.path(), ReadSource::Cached)
-        .map_err(|error| format!("a planned file: {error}"))?;
+    let file = file(range.file.path()).map_err(|error| format!("a planned file: {error}"))?;
     let bytes = &file[range.position.start as usize..range.position.end as usize];
     let found = verify_cold(range, bytes).map_err(|error| error.to_string())?;
     let batches = found.into_iter().map(|at| Bytes::copy_from_slice(&bytes[at]));

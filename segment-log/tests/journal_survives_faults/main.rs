@@ -13,7 +13,7 @@ use common::events::Events;
 use common::seeds::{Seeds, only_seed};
 use common::world::{Action, FaultRates, Journals, Scenario, must_be_found_out, run};
 use tidelog_segment_log::journal::JournalBug;
-use tidelog_segment_log::log::{Durability, LogConfig, RemovalBug};
+use tidelog_segment_log::log::{Durability, LogConfig, RemovalBug, WriteBug};
 use tidelog_segment_log::recovery::RecoveryBug;
 
 const JOURNALS: Journals = Journals {
@@ -64,6 +64,7 @@ const SOUND: Scenario = Scenario {
     acks_duplicates_early: false,
     recovery_bug: RecoveryBug::None,
     removal_bug: RemovalBug::None,
+    write_bug: WriteBug::None,
 };
 
 /// What must have happened in the runs, besides what is counted below.

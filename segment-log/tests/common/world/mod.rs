@@ -18,7 +18,9 @@ use tidelog_segment_log::data_directory::DataDirectory;
 use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
 use tidelog_segment_log::ids::{PartitionKey, TopicId};
 use tidelog_segment_log::journal::{GroupCommit, JournalBug, Logs};
-use tidelog_segment_log::log::{LogConfig, LogStatus, Machine, PartitionLog, RemovalBug, SpareBudget};
+use tidelog_segment_log::log::{
+    LogConfig, LogStatus, Machine, PartitionLog, RemovalBug, SpareBudget, WriteBug,
+};
 use tidelog_segment_log::recovery::RecoveryBug;
 
 use super::Verdict;
@@ -88,6 +90,7 @@ pub struct Scenario {
     pub acks_duplicates_early: bool,
     pub recovery_bug: RecoveryBug,
     pub removal_bug: RemovalBug,
+    pub write_bug: WriteBug,
 }
 
 /// Chances in a million; each seed has a kind of fault or has not.

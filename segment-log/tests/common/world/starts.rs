@@ -181,6 +181,7 @@ impl World {
             bug: self.scenario.recovery_bug,
             removal_bug: self.scenario.removal_bug,
             spares: self.spares.clone(),
+            write_bug: self.scenario.write_bug,
             ..options
         }
     }
