@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::batch::{BatchHeader, crc32c};
 use tidelog_segment_log::checkpoint::{Checkpoint, PartitionCheckpoint, SegmentCheckpoint};
+use tidelog_segment_log::end_mark::{END_MARK_INTERVAL_BYTES, encode_end_mark, is_end_mark};
 use tidelog_segment_log::entry::{
     DURABLE_GAP_UNKNOWN, ENTRY_VERSION, EntryHeader, EntryKind, FLAG_REWRITTEN, decode_entry, padding_len,
     payload_crc,
@@ -337,6 +338,16 @@ fn an_identity_and_a_clean_flag() {
     assert_golden("clean_flag.hex", &flag.encode());
     assert_eq!(CleanFlag::decode(&flag.encode()), Ok(flag));
     assert!(Identity::decode(&flag.encode()).is_err());
+}
+
+#[test]
+fn an_end_mark() {
+    let place = FilePosition(END_MARK_INTERVAL_BYTES);
+    let page = encode_end_mark(&INCARNATION, place);
+    assert_eq!(page.len(), 4096);
+    assert!(page[40..].iter().all(|byte| *byte == 0));
+    assert_golden("end_mark.hex", &page[..64]);
+    assert!(is_end_mark(&page, &INCARNATION, place));
 }
 
 #[test]
