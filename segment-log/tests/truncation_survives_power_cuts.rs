@@ -486,3 +486,41 @@ fn a_truncation_below_the_log_start_is_refused_and_one_that_cuts_nothing_changes
         (Offset(6), Offset(10))
     );
 }
+
+/// Two truncations, the second of which cuts nothing: the epoch that the first one raised was in no checkpoint on the
+/// disk meanwhile, so a crash would raise it to the same number again.
+#[test]
+fn an_epoch_that_a_truncation_raised_is_not_used_before_a_checkpoint_has_it() {
+    let mut disk = SimDisk::new(SimConfig::default());
+    let mut log = opened(&mut disk, spec(1, None, false), None).unwrap();
+    for number in 0..4 {
+        log.append(NOW_MS, &mut disk, &batch(number, number as u32))
+            .unwrap();
+    }
+    let to = Truncation {
+        epoch: LeaderEpoch(0),
+        end_offset: Offset(2),
+    };
+    let mut raised = None;
+    for _ in 0..2 {
+        let checkpoint = loop {
+            match log.close(NOW_MS, &mut disk) {
+                CloseProgress::Closed(checkpoint) => break *checkpoint,
+                CloseProgress::Pending => {
+                    disk.advance();
+                    let mut completions = Vec::new();
+                    disk.take_completions(&mut completions);
+                    for completion in completions {
+                        log.on_completion(NOW_MS, &mut disk, completion);
+                    }
+                }
+                CloseProgress::Fenced => panic!("fenced"),
+            }
+        };
+        let mut spec = spec(1, Some(checkpoint), true);
+        spec.created = false;
+        log = opened(&mut disk, spec, Some(to)).unwrap();
+        assert!(log.needs_term_checkpoint());
+        assert_eq!(*raised.get_or_insert(log.leader_epoch()), log.leader_epoch());
+    }
+}

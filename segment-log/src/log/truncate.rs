@@ -38,8 +38,10 @@ pub struct Truncation {
 impl Opener {
     /// Opens the log, and cuts it if it has anything to be cut.
     pub(super) async fn open_truncated(&mut self, to: Truncation) -> Result<PartitionLog, Failure> {
-        let log = self.open().await?;
+        let mut log = self.open().await?;
         let Some(cut) = self.find_cut(&log.segments, &log.state, to).await? else {
+            // What the log was closed with need not be on the disk: a crash now would raise the epoch to this again.
+            log.term_durable = false;
             return Ok(log);
         };
         let end_offset = cut.next_offset.min(to.end_offset);
