@@ -31,6 +31,8 @@ use super::{FileHandle, HotBytes, LeasedMap, MappedBytes};
 pub const MAPS_MAX: usize = 256;
 /// Files whose written ranges are remembered.
 pub const FILES_MAX: usize = 4_096;
+/// The least recently used part of them is forgotten at once when there are too many.
+const FORGOTTEN_PART: usize = 4;
 /// Disjoint written ranges remembered per file; the lowest is forgotten first.
 pub const RANGES_MAX: usize = 8;
 
@@ -240,11 +242,10 @@ impl HotMaps {
             return;
         }
         self.files.retain(|_, entry| entry.file.strong_count() > 0);
-        if self.files.len() >= FILES_MAX {
-            let oldest = self.files.iter().min_by_key(|(_, entry)| entry.last_use);
-            if let Some(key) = oldest.map(|(key, _)| *key) {
-                self.files.remove(&key);
-            }
+        // A quarter at once: with more files than are remembered, each write would look through all of them.
+        let kept = FILES_MAX - FILES_MAX / FORGOTTEN_PART;
+        if let Some(oldest) = oldest_kept(self.files.values().map(|entry| entry.last_use), kept) {
+            self.files.retain(|_, entry| entry.last_use >= oldest);
         }
         self.maps = self.files.values().filter(|f| f.map.is_some()).count();
     }
@@ -256,16 +257,18 @@ impl HotMaps {
         // A closed file's map would keep its space on the device: those go first, all of them.
         self.files.retain(|_, entry| entry.file.strong_count() > 0);
         self.maps = self.files.values().filter(|f| f.map.is_some()).count();
-        while self.maps > MAPS_MAX {
-            let oldest = self
-                .files
-                .iter_mut()
-                .filter(|(key, entry)| **key != keep && entry.map.is_some())
-                .min_by_key(|(_, entry)| entry.last_use);
-            let Some((_, entry)) = oldest else { return };
-            entry.map = None;
-            self.maps -= 1;
-            self.maps_evicted += 1;
+        if self.maps <= MAPS_MAX {
+            return;
+        }
+        let mapped = self.files.values().filter(|entry| entry.map.is_some());
+        let kept = MAPS_MAX - MAPS_MAX / FORGOTTEN_PART;
+        let oldest = oldest_kept(mapped.map(|entry| entry.last_use), kept);
+        for (key, entry) in &mut self.files {
+            let is_old = oldest.is_some_and(|oldest| entry.last_use < oldest);
+            if is_old && *key != keep && entry.map.take().is_some() {
+                self.maps -= 1;
+                self.maps_evicted += 1;
+            }
         }
     }
 
@@ -275,6 +278,14 @@ impl HotMaps {
         self.files.retain(|_, entry| entry.file.strong_count() > 0);
         self.maps = self.files.values().filter(|f| f.map.is_some()).count();
     }
+}
+
+/// The earliest of the last `kept` uses; `None` if there are no more than that.
+fn oldest_kept(uses: impl Iterator<Item = u64>, kept: usize) -> Option<u64> {
+    let mut uses: Vec<u64> = uses.collect();
+    let forgotten = uses.len().checked_sub(kept).filter(|forgotten| *forgotten > 0)?;
+    let (_, oldest, _) = uses.select_nth_unstable(forgotten);
+    Some(*oldest)
 }
 
 fn key_of(file: &FileHandle) -> usize {
@@ -528,14 +539,37 @@ mod tests {
             leases.push(hot.hot_bytes(file, 2..5).expect("hot"));
             assert!(hot.maps() <= MAPS_MAX);
         }
-        assert_eq!(hot.maps(), MAPS_MAX);
-        assert_eq!(hot.maps_evicted(), 10);
+        assert!(hot.maps() > MAPS_MAX / 2, "only the oldest went");
+        assert_eq!(hot.maps() as u64 + hot.maps_evicted(), files.len() as u64);
         assert!(leases.iter().all(|lease| **lease == *b"234"));
         assert!(hot.hot_bytes(&files[0], 0..10).is_some(), "mapped again");
         drop(files);
         hot.drop_closed();
         assert_eq!(hot.maps(), 0);
         assert_eq!(*leases[0], *b"234");
+    }
+
+    #[test]
+    fn of_more_files_than_are_remembered_the_least_recently_used_are_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("0");
+        std::fs::write(&path, b"0123456789").expect("written");
+        let mut hot = HotMaps::new(u64::MAX);
+        let handle = |id| FileHandle::simulated(id, path.clone());
+        let files: Vec<FileHandle> = (0..FILES_MAX as u64 + 1).map(handle).collect();
+        let is_remembered = |hot: &HotMaps, file: &FileHandle| {
+            hot.files
+                .get(&key_of(file))
+                .is_some_and(|f| f.written.contains(&(0..10)))
+        };
+        for file in &files {
+            hot.note_written(file, 0..10);
+            // Used all the time.
+            hot.note_written(&files[0], 0..10);
+        }
+        assert!(hot.files.len() <= FILES_MAX && hot.files.len() > FILES_MAX / 2);
+        assert!(is_remembered(&hot, &files[0]) && is_remembered(&hot, &files[FILES_MAX]));
+        assert!(!is_remembered(&hot, &files[1]));
     }
 
     #[test]
