@@ -20,7 +20,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk};
 use tidelog_segment_log::ids::{LeaderEpoch, Offset};
 use tidelog_segment_log::log::{
-    CloseProgress, Durability, OpenError, OpenSpec, Opening, PartitionLog, Truncation, drive_open,
+    CloseProgress, Durability, OpenError, OpenSpec, Opening, PartitionLog, RetentionLimits, Truncation,
+    drive_open,
 };
 use tidelog_segment_log::recovery::{RecoveryBug, RecoveryOptions};
 
@@ -255,7 +256,21 @@ impl Life {
         // Where a segment begins, and then everything.
         self.truncate(8, 8)?;
         self.truncate(5, 5)?;
-        self.append(14)?;
+        self.append(25)?;
+        self.settle()?;
+        // The first segment goes whole, and then the entry that says so.
+        let (log, disk) = self.log();
+        let segments = log.segment_count();
+        let limits = RetentionLimits {
+            age_ms: None,
+            size_bytes: Some(12 << 10),
+        };
+        log.retain(NOW_MS, disk, NOW_MS, limits);
+        self.settle()?;
+        self.settle()?;
+        assert!(self.log().0.segment_count() < segments);
+        self.truncate(29, 29)?;
+        self.append(3)?;
         self.settle()
     }
 }
@@ -385,7 +400,7 @@ fn cut(case: Case) -> (Result<(), String>, usize) {
     let (verdict, count) = power_cut::cut_everywhere(|cut_after| {
         let (end, truncations) = run(Case { cut_after, ..case });
         if end.ended && end.verdict.is_ok() {
-            assert_eq!(truncations, 5, "the script cuts the log");
+            assert_eq!(truncations, 6, "the script cuts the log");
         }
         end
     });

@@ -160,15 +160,15 @@ impl Opener {
         }
     }
 
-    /// What was deleted stays deleted: the entry that says so may be behind the cut.
+    /// What was deleted stays deleted: the entry that says so may be behind the cut. That files begin there says
+    /// nothing: an older checkpoint may name those before, and would call them lost.
     fn log_start_entry(
         &self,
         log: &PartitionLog,
         cut: &Mark,
     ) -> Result<Option<(EntryHeader, Vec<u8>)>, Failure> {
         let (kind, log_start) = (EntryKind::LogStart, log.log_start_offset());
-        let by_files = log.segments.first().map_or(log_start, Segment::base_offset);
-        if log_start <= by_files {
+        if log_start == Offset(0) {
             return Ok(None);
         }
         let payload = encode_log_start(log_start);
