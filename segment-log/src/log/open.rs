@@ -101,8 +101,8 @@ impl Opening {
     /// As [`Opening::with_options`], and then cuts the log: everything behind the truncation is removed for good.
     /// A log that is open is closed in order first, and what the close answered is the checkpoint to open with.
     ///
-    /// The leader epoch of the log is raised if anything was cut, and waits for a checkpoint in any case. A failure leaves the log whole or cut; the next
-    /// open tells.
+    /// The leader epoch of the log is raised if anything was cut, and waits for a checkpoint in any case. A failure
+    /// leaves the log whole or cut; the next open tells.
     pub fn truncating(spec: OpenSpec, options: RecoveryOptions, to: Option<Truncation>) -> Self {
         let incarnations = options
             .incarnation_seed
