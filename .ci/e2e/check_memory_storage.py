@@ -7,14 +7,12 @@ stop in order under a higher leader epoch, and bounded.
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
-import urllib.request
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from lib import Broker, Checks, expect, expect_equal, tidelog, wait_until
+from lib import Broker, Checks, expect, expect_equal, metric, tidelog, wait_until
 
 TOPIC = "fleeting"
 DISK_TOPIC = "kept"
@@ -117,14 +115,9 @@ def files_with(directory: pathlib.Path, marker: bytes) -> list[str]:
     return [str(path) for path in directory.rglob("*") if path.is_file() and marker in path.read_bytes()]
 
 
-def gauge(broker: Broker, name: str) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.admin_port}/metrics", timeout=10) as response:
-        found = re.search(rf"^{re.escape(name)} (\d+)$", response.read().decode(), re.MULTILINE)
-    expect(found, f"no metric {name}")
-    return int(found.group(1))
-
-
-STORAGE = 'tidelog_memory_bytes{pool="storage"}'
+def stored(broker: Broker) -> int:
+    """Bytes told of records in memory."""
+    return metric(broker, "memory_bytes", 'pool="storage"')
 
 
 def serving(checks: Checks) -> None:
@@ -135,7 +128,7 @@ def serving(checks: Checks) -> None:
             kept = fill(broker, DISK_TOPIC, DISK_MARKER)
             sent = fill(broker, TOPIC, MARKER)
             expect_sent(broker, TOPIC, sent)
-            expect(gauge(broker, STORAGE) > 0, "no bytes are told in memory")
+            expect(stored(broker) > 0, "no bytes are told in memory")
             expect(files_with(broker.data_dir, DISK_MARKER), "this look would not find anything")
             expect_equal(files_with(broker.data_dir, MARKER), [], "files with records that are in memory only")
 
@@ -205,8 +198,8 @@ def bounded(checks: Checks) -> None:
             # The client tried again until its own time was up.
             codes = {error.code() for error in errors}
             expect_equal(codes, {KafkaError._MSG_TIMED_OUT}, "errors of the records that were not taken")
-            expect(gauge(broker, STORAGE) <= most, "more than the bound is taken")
-            expect(gauge(broker, "tidelog_produce_refused_full_total") > 1, "it was not tried again")
+            expect(stored(broker) <= most, "more than the bound is taken")
+            expect(metric(broker, "produce_refused_full_total") > 1, "it was not tried again")
 
         with checks.check("what was acknowledged is read; a waiting producer goes on when retention made room"):
             values = read(broker, TOPIC, 0, acked)
@@ -218,13 +211,13 @@ def bounded(checks: Checks) -> None:
             acked, errors = offer(broker, 2 * most // VALUE_BYTES, 60_000)
             expect_equal(errors, [], "errors")
             expect_equal(acked, 2 * most // VALUE_BYTES, "acknowledged")
-            wait_until(lambda: gauge(broker, STORAGE) < most // 2, TIMEOUT_S, "retention gives memory back")
+            wait_until(lambda: stored(broker) < most // 2, TIMEOUT_S, "retention gives memory back")
 
         with checks.check("a deleted topic gives all of it back"):
             admin = admin_of(broker)
             for future in admin.delete_topics([TOPIC]).values():
                 future.result(30)
-            wait_until(lambda: gauge(broker, STORAGE) == 0, TIMEOUT_S, "nothing is held")
+            wait_until(lambda: stored(broker) == 0, TIMEOUT_S, "nothing is held")
 
 
 def charged(checks: Checks) -> None:
@@ -233,7 +226,7 @@ def charged(checks: Checks) -> None:
         with checks.check("what is told of records in memory is what the process holds"):
             create(broker, TOPIC, PARTITIONS, {"storage": "memory"})
             fill(broker, TOPIC, MARKER)
-            held, told = broker.memory_kib("RssAnon"), gauge(broker, STORAGE) // 1024
+            held, told = broker.memory_kib("RssAnon"), stored(broker) // 1024
             sender = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all", "linger.ms": 1})
             for number in range(CHARGED_MIB * 1024 * 3 // 4):
                 # Batches of all sizes, down to one record.
@@ -241,7 +234,7 @@ def charged(checks: Checks) -> None:
                 if number % 50 < 3:
                     sender.flush(TIMEOUT_S)
             expect_equal(sender.flush(TIMEOUT_S), 0, "messages not delivered")
-            held, told = broker.memory_kib("RssAnon") - held, gauge(broker, STORAGE) // 1024 - told
+            held, told = broker.memory_kib("RssAnon") - held, stored(broker) // 1024 - told
             print(f"     {told} KiB more are told, RssAnon grew by {held} KiB", flush=True)
             expect(told > CHARGED_MIB * 1024 // 2, f"only {told} KiB are told")
             expect(held < told * 1.15 + 2_048, f"{held} KiB are held, {told} KiB are told")

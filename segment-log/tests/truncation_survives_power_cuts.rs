@@ -102,6 +102,25 @@ struct Life {
 }
 
 impl Life {
+    fn new(case: Case, disk: SimDisk, log: Option<Box<PartitionLog>>) -> Self {
+        Self {
+            case,
+            disk,
+            log,
+            left: usize::MAX,
+            starts: 1,
+            next_value: 1,
+            records: Vec::new(),
+            cutting_to: None,
+            durable: 0,
+            start_durable: Offset(0),
+            used: Vec::new(),
+            older: None,
+            newest: None,
+            cuts: 0,
+        }
+    }
+
     fn log(&mut self) -> (&mut PartitionLog, &mut SimDisk) {
         (self.log.as_mut().unwrap(), &mut self.disk)
     }
@@ -365,22 +384,7 @@ fn judge(mut life: Life) -> Result<(), String> {
 /// Runs to the cut of power and judges; also how many truncations there were.
 fn run(case: Case) -> (Run, usize) {
     let disk = power_cut::disk(case.seed, false);
-    let mut life = Life {
-        case,
-        disk,
-        log: None,
-        left: usize::MAX,
-        starts: 1,
-        next_value: 1,
-        records: Vec::new(),
-        cutting_to: None,
-        durable: 0,
-        start_durable: Offset(0),
-        used: Vec::new(),
-        older: None,
-        newest: None,
-        cuts: 0,
-    };
+    let mut life = Life::new(case, disk, None);
     let opening = Opening::with_options(spec(1, None, false), life.options());
     let (log, _) = finish(opening, NOW_MS, &mut life.disk, &mut life.left).unwrap();
     life.log = Some(log);
@@ -455,22 +459,7 @@ fn opened(disk: &mut SimDisk, spec: OpenSpec, to: Option<Truncation>) -> Result<
 fn a_truncation_below_the_log_start_is_refused_and_one_that_cuts_nothing_changes_nothing() {
     let mut disk = SimDisk::new(SimConfig::default());
     let log = opened(&mut disk, spec(1, None, false), None).unwrap();
-    let mut life = Life {
-        case: SOUND,
-        disk,
-        log: Some(Box::new(log)),
-        left: usize::MAX,
-        starts: 1,
-        next_value: 1,
-        records: Vec::new(),
-        cutting_to: None,
-        durable: 0,
-        start_durable: Offset(0),
-        used: Vec::new(),
-        older: None,
-        newest: None,
-        cuts: 0,
-    };
+    let mut life = Life::new(SOUND, disk, Some(Box::new(log)));
     life.append(10).unwrap();
     life.settle().unwrap();
     let (log, disk) = life.log();
