@@ -20,23 +20,20 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 
-use super::format::{
-    FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_MAGIC, JOURNAL_PAGE_BYTES, JournalPage,
-};
+use super::files::{make, remove_all, use_again, void};
+use super::format::{FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage};
 use super::scan::LiveJournal;
 use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, Token, WriteNow};
 use crate::ids::{EntryIndex, FilePosition, PartitionKey};
 use crate::limits::JOURNAL_SPARE_FILES_MAX;
 use crate::log::Incarnations;
-use crate::log::machine::{Io, Machine, TokenCounter};
+use crate::log::machine::{Machine, TokenCounter};
 use crate::segment_header::SegmentHeader;
 
 /// Where the journals of a data directory are.
 const DIRECTORY: &str = "journal";
 /// Ends the names of journal files.
 pub(super) const JOURNAL_SUFFIX: &str = ".journal";
-/// Zeros of one write that makes a file.
-const PREWRITE_BYTES: u64 = 256 << 10;
 /// Commits of smaller pieces than this, on average, are put together before they are written.
 const GATHERED_PIECE_BYTES_MIN: usize = 16 << 10;
 
@@ -736,69 +733,4 @@ fn put_together(headers: &[[u8; FRAME_HEADER_LEN]], commit: &Commit) -> Bytes {
         whole.extend_from_slice(&slice);
     }
     whole.freeze()
-}
-
-/// Makes a file of written zeros with a first page, its name durable: a sync of it never waits for the
-/// filesystem's own journal.
-async fn make(
-    io: Io,
-    directory: PathBuf,
-    name: String,
-    bytes: u64,
-    page: Bytes,
-) -> io::Result<Option<FileHandle>> {
-    io.create_dir(&directory).await?;
-    if let Some(parent) = directory.parent() {
-        io.sync_dir(parent).await?;
-    }
-    let path = directory.join(name);
-    io.unlink_if_present(&path).await?;
-    let file = io.create(&path).await?;
-    io.done(DiskOp::Fallocate {
-        file: file.clone(),
-        range: 0..bytes,
-    })
-    .await?;
-    let zeros = Bytes::from(vec![0; PREWRITE_BYTES.min(bytes) as usize]);
-    let mut at = JOURNAL_PAGE_BYTES as u64;
-    while at < bytes {
-        let len = (bytes - at).min(zeros.len() as u64);
-        io.write_all(&file, at, zeros.slice(..len as usize)).await?;
-        at += len;
-    }
-    write_page(&io, &file, page).await?;
-    io.sync(&file).await?;
-    io.sync_dir(&directory).await?;
-    Ok(Some(file))
-}
-
-/// Gives a void file a new first page.
-async fn use_again(io: Io, file: FileHandle, page: Bytes) -> io::Result<Option<FileHandle>> {
-    write_page(&io, &file, page).await?;
-    io.sync(&file).await?;
-    Ok(Some(file))
-}
-
-/// Writes the magic after everything else, over zeros: a page that a write left unfinished has none, and so is not
-/// taken for a damaged one.
-async fn write_page(io: &Io, file: &FileHandle, page: Bytes) -> io::Result<()> {
-    let magic = page.slice(..JOURNAL_MAGIC.len());
-    io.write_all(file, magic.len() as u64, page.slice(magic.len()..))
-        .await?;
-    io.write_all(file, 0, magic).await
-}
-
-/// Makes a file's first page void, durably: what lies behind it counts no more.
-async fn void(io: Io, file: FileHandle) -> io::Result<Option<FileHandle>> {
-    io.write_all(&file, 0, Bytes::from_static(&ZEROS)).await?;
-    io.sync(&file).await?;
-    Ok(None)
-}
-
-async fn remove_all(io: Io, directory: PathBuf, names: Vec<String>) -> io::Result<Option<FileHandle>> {
-    for name in names {
-        io.unlink_if_present(&directory.join(name)).await?;
-        io.sync_dir(&directory).await?;
-    }
-    Ok(None)
 }
