@@ -108,10 +108,10 @@ impl World {
         Ok(Some(opened))
     }
 
-    /// What a tool says of a partition before it is opened, where there are journals. `None`: the disk refused, or the
+    /// What a tool says of a partition before it is opened. `None`: the disk refused, or the
     /// recovery is wrong on purpose.
     fn look(&mut self, at: usize, data: &DataDirectory) -> Option<Examined> {
-        let is_sound = self.scenario.recovery_bug == RecoveryBug::None && self.scenario.journals.is_some();
+        let is_sound = self.scenario.recovery_bug == RecoveryBug::None;
         if !is_sound || !self.was_cut || !self.sends[at].created {
             return None;
         }
