@@ -1,7 +1,7 @@
 """Faults made for real, not by a simulated disk: a device that fills up and then fails, an fsync that fails or hangs,
-a process without descriptors, a segment truncated or punched under readers.
+a data directory whose device dies, a process without descriptors, a segment truncated or punched under readers.
 
-    check_real_faults.py [--only NAME[,NAME]] [--rounds N]     names: device, fuse, descriptors, damage
+    check_real_faults.py [--only NAME[,NAME]] [--rounds N]     names: device, fuse, directory, descriptors, damage
 
 Needs root (loop devices, tmpfs, FUSE) and says so. Everything acknowledged must be there afterwards at its offset, byte
 for byte; what goes wrong meanwhile must be an error, and the broker must go on or say why it does not.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import resource
@@ -37,6 +38,7 @@ from lib import (
     history_stop,
     history_write,
     metric,
+    metrics,
     page,
     run,
     tidelog,
@@ -301,6 +303,98 @@ def fail_once(broker: Broker, histories, control: pathlib.Path, hurt: str) -> No
     expect_equal(metric(broker, "partition_fences_total"), fences + 1, "partitions fenced")
 
 
+# ---------------------------------------------------------------- a data directory whose device dies
+
+PARTITIONS = 6
+# Errors must go on for ten seconds before they are the device's.
+FAILED_S_MAX = 60.0
+
+
+def failing_directory(checks: Checks, work: pathlib.Path) -> None:
+    """Two data directories; the one without the metadata log is on a file system whose fsync fails."""
+    with fuse(work) as (mounted, control):
+        lost = mounted / "second"
+        broker = Broker(work / "first", settings={"log.segment_bytes": "16MiB"})
+        broker.extra = ["--data-dir", str(lost)]
+        history = work / "directory.history"
+        writer = None
+        try:
+            broker.start()
+            create_topic(broker, "spread", PARTITIONS)
+            there = sorted(path.name for path in (lost / "partitions").iterdir())
+            expect_equal(len(there), PARTITIONS // 2, "partitions of the second directory")
+            create_topic(broker, "probe", PARTITIONS)
+            writer = history_write(broker, history, "spread", "all")
+            wait_for_acks(history, 0, "a first acknowledgement")
+
+            with checks.check("an fsync of one file that fails again and again does not take its directory along"):
+                for number in range(4):
+                    fail_one_of(broker, control, lost, there[0], number)
+                expect_equal(storage_health(broker, lost), "", "health of the second directory")
+                expect_equal(probe_each(broker).count(None), PARTITIONS, "partitions that serve")
+            with checks.check("a device that fails for all its files fails its directory, which is named with the error"):
+                tell(control, "dead", "/second/partitions/")
+                wait_until(lambda: "has failed" in storage_health(broker, lost), FAILED_S_MAX, "health names it", 0.1)
+                said = storage_health(broker, lost)
+                print(f"     {said}", flush=True)
+                expect("Input/output error" in said and "smartctl" in said, f"health says: {said}")
+                errors = metrics(broker, "storage_segment_errors_total")
+                hurt = [value for labels, value in errors.items() if str(lost) in labels]
+                expect(hurt and hurt[0] >= 7 and sum(errors.values()) == hurt[0], f"errors by directory: {errors}")
+                wait_until(lambda: metric(broker, "partitions_unavailable") == PARTITIONS, 10, "its partitions are unavailable")
+            with checks.check("its partitions answer KAFKA_STORAGE_ERROR, the others serve, and new ones go elsewhere"):
+                codes = probe_each(broker)
+                expect_equal(codes.count(None), PARTITIONS - len(there), f"partitions that serve: {codes}")
+                expect_equal(codes.count(STORAGE_ERROR), len(there), f"partitions that do not: {codes}")
+                more = acked_count(history)
+                wait_for_acks(history, more + 100, "the other partitions go on")
+                create_topic(broker, "new", 2)
+                expect_equal(len(list((lost / "partitions").iterdir())), PARTITIONS, "partitions there")
+            with checks.check("after a restart on a device that works everything acknowledged is there, and all serve"):
+                print(f"     {history_stop(writer)}", flush=True)
+                writer = None
+                broker.kill9()
+                (control / "dead").unlink()
+                broker.start()
+                check_history(broker, history)
+                expect_equal(probe_each(broker).count(None), PARTITIONS, "partitions that serve")
+                expect_equal(storage_health(broker, lost), "", "health of the second directory")
+                expect_equal(broker.stop(), 0, "exit code of serve")
+        finally:
+            if writer:
+                history_stop(writer)
+            if checks.failed:
+                print(broker.log_tail(), flush=True)
+            broker.close()
+
+
+def fail_one_of(broker: Broker, control: pathlib.Path, lost: pathlib.Path, partition: str, before: int) -> None:
+    """One fsync of a partition fails; it is fenced, and counted."""
+    tell(control, "eio", f"/second/partitions/{partition}/")
+    wait_until(lambda: not (control / "eio").exists(), ACK_TIMEOUT_S, "an fsync that fails", 0.02)
+    wait_until(
+        lambda: metric(broker, "storage_segment_errors_total") == before + 1, 10, "the error is counted", 0.05
+    )
+    wait_until(lambda: metric(broker, "partitions_opening") == 0, 10, "it was opened again", 0.05)
+
+
+def storage_health(broker: Broker, directory: pathlib.Path) -> str:
+    components = json.loads(page(broker, "/health/ready"))["components"]
+    return components.get(f"storage {directory}", {}).get("reason", "")
+
+
+def probe_each(broker: Broker) -> list[int | None]:
+    """The code of a record's delivery to each partition, None where it was taken."""
+    codes: list[int | None] = []
+    batch = wire.record_batch([b"probe"], wire.now_ms())
+    with wire.connect(broker.port) as producer:
+        for partition in range(PARTITIONS):
+            producer.sendall(wire.produce_request(1, b"probe", partition, batch, -1))
+            code, _ = wire.produce_answer(wire.read_frame(producer))
+            codes.append(code or None)
+    return codes
+
+
 # ---------------------------------------------------------------- a process without descriptors
 
 LIMIT = 400
@@ -527,7 +621,7 @@ def damaged_reads(readers: Readers, broker: Broker) -> set[int]:
 
 # ---------------------------------------------------------------- all of them
 
-PARTS = ("device", "fuse", "descriptors", "damage")
+PARTS = ("device", "fuse", "directory", "descriptors", "damage")
 
 
 def main() -> int:
@@ -550,6 +644,8 @@ def main() -> int:
                     device(work)
             if "fuse" in only:
                 failing_fsync(checks, work)
+            if "directory" in only:
+                failing_directory(checks, work)
             if "descriptors" in only:
                 descriptors(checks, work)
             if "damage" in only:

@@ -15,6 +15,8 @@ use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::log::SpareBudget;
 use tidelog_segment_log::reserve::{free_bytes, is_full, make_reserve, release_reserve};
 
+use crate::directory_health::DirectoryHealth;
+
 /// Not known (Kafka's number for it).
 const UNKNOWN: i64 = -1;
 /// `storage.min_free` = auto: this part of the file system, at most so much.
@@ -43,7 +45,7 @@ pub struct DirectorySpace {
     usable_bytes: AtomicI64,
     is_low: AtomicBool,
     met_full_disk: AtomicBool,
-    has_failed: AtomicBool,
+    health: DirectoryHealth,
     spares: SpareBudget,
 }
 
@@ -54,7 +56,7 @@ impl Default for DirectorySpace {
             usable_bytes: AtomicI64::new(UNKNOWN),
             is_low: AtomicBool::new(false),
             met_full_disk: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
+            health: DirectoryHealth::default(),
             spares: SpareBudget::default(),
         }
     }
@@ -89,14 +91,14 @@ impl DirectorySpace {
         self.met_full_disk.store(true, Ordering::Relaxed);
     }
 
-    /// The directory does not do what it is asked. True: nobody has said so before.
-    pub fn fail(&self) -> bool {
-        !self.has_failed.swap(true, Ordering::Relaxed)
+    /// The errors that were met there, and whether it has failed.
+    pub fn health(&self) -> &DirectoryHealth {
+        &self.health
     }
 
     /// Whether the directory has failed; then nothing is written there any more.
     pub fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed)
+        self.health.has_failed()
     }
 
     fn set_room(&self, total: Option<u64>, usable: Option<u64>) {

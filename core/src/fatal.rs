@@ -31,7 +31,7 @@ pub enum FatalReason {
     Thread = 74,
     /// Memory was asked for outside the budgets and refused by the system.
     Memory = 75,
-    /// The data directory vanished, or its lock was lost.
+    /// The data directory with the metadata log has failed.
     DataDir = 76,
     /// The checkpoint or the identity file cannot be made durable.
     Checkpoint = 77,

@@ -11,6 +11,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 
 pub mod admin_http;
 pub mod broker;
+pub mod directory_health;
 pub mod directory_space;
 pub mod fatal;
 pub mod guard;

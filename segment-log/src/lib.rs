@@ -2,6 +2,15 @@
 //!
 //! Knows no runtime and no wire protocol; all files are reached through [`disk::Disk`].
 
+#[cfg(test)]
+#[path = "../../fuzz/src/counting.rs"]
+mod counting;
+
+/// Tests measure what is held.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
 pub mod batch;
 pub mod checkpoint;
 pub mod data_directory;

@@ -235,6 +235,7 @@ mod tests {
                 takes_writes: true,
                 spare_bytes: 0,
                 recycled: 0,
+                errors: 0,
             }]
         }
 

@@ -204,6 +204,7 @@ impl ClusterView for View {
                 takes_writes: space.takes_writes(),
                 spare_bytes: i64::try_from(space.spares().bytes()).unwrap_or(i64::MAX),
                 recycled: i64::try_from(space.spares().reused()).unwrap_or(i64::MAX),
+                errors: space.health().errors(),
             })
             .collect()
     }

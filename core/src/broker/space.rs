@@ -64,7 +64,10 @@ impl Space {
 fn look(keeper: &mut SpaceKeeper, health: &Mutex<HealthRegistry>) {
     let path = keeper.directory().display().to_string();
     if keeper.figures().has_failed() {
-        let reason = "it has failed: its partitions are unavailable until a restart";
+        let why = keeper.figures().health().failure().unwrap_or("unknown");
+        let reason = format!(
+            "it has failed, {why}: its partitions are unavailable until a restart; look at its device (dmesg, smartctl) and mend or replace it, or restart without this directory"
+        );
         health.lock().unwrap_or_else(PoisonError::into_inner).set(
             &format!("storage {path}"),
             Health::Degraded,

@@ -18,6 +18,8 @@ pub struct DirectoryMetrics {
     pub spare_bytes: i64,
     /// Segments that were made of such files.
     pub recycled: i64,
+    /// Writes and syncs of segments, and openings of partitions, that failed for the device.
+    pub errors: i64,
 }
 
 /// A family: its name without prefix, its type, its help line, and how to read it.
@@ -28,7 +30,7 @@ type Family = (
     fn(&DirectoryMetrics) -> i64,
 );
 
-const FAMILIES: [Family; 5] = [
+const FAMILIES: [Family; 6] = [
     (
         "storage_total_bytes",
         "gauge",
@@ -58,6 +60,12 @@ const FAMILIES: [Family; 5] = [
         "counter",
         "Segments there that were made of such files, since the start.",
         |d| d.recycled,
+    ),
+    (
+        "storage_segment_errors_total",
+        "counter",
+        "Writes and syncs of segments there, and openings of partitions, that failed for the device.",
+        |d| d.errors,
     ),
 ];
 
@@ -95,6 +103,7 @@ mod tests {
             takes_writes,
             spare_bytes: 7,
             recycled: 3,
+            errors: 2,
         };
         let text = render_directories(&[directory("/a", true), directory("/b \"\\\n", false)]);
         for line in [
@@ -105,10 +114,12 @@ mod tests {
             "tidelog_storage_spare_bytes{directory=\"/a\"} 7",
             "# TYPE tidelog_storage_segments_recycled_total counter",
             "tidelog_storage_segments_recycled_total{directory=\"/a\"} 3",
+            "# TYPE tidelog_storage_segment_errors_total counter",
+            "tidelog_storage_segment_errors_total{directory=\"/a\"} 2",
             "tidelog_storage_takes_writes{directory=\"/b \\\"\\\\\\n\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert_eq!(text.lines().count(), 5 * 4);
+        assert_eq!(text.lines().count(), 6 * 4);
     }
 }

@@ -7,6 +7,7 @@
 //! watermark moves, never on append; nothing is appended while the log is fenced or opening.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -208,6 +209,8 @@ pub(super) struct Partition {
     is_unavailable: bool,
     /// Where its bytes go.
     room: Room,
+    /// What the disk said when it was last opened in vain, until that is taken.
+    open_error: Option<io::Error>,
 }
 
 /// What a partition is opened with.
@@ -241,6 +244,7 @@ impl Partition {
             directory: spec.directory,
             is_unavailable: false,
             room: spec.room,
+            open_error: None,
         }
     }
 
@@ -278,6 +282,7 @@ impl Partition {
             directory: None,
             is_unavailable: true,
             room: Room::Directory(Arc::default()),
+            open_error: None,
         }
     }
 
@@ -387,17 +392,18 @@ impl Partition {
             }
             OpenProgress::Failed(error) => {
                 tracing::error!(topic = %self.topic, partition = self.key.partition, %error, "the partition cannot be opened");
-                if matches!(&error, OpenError::Io { cause, .. } if is_full(cause)) {
-                    self.room.note_full();
-                }
                 // Files may be there by now, in whatever state.
                 (self.open.created, self.open.clean) = (false, false);
-                let retry_ms =
-                    matches!(error, OpenError::Io { .. }).then_some(now.monotonic_ms + OPEN_AGAIN_MS);
-                self.state = State::Failed {
-                    reason: error.to_string(),
-                    retry_ms,
-                };
+                let reason = error.to_string();
+                let mut retry_ms = None;
+                if let OpenError::Io { cause, .. } = error {
+                    if is_full(&cause) {
+                        self.room.note_full();
+                    }
+                    retry_ms = Some(now.monotonic_ms + OPEN_AGAIN_MS);
+                    self.open_error = Some(cause);
+                }
+                self.state = State::Failed { reason, retry_ms };
                 true
             }
         }
@@ -610,12 +616,9 @@ impl Partition {
             .retain(|Watcher { reply, .. }| reply.shard != shard || reply.pending != pending);
     }
 
-    /// After a fence: opens again, from the device.
+    /// After a fence, once those who waited were told: opens again, from the device.
     /// `journal`: what it may hold of the log.
-    pub(super) fn reopen_if_fenced(&mut self, journal: JournalEvidence) -> bool {
-        if !self.is_fenced() || !self.waiting.is_empty() {
-            return false;
-        }
+    pub(super) fn reopen(&mut self, journal: JournalEvidence) {
         let placeholder = State::Failed {
             reason: "reopening".to_owned(),
             retry_ms: None,
@@ -631,7 +634,11 @@ impl Partition {
             self.options.journal = journal.clone();
             self.state = State::Opening(Box::new(log.into_reopening_with(journal)));
         }
-        true
+    }
+
+    /// What the disk said when it was last opened in vain; told once.
+    pub(super) fn take_open_error(&mut self) -> Option<io::Error> {
+        self.open_error.take()
     }
 
     /// Whether its log waits to be opened again.

@@ -32,6 +32,7 @@ use crate::topic_config::{Storage, TopicConfig, TopicDefaults};
 mod checkpoints;
 mod commits;
 mod directories;
+mod fences;
 mod images;
 #[cfg(test)]
 mod memory_tests;
@@ -345,7 +346,7 @@ impl Partitions {
         if let Some((_, partition)) = self.by_key.get_mut(&key)
             && partition.step_opening(now, disk, completions)
         {
-            self.on_opened(key);
+            self.on_opened(now, key);
         }
     }
 
@@ -355,8 +356,9 @@ impl Partitions {
         self.openings += 1;
     }
 
-    fn on_opened(&mut self, key: PartitionKey) {
+    fn on_opened(&mut self, now: Now, key: PartitionKey) {
         self.opening -= 1;
+        self.note_open_error(now, &key);
         let opened = self.by_key.get(&key).map(|(_, partition)| partition);
         if let Some(directory) = opened.and_then(Partition::directory) {
             self.want_checkpoint(directory);
@@ -402,7 +404,7 @@ impl Partitions {
         if let Some((_, partition)) = self.by_key.get_mut(&key) {
             self.active.insert(key);
             if partition.on_completion(now, disk, completion) {
-                self.on_opened(key);
+                self.on_opened(now, key);
             }
         }
     }
@@ -427,25 +429,10 @@ impl Partitions {
             }
             partition.settle(answers, wakes, metrics);
             self.note_flushed(&key);
-            if self.reopen_if_fenced(&key) {
-                metrics.partition_fences.increment();
-                self.count_opening();
-                self.drive_opening(now, disk, key, Vec::new());
-            }
+            self.reopen_if_fenced(now, disk, key, metrics);
         }
         self.commit_groups(now.wall_ms, disk);
         self.hear_groups();
-    }
-
-    /// Opens a fenced partition again, unless a journal has something of it in flight: that ends first.
-    fn reopen_if_fenced(&mut self, key: &PartitionKey) -> bool {
-        let is_fenced = |(_, partition): &(u32, Partition)| partition.is_fenced();
-        if !self.by_key.get(key).is_some_and(is_fenced) || self.is_in_flight(key) {
-            return false;
-        }
-        let journal = self.live_journal(key);
-        let partition = self.by_key.get_mut(key);
-        partition.is_some_and(|(_, partition)| partition.reopen_if_fenced(journal))
     }
 
     /// The drain's deadline has passed: stop without waiting.

@@ -7,12 +7,15 @@
 mod files;
 pub mod format;
 mod found;
+mod frames;
 mod group;
+mod numbers;
 mod scan;
 mod writer;
 
-pub(crate) use found::{EntryLookUp, JournalEntry};
-pub use found::{FoundFile, FoundJournals, JournalDamage, JournalError, JournalEvidence, PartitionFrames};
+pub use found::{FoundFile, FoundJournals, JournalDamage, JournalError};
+pub(crate) use frames::{EntryLookUp, JournalEntry};
+pub use frames::{JournalEvidence, PartitionFrames};
 pub use group::{GroupCommit, GroupConfig, GroupEvent, Logs, Way};
 pub use scan::LiveJournal;
 pub use writer::{

@@ -102,12 +102,16 @@ pub(super) async fn settle(io: &Io, file: &FileHandle) -> io::Result<()> {
     io.done(DiskOp::DropCache { file: file.clone() }).await
 }
 
-/// Reads a whole file. With `only`, frames of other partitions are passed over.
+/// Reads a whole file, and hands out each frame in its order. With `only`, frames of other partitions are passed over.
+///
+/// # Errors
+/// What was handed out before verified.
 pub(super) async fn scan(
     io: &Io,
     file: &FileHandle,
     only: Option<&PartitionKey>,
-) -> Result<(JournalPage, Vec<Scanned>), ScanError> {
+    mut take_in: impl FnMut(Scanned),
+) -> Result<(), ScanError> {
     let file_len = io.len(file).await?;
     let mut reader = Reader {
         io,
@@ -117,7 +121,6 @@ pub(super) async fn scan(
         bytes: AlignedBytes::zeroed(0),
     };
     let page = JournalPage::decode(reader.at(0, JOURNAL_PAGE_BYTES).await?).map_err(ScanError::Page)?;
-    let mut frames = Vec::new();
     let mut position = JOURNAL_PAGE_BYTES as u64;
     while position + FRAME_HEADER_LEN as u64 <= file_len {
         let bytes = reader.at(position, FRAME_HEADER_LEN).await?;
@@ -136,7 +139,7 @@ pub(super) async fn scan(
                         if only.is_none_or(|only| header.key() == *only)
                             && let Some(run) = run_of(&header, record)
                         {
-                            frames.push(Scanned { at, len, header, run });
+                            take_in(Scanned { at, len, header, run });
                         }
                         skipped += len;
                     }
@@ -148,7 +151,7 @@ pub(super) async fn scan(
         }
         position += next as u64;
     }
-    Ok((page, frames))
+    Ok(())
 }
 
 /// How many bytes are passed over before something looks like a frame, or fewer are left than a frame has.

@@ -7,8 +7,8 @@
 //!   `producer_state` entry behind it says what its producers last wrote;
 //! - oldest first, one at a time, and the directory is synced before the next: so after a power cut the
 //!   files that are left have no gap;
-//! - a segment is unlinked only when all of it is durable and nothing of it is under way; a file that is kept to be
-//!   recycled ([`super::recycle`]) is renamed in the place of that;
+//! - a segment is unlinked only when all of it is durable, nothing of it is under way and nobody holds it
+//!   ([`super::hold`]); a file that is kept to be recycled ([`super::recycle`]) is renamed in the place of that;
 //! - the last segment stays, and so does every segment of a log without offsets (group 0).
 
 #![forbid(unsafe_code)]
@@ -63,6 +63,8 @@ pub enum RemovalBug {
     KeepIncarnation,
     /// A recycled file is written to before its new name is durable.
     RecycleUnnamed,
+    /// Files go though somebody holds them.
+    IgnoreHolds,
 }
 
 /// What is being done to the first segment.
@@ -160,6 +162,11 @@ impl PartitionLog {
             return;
         }
         let Some(kept) = self.first_kept() else { return };
+        // Those behind it wait as well: files go oldest first.
+        let waits = self.segments.first().is_some_and(|first| self.is_held(first));
+        if waits && self.options.removal_bug != RemovalBug::IgnoreHolds {
+            return;
+        }
         if !self.keeps_producers_from(now_ms, disk, kept) {
             return;
         }
@@ -174,7 +181,11 @@ impl PartitionLog {
             && segment.write.is_none()
             && segment.synced.position == segment.tail.position
             && !self.index_files.is_writing_of(segment.id);
-        if !is_settled && self.options.removal_bug == RemovalBug::None {
+        let may_be_unsettled = !matches!(
+            self.options.removal_bug,
+            RemovalBug::None | RemovalBug::IgnoreHolds
+        );
+        if !is_settled && !may_be_unsettled {
             return;
         }
         let (id, index) = (segment.id, segment.header.index_file_name());
@@ -298,7 +309,10 @@ impl PartitionLog {
     /// Whether the file has one name and nobody began to use it meanwhile, so that it may become a spare.
     fn may_rename(&mut self, id: u64, names: &io::Result<DiskOutput>) -> bool {
         let uses_are_ignored = self.options.removal_bug == RemovalBug::RecycleUsed;
-        let is_free = self.segment_by_id(id).is_some_and(|segment| segment.is_free());
+        let holds = self.options.holds.clone();
+        let is_free = self
+            .segment_by_id(id)
+            .is_some_and(|segment| segment.is_free(&holds));
         matches!(names, Ok(DiskOutput::Links(1))) && (is_free || uses_are_ignored)
     }
 

@@ -20,6 +20,9 @@ mod commit;
 mod front;
 mod full_disk;
 mod grouped;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod index_files;
 mod internal;
 mod log_start;
@@ -57,6 +60,7 @@ pub use commit::CloseProgress;
 pub use front::RemovalBug;
 pub use front::{Removed, RetentionLimits};
 pub use grouped::CommitWanted;
+pub use hold::{HeldSegment, HoldError, SegmentHold, SegmentHolds};
 pub use internal::InternalEntry;
 pub use log_start::{LogStartError, NewestRecord};
 pub use machine::Machine;

@@ -56,6 +56,12 @@ pub enum OpenError {
         /// The lowest possible end.
         log_start: Offset,
     },
+    /// Ask again when the holds on segments that reach behind the cut are released. Nothing was cut.
+    #[error("truncating to offset {end_offset}, and segments that reach behind it are held")]
+    CutHeld {
+        /// Where the log would end.
+        end_offset: Offset,
+    },
     /// Refuse to serve the partition: its leader epochs are used up.
     #[error("leader epochs are used up")]
     TermsUsedUp,
@@ -80,6 +86,7 @@ pub(super) enum Failure {
     IndicesUsedUp,
     TermsUsedUp,
     CutBelowLogStart { end_offset: Offset, log_start: Offset },
+    CutHeld { end_offset: Offset },
 }
 
 impl From<WalkError> for Failure {
@@ -123,6 +130,7 @@ impl Failure {
             },
             Self::IndicesUsedUp => OpenError::IndicesUsedUp,
             Self::TermsUsedUp => OpenError::TermsUsedUp,
+            Self::CutHeld { end_offset } => OpenError::CutHeld { end_offset },
             Self::CutBelowLogStart {
                 end_offset,
                 log_start,

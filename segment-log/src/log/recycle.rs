@@ -220,7 +220,8 @@ impl PartitionLog {
     pub(super) fn charge_spare(&self, id: u64, now_ms: i64) -> Option<SpareCharge> {
         let budget = self.options.spares.as_ref()?;
         let segment = self.segments.iter().find(|segment| segment.id == id)?;
-        let is_free = segment.is_free() || self.options.removal_bug == RemovalBug::RecycleUsed;
+        let is_free =
+            segment.is_free(&self.options.holds) || self.options.removal_bug == RemovalBug::RecycleUsed;
         let bytes = segment.allocated.max(segment.file_len);
         let fits = is_free && bytes >= budget.file_bytes_min() && !self.spares.is_full();
         (fits && self.is_warm(now_ms)).then(|| budget.charge(bytes))?

@@ -18,6 +18,7 @@ use crate::disk::{FileHandle, ReadSource};
 use crate::entry::EntryHeader;
 use crate::ids::{EntryIndex, FilePosition, Incarnation, LeaderEpoch, Offset};
 use crate::limits::{EXTENT_BYTES_MIN, INDEX_EPOCHS_MAX, JOURNAL_RUN_BYTES_MAX};
+use crate::log::hold::SegmentHolds;
 use crate::log::machine::Io;
 use crate::log::recycle::SpareStep;
 use crate::recovery::scan::Window;
@@ -273,14 +274,15 @@ impl Segment {
         segment
     }
 
-    /// Whether nobody but the log needs its file as it is: all of it is durable, nothing of it is under way, and no
-    /// reader has a lease. Whoever is to recycle, punch or truncate a file asks this; without it the file loses its
+    /// Whether nobody but the log needs its file as it is: all of it is durable, nothing of it is under way, no
+    /// reader has a lease and nobody holds it. Whoever is to recycle, punch or truncate a file asks this; without it the file loses its
     /// name at most.
-    pub(crate) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self, holds: &SegmentHolds) -> bool {
         let is_settled = self.creation == Creation::Ready
             && self.write.is_none()
             && self.allocating.is_none()
             && !self.readers_may_remain
+            && !holds.is_held(&self.incarnation())
             && self.synced.position == self.tail.position;
         is_settled && self.file.as_ref().is_some_and(|file| !file.is_used())
     }

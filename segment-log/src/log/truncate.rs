@@ -5,6 +5,7 @@
 //!   behind the cut is dead wherever it lies ([`crate::recovery::truncations`]); before that, nothing is;
 //! - only then are files removed; a crash in between leaves files that count for nothing;
 //! - the segment that was cut is not written to again: readers may still hold it;
+//! - nothing of a segment that is held ([`super::hold`]) is cut: the truncation is refused;
 //! - the leader epoch is raised, so no offset behind the cut is given out twice under one epoch;
 //! - the log start never falls.
 
@@ -52,6 +53,15 @@ impl Opener {
             });
         }
         let base_index = EntryIndex(cut.index.0 + 1);
+        let is_cut = |segment: &&Segment| segment.tail.index >= base_index;
+        if log
+            .segments
+            .iter()
+            .filter(is_cut)
+            .any(|segment| log.is_held(segment))
+        {
+            return Err(Failure::CutHeld { end_offset });
+        }
         self.truncations = log
             .truncations
             .checked_add(1)

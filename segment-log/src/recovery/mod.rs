@@ -33,7 +33,7 @@ use crate::ids::{EntryIndex, LeaderEpoch, Offset, PartitionKey};
 use crate::journal::JournalEvidence;
 use crate::log::machine::Io;
 use crate::log::segment::{PAGE_BYTES, Segment};
-use crate::log::{RemovalBug, SpareBudget, WriteBug, is_spare_name};
+use crate::log::{RemovalBug, SegmentHolds, SpareBudget, WriteBug, is_spare_name};
 use crate::segment_header::{
     SEGMENT_HEADER_LEN, SegmentHeader, SegmentHeaderError, index_file_name, parse_segment_file_name,
     segment_file_name, segment_of_index,
@@ -131,6 +131,8 @@ pub struct RecoveryOptions {
     pub is_volatile: bool,
     /// What files of removed segments may take that are kept to be recycled; `None`: none is kept.
     pub spares: Option<SpareBudget>,
+    /// Segments whose files somebody needs: the same for each opening of the log in this process.
+    pub holds: SegmentHolds,
     /// Incarnation ids from a seed, for simulations.
     #[doc(hidden)]
     pub incarnation_seed: Option<u64>,

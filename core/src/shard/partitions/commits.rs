@@ -57,7 +57,7 @@ impl Commits {
 
 impl Partitions {
     /// The data directory that a partition's files are in.
-    fn directory_with(&self, key: &PartitionKey) -> Option<DirectoryId> {
+    pub(super) fn directory_with(&self, key: &PartitionKey) -> Option<DirectoryId> {
         let (_, partition) = self.by_key.get(key)?;
         partition.directory()
     }

@@ -192,7 +192,7 @@ impl Partitions {
         }
         if let Some(directory) = self.directory(id) {
             let path = directory.seed.directory.path().display();
-            if directory.seed.space.fail() {
+            if directory.seed.space.health().fail(reason) {
                 tracing::error!(%path, reason, "the data directory has failed: its partitions are unavailable until a restart");
             }
         }

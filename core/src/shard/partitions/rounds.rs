@@ -95,7 +95,7 @@ impl Partitions {
 
     /// The directory of these has failed: what is under way on their files ends unseen, and what waits for it is
     /// told.
-    fn withdraw(&mut self, partitions: Vec<(u32, PartitionKey)>) {
+    pub(super) fn withdraw(&mut self, partitions: Vec<(u32, PartitionKey)>) {
         for (space, key) in partitions {
             self.spaces.remove(&space);
             if let Some((_, partition)) = self.by_key.get_mut(&key) {

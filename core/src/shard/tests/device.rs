@@ -25,8 +25,9 @@ pub(super) struct Device {
     hold: Option<Hold>,
     held: Vec<(Token, DiskOp)>,
     next: u64,
-    /// Everything below this path answers EIO.
+    /// Everything below this path answers [`Device::errno`].
     pub(super) broken: Option<&'static str>,
+    pub(super) errno: i32,
     owners: HashMap<Token, (usize, Token)>,
     arrived: Vec<Vec<Completion>>,
 }
@@ -39,6 +40,7 @@ impl Device {
             held: Vec::new(),
             next: 0,
             broken: None,
+            errno: EIO,
             owners: HashMap::new(),
             arrived: (0..shards).map(|_| Vec::new()).collect(),
         }
@@ -83,7 +85,8 @@ impl Device {
     }
 }
 
-const EIO: i32 = 5;
+pub(super) const EIO: i32 = 5;
+pub(super) const EROFS: i32 = 30;
 
 /// The path that an operation works on.
 fn touched(op: &DiskOp) -> &Path {
@@ -120,7 +123,7 @@ impl Disk for Port {
     fn submit(&mut self, token: Token, op: DiskOp) {
         let device = &mut *self.device.borrow_mut();
         if device.broken.is_some_and(|path| touched(&op).starts_with(path)) {
-            let result = Err(io::Error::from_raw_os_error(EIO));
+            let result = Err(io::Error::from_raw_os_error(device.errno));
             device.arrived[self.shard].push(Completion { token, result });
             return;
         }
@@ -146,7 +149,7 @@ impl Disk for Port {
     ) -> io::Result<WriteNow> {
         let device = &mut *self.device.borrow_mut();
         if device.broken.is_some_and(|path| file.path().starts_with(path)) {
-            return Err(io::Error::from_raw_os_error(EIO));
+            return Err(io::Error::from_raw_os_error(device.errno));
         }
         device.sim.write_now(file, position, pieces)
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use tidelog_net::{ErrorCode, ResponseBody};
-use tidelog_segment_log::disk::sim::SimConfig;
+use tidelog_segment_log::disk::sim::{Fault, OpKind, ScriptedFault, SimConfig};
 
-use super::device::names;
+use super::device::{EROFS, names};
 use super::harness::{Client, Cluster};
 use super::requests::*;
 
@@ -236,4 +236,197 @@ fn a_directory_that_is_missing_at_start_leaves_its_partitions_unavailable_until_
             "what the deleted topic left is removed"
         );
     }
+}
+
+/// The next sync fails, which is that of a batch for this partition.
+fn fail_a_sync(cluster: &mut Cluster, client: Client, partition: i32) {
+    let fault = ScriptedFault {
+        kind: OpKind::Sync,
+        nth: 1,
+        fault: Fault::Eio,
+    };
+    cluster.device.borrow_mut().sim.script(fault);
+    let answer = cluster.produce(client, "t", partition, batch(&["unknown"]));
+    assert_eq!(
+        answer.error,
+        ErrorCode::KafkaStorageError,
+        "partition {partition}"
+    );
+}
+
+fn errors_of(cluster: &Cluster, place: usize) -> (i64, Option<String>) {
+    let health = cluster.directories[place].space.health();
+    (health.errors(), health.failure().map(str::to_owned))
+}
+
+#[test]
+fn a_partition_that_meets_bad_sectors_again_and_again_does_not_fail_its_directory() {
+    for shards in SHARDS {
+        let mut cluster = cluster_of(shards, &[A, B]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 6, &[]);
+        fill(&mut cluster, client, 6, "x");
+        let there = partitions_in(&mut cluster, client, B);
+        for _ in 0..12 {
+            fail_a_sync(&mut cluster, client, there[0]);
+            cluster.advance_ms(5_000);
+        }
+        assert_eq!(errors_of(&cluster, 1), (12, None));
+        fill(&mut cluster, client, 6, "y");
+        (0..6).for_each(|partition| assert_holds(&mut cluster, client, partition, 2));
+    }
+}
+
+#[test]
+fn a_moment_in_which_all_partitions_fail_does_not_fail_their_directory() {
+    for shards in SHARDS {
+        let mut cluster = cluster_of(shards, &[A, B]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 6, &[]);
+        fill(&mut cluster, client, 6, "x");
+        for partition in partitions_in(&mut cluster, client, B) {
+            fail_a_sync(&mut cluster, client, partition);
+        }
+        cluster.advance_ms(20_000);
+        assert_eq!(errors_of(&cluster, 1), (3, None));
+        fill(&mut cluster, client, 6, "y");
+        (0..6).for_each(|partition| assert_holds(&mut cluster, client, partition, 2));
+    }
+}
+
+#[test]
+fn errors_of_several_partitions_that_go_on_fail_their_directory_and_no_other() {
+    for shards in SHARDS {
+        let mut cluster = cluster_of(shards, &[A, B]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 6, &[]);
+        fill(&mut cluster, client, 6, "x");
+        let (lost, kept) = (
+            partitions_in(&mut cluster, client, B),
+            partitions_in(&mut cluster, client, A),
+        );
+        for partition in &lost {
+            assert_eq!(errors_of(&cluster, 1).1, None);
+            fail_a_sync(&mut cluster, client, *partition);
+            cluster.advance_ms(6_000);
+        }
+        let (errors, failure) = errors_of(&cluster, 1);
+        let failure = failure.expect("it failed");
+        assert_eq!(errors, 3);
+        assert!(
+            failure.contains("3 partitions") && failure.contains("os error 5"),
+            "{failure}"
+        );
+        for partition in &lost {
+            let answer = cluster.produce(client, "t", *partition, batch(&["z"]));
+            assert_eq!(answer.error, ErrorCode::KafkaStorageError);
+            let text = answer.error_message.expect("a message");
+            assert!(text.contains("directory has failed"), "{text}");
+        }
+        for partition in &kept {
+            cluster.put(client, "t", *partition, batch(&["more"]));
+            assert_holds(&mut cluster, client, *partition, 1);
+        }
+        assert_eq!(errors_of(&cluster, 0), (0, None));
+        assert_eq!(
+            told(&mut cluster, client)[B],
+            (ErrorCode::KafkaStorageError.code(), Vec::new())
+        );
+        cluster.power_cut();
+        let client = cluster.connect(0);
+        (0..6).for_each(|partition| assert_holds(&mut cluster, client, partition, 1));
+        fill(&mut cluster, client, 6, "again");
+    }
+}
+
+#[test]
+fn a_file_system_that_became_read_only_fails_its_directory_at_once() {
+    for shards in SHARDS {
+        let mut cluster = cluster_of(shards, &[A, B]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 6, &[]);
+        fill(&mut cluster, client, 6, "x");
+        let (lost, kept) = (
+            partitions_in(&mut cluster, client, B),
+            partitions_in(&mut cluster, client, A),
+        );
+        {
+            let mut device = cluster.device.borrow_mut();
+            (device.broken, device.errno) = (Some(B), EROFS);
+        }
+        let failed = cluster.produce(client, "t", lost[0], batch(&["z"]));
+        assert_eq!(failed.error, ErrorCode::KafkaStorageError);
+        let (errors, failure) = errors_of(&cluster, 1);
+        assert_eq!(errors, 1);
+        assert!(failure.is_some_and(|text| text.contains("os error 30")));
+        // Those that were not written to are told as well.
+        cluster.advance_ms(1_000);
+        for partition in &lost {
+            let answer = cluster.get(client, "t", *partition, 0);
+            assert_eq!(answer.partition.error, ErrorCode::KafkaStorageError);
+        }
+        for partition in &kept {
+            cluster.put(client, "t", *partition, batch(&["more"]));
+        }
+        cluster.device.borrow_mut().broken = None;
+        cluster.restart();
+        let client = cluster.connect(0);
+        (0..6).for_each(|partition| assert_holds(&mut cluster, client, partition, 1));
+    }
+}
+
+#[test]
+fn partitions_that_cannot_be_opened_again_fail_their_directory() {
+    for shards in SHARDS {
+        let mut cluster = cluster_of(shards, &[A, B]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 6, &[]);
+        fill(&mut cluster, client, 6, "x");
+        let lost = partitions_in(&mut cluster, client, B);
+        // Its checkpoints still can be written: what fails is the partitions.
+        cluster.device.borrow_mut().broken = Some("/sim/b/partitions");
+        for partition in &lost[..2] {
+            cluster.produce(client, "t", *partition, batch(&["z"]));
+        }
+        cluster.advance_ms(60_000);
+        assert_eq!(errors_of(&cluster, 1).1, None, "two of them");
+        cluster.produce(client, "t", lost[2], batch(&["z"]));
+        cluster.advance_ms(1_100);
+        let failure = errors_of(&cluster, 1).1.expect("three of them");
+        assert!(failure.contains("3 partitions"), "{failure}");
+        cluster.device.borrow_mut().broken = None;
+        cluster.power_cut();
+        let client = cluster.connect(0);
+        (0..6).for_each(|partition| assert_holds(&mut cluster, client, partition, 1));
+    }
+}
+
+/// Runs itself again as a child, whose only data directory fails.
+#[test]
+fn the_directory_of_the_metadata_log_ends_the_process_when_it_fails() {
+    const ROLE: &str = "TIDELOG_TEST_HOME_FAILS";
+    if std::env::var_os(ROLE).is_some() {
+        let mut cluster = cluster_of(1, &[A]);
+        let client = cluster.connect(0);
+        cluster.create(client, "t", 3, &[]);
+        for partition in 0..3 {
+            eprintln!("partition {partition}");
+            fail_a_sync(&mut cluster, client, partition);
+            cluster.advance_ms(6_000);
+        }
+        std::process::exit(0);
+    }
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "shard::tests::directories::the_directory_of_the_metadata_log_ends_the_process_when_it_fails",
+            "--nocapture",
+        ])
+        .env(ROLE, "yes")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(76), "{said}");
+    assert!(said.contains("partition 2"), "not before the third: {said}");
+    assert!(said.contains("reason=data_dir") && said.contains(A), "{said}");
 }
