@@ -83,7 +83,7 @@ const RARE: &[&str] = &[
 ];
 
 fn seeds() -> Seeds {
-    Seeds::asked(40)
+    Seeds::asked(60)
 }
 
 fn with_bug(scenario: Scenario, bug: JournalBug) -> Scenario {
