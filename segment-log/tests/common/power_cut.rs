@@ -196,6 +196,7 @@ impl<W: Watch> Life<W> {
         let commits = GroupConfig {
             dirty_files_min: 1,
             bytes_per_file_max: u64::MAX,
+            direct_while_making_max: 1,
             trim_above_bytes: JOURNAL_FILE_BYTES,
         };
         let journal = Journal::new(Path::new(DATA), JOURNAL_SPACE, journal);

@@ -107,6 +107,7 @@ impl Broker {
             let commits = GroupConfig {
                 dirty_files_min: self.case.dirty_files_min,
                 bytes_per_file_max: 20 << 10,
+                direct_while_making_max: 1,
                 trim_above_bytes: 0,
             };
             self.shards.add_group(journal, commits);

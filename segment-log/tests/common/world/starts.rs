@@ -255,6 +255,7 @@ impl World {
             let commits = GroupConfig {
                 dirty_files_min: 1 + self.rng.index(2),
                 bytes_per_file_max: 20 << 10,
+                direct_while_making_max: self.rng.index(3),
                 trim_above_bytes: match self.rng.index(4) {
                     _ if journals.trims_always => 0,
                     // Never: it becomes full.
