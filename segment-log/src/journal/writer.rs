@@ -55,6 +55,8 @@ pub enum JournalBug {
     TrimBeforeDirSync,
     /// The oldest record about an index counts.
     OldestLast,
+    /// A start finds the journals of shards below this number alone, as if no other shard had ever been.
+    OnlyShardsBelow(u32),
 }
 
 /// What a journal is made with.
