@@ -27,7 +27,9 @@ LINE = re.compile(r"^\S+ \S+ (?P<test>\S+) (?P<first>\d+) (?P<count>\d+) (?P<ver
 SIMULATIONS = {
     "acked_batches_survive_faults": 1,
     "journal_survives_faults": 1,
+    "log_behaves_like_a_vec": 1,
     "log_start_survives_power_cuts": 20,
+    "mirrored_logs_keep_their_offsets": 4,
     "retention_survives_power_cuts": 200,
     "truncation_survives_power_cuts": 200,
 }

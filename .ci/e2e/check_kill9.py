@@ -8,7 +8,8 @@ Each topic keeps two megabytes in segments of one, so kills fall into rolls and 
 new topics with new histories, since a check reads all of one. What a power cut may take is another question: the page
 cache survives a kill. See powercut.sh.
 
-With --journal the commit journal is on and a second load keeps many partitions dirty, so that commits go through it.
+With --journal the commit journal is small and a second load keeps many partitions dirty, so that commits go through it
+and its files are let go.
 """
 
 from __future__ import annotations

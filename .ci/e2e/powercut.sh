@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A cut of power for real, on a file system of its own in a loop file.
 #
-#   powercut.sh ext4|xfs [--rounds N] [--seed S] [--journal] [--recycle]
+#   powercut.sh ext4|xfs [--rounds N] [--seed S] [--journal] [--retain] [--recycle]
 #
 # Run as root on a quiet machine; not part of .ci/run. Needs target/release/tidelog and tidelog-history.
 # Installs xfsprogs when xfs is asked for and mkfs.xfs is missing. What it does and why that is a power cut
@@ -14,7 +14,7 @@ filesystem="${1:-}"
 case "$filesystem" in
     ext4 | xfs) ;;
     *)
-        echo "usage: powercut.sh ext4|xfs [--rounds N] [--seed S] [--journal] [--recycle]" >&2
+        echo "usage: powercut.sh ext4|xfs [--rounds N] [--seed S] [--journal] [--retain] [--recycle]" >&2
         exit 2
         ;;
 esac

@@ -91,6 +91,23 @@ def fetch_request(correlation: int, topic: bytes, partition: int, offset: int, m
     return request(FETCH, 4, correlation, body)
 
 
+def list_offsets_request(correlation: int, topic: bytes, partitions: int, timestamp: int) -> bytes:
+    """ListOffsets v1 of partitions 0 on: {replica id, topics}; timestamp -2 asks for log starts, -1 for log ends."""
+    body = struct.pack(">ii", -1, 1) + string(topic) + struct.pack(">i", partitions)
+    body += b"".join(struct.pack(">iq", number, timestamp) for number in range(partitions))
+    return request(LIST_OFFSETS, 1, correlation, body)
+
+
+def list_offsets_answer(frame: bytes) -> dict[int, tuple[int, int]]:
+    """By partition, (error code, offset) of a ListOffsets v1 answer for one topic."""
+    at = 4 + 4
+    (name_length,) = struct.unpack_from(">h", frame, at)
+    at += 2 + name_length
+    (count,) = struct.unpack_from(">i", frame, at)
+    answers = struct.iter_unpack(">ihqq", frame[at + 4 : at + 4 + 22 * count])
+    return {partition: (error, offset) for partition, error, _, offset in answers}
+
+
 def connect(port: int, timeout_s: float = 10.0) -> socket.socket:
     connection = socket.create_connection(("localhost", port), timeout=timeout_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -31,7 +31,7 @@ use crate::disk::{DirectoryLock, Disk};
 use crate::durable_replace::{durable_remove, durable_replace};
 use crate::identity::{CleanFlag, DirectoryUuid, Identity, IdentityError};
 use crate::ids::PartitionKey;
-use crate::journal::{FoundJournals, JournalError};
+use crate::journal::{FoundJournals, JournalBug, JournalError};
 use crate::log::machine::{Machine, TokenCounter};
 
 mod checkpoints;
@@ -141,6 +141,17 @@ impl DataDirectory {
     /// # Errors
     /// The variants say what the operator can do.
     pub fn open(disk: &mut dyn Disk, path: &Path, new: NewIdentity) -> Result<Self, DataDirectoryError> {
+        Self::open_with(disk, path, new, JournalBug::None)
+    }
+
+    /// As [`DataDirectory::open`], with a fault planted in what is found of journals.
+    #[doc(hidden)]
+    pub fn open_with(
+        disk: &mut dyn Disk,
+        path: &Path,
+        new: NewIdentity,
+        bug: JournalBug,
+    ) -> Result<Self, DataDirectoryError> {
         let failed = |doing: &'static str| {
             let path = path.to_path_buf();
             move |cause| DataDirectoryError::Io { doing, path, cause }
@@ -168,7 +179,7 @@ impl DataDirectory {
         let last_change_ms = newest_change_ms(path, &[CHECKPOINT_PREFIX, CLEAN_FILE]);
         let directory = path.to_path_buf();
         let start = Machine::new(TokenCounter::new(0), |io| start(io, directory, new)).drive(disk)?;
-        let journals = FoundJournals::find(0, path).drive(disk)?;
+        let journals = FoundJournals::find_with(0, path, bug).drive(disk)?;
         Ok(Self {
             path: path.to_path_buf(),
             identity: start.identity,

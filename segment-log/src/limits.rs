@@ -119,6 +119,9 @@ pub const JOURNAL_DIRTY_FILES_MIN: usize = 4;
 /// Bytes per dirty file, on average, up to which a commit goes through the journal.
 pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 128 << 10;
 
+/// Dirty files up to which a commit syncs them while the journal's next file is being made; more wait for it.
+pub const JOURNAL_DIRECT_WHILE_MAKING_MAX: usize = 16;
+
 /// Files of journals that a start reads.
 pub const JOURNAL_FILES_MAX: usize = 65_536;
 

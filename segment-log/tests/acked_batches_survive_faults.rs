@@ -48,6 +48,7 @@ const SOUND: Scenario = Scenario {
     damages_index_files: true,
     names_lag: false,
     fdatasync_is_noop: false,
+    mirrors: false,
     acks_duplicates_early: false,
     recovery_bug: RecoveryBug::None,
     removal_bug: RemovalBug::None,

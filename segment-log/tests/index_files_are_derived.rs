@@ -3,23 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod common;
+
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use common::logs::{close, open, settle};
 use tidelog_segment_log::batch::testing::{BatchSpec, build_batch};
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::disk::std_disk::StdDisk;
 use tidelog_segment_log::disk::{
     Completion, DirectoryLock, Disk, DiskOp, DiskOutput, FileHandle, HotBytes, Token, WriteNow,
 };
-use tidelog_segment_log::ids::{LeaderEpoch, Offset, PartitionKey, TopicId};
-use tidelog_segment_log::log::{
-    CloseProgress, Durability, LogConfig, OpenSpec, Opening, PartitionLog, ReadPart, drive_open,
-};
-use tidelog_segment_log::recovery::RecoveryReport;
+use tidelog_segment_log::ids::{LeaderEpoch, Offset};
+use tidelog_segment_log::log::testing::new_partition;
+use tidelog_segment_log::log::{Durability, LogConfig, OpenSpec, PartitionLog, ReadPart};
 
 /// Counts what is read.
 struct Counting {
@@ -71,52 +72,16 @@ impl Disk for Counting {
 }
 
 fn spec(directory: &Path, checkpoint: Option<PartitionCheckpoint>, clean: bool) -> OpenSpec {
+    let new = new_partition(directory.to_path_buf(), Durability::Fsync);
     OpenSpec {
-        directory: directory.to_path_buf(),
-        key: PartitionKey {
-            topic: TopicId([1; 16]),
-            partition: 0,
-        },
         config: LogConfig {
             segment_bytes: 256 << 10,
-            segment_ms: i64::MAX,
-            durability: Durability::Fsync,
+            ..new.config
         },
-        token_space: 1,
         created: checkpoint.is_none(),
         checkpoint,
         clean,
-        start_counter: 1,
-    }
-}
-
-fn open(disk: &mut dyn Disk, spec: OpenSpec) -> (Box<PartitionLog>, RecoveryReport) {
-    let (mut log, report) = drive_open(disk, Opening::new(spec)).unwrap();
-    log.confirm_term();
-    (log, report)
-}
-
-fn settle(log: &mut PartitionLog, disk: &mut dyn Disk) {
-    let mut completions = Vec::new();
-    loop {
-        log.flush(1, disk);
-        disk.take_completions(&mut completions);
-        if completions.is_empty() {
-            return;
-        }
-        for completion in completions.drain(..) {
-            log.on_completion(1, disk, completion);
-        }
-    }
-}
-
-fn close(mut log: Box<PartitionLog>, disk: &mut dyn Disk) -> PartitionCheckpoint {
-    loop {
-        match log.close(1, disk) {
-            CloseProgress::Closed(checkpoint) => return *checkpoint,
-            CloseProgress::Fenced => panic!("fenced: {:?}", log.fence_cause()),
-            CloseProgress::Pending => settle(&mut log, disk),
-        }
+        ..new
     }
 }
 
@@ -134,7 +99,7 @@ fn append(log: &mut PartitionLog, disk: &mut dyn Disk, number: i32) {
     };
     let batch = Bytes::from(build_batch(&spec, &[&value]));
     log.append(1, disk, &batch).unwrap();
-    settle(log, disk);
+    settle(log, disk, 1);
 }
 
 /// A log of several segments and leader epochs.
@@ -152,7 +117,7 @@ fn write_log(directory: &Path) -> PartitionCheckpoint {
     assert_eq!(log.leader_epoch(), LeaderEpoch(4));
     assert!(log.segment_count() > 6);
     assert_eq!(log.max_timestamp(), Some((5_000, Offset(300))));
-    close(log, &mut disk)
+    close(log, &mut disk, 1)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -316,7 +281,7 @@ fn write_large(directory: &Path, disk: &mut StdDisk) -> (Box<PartitionLog>, Part
             checkpoint = log.checkpoint();
         }
     }
-    settle(&mut log, disk);
+    settle(&mut log, disk, 1);
     (log, checkpoint)
 }
 
@@ -471,7 +436,7 @@ fn whatever_befalls_index_files_the_same_log_opens() {
             assert_eq!(report.clean, clean, "{name}");
             assert!(report.quarantined.is_empty() && report.set_aside.is_empty());
             assert_eq!(face(&mut log), expected, "{name}, clean: {clean}");
-            settle(&mut log, &mut disk);
+            settle(&mut log, &mut disk, 1);
             if name != "directories" {
                 // The last segment's is written at a close.
                 let there = files(&damaged, "index").len();

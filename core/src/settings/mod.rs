@@ -157,8 +157,8 @@ pub struct Settings {
     pub shards: u16,
     /// `memory.limit`
     pub memory_limit_bytes: u64,
-    /// `journal.max_bytes`; 0 is off.
-    pub journal_max_bytes: u64,
+    /// `journal.max_bytes`; `None` is auto, 0 is off.
+    pub journal_max_bytes: Option<u64>,
     /// `log.durability`
     pub log_durability: LogDurability,
     /// `log.durability.interval_ms`

@@ -254,8 +254,8 @@ static REGISTRY: &[SettingSpec] = &[
         name: "journal.max_bytes",
         kind: Kind::Size { min: 0, max: 1 << 40 },
         unit: "bytes",
-        default: "0",
-        doc: "Most bytes of a shard's commit journal, which makes commits of many partitions cheap, in sixteen files. Experimental; 0 switches it off.",
+        default: "auto",
+        doc: "Most bytes of a shard's commit journal in a data directory, which makes commits of many partitions cheap, in sixteen files of at most 64MiB; auto is 1GiB, and with all shards at most a sixteenth of the file system; 0 switches it off.",
         ..BASE
     },
     SettingSpec {

@@ -136,10 +136,10 @@ impl Values {
                 "message.max_bytes {message} is above request.max_bytes {request}, so no request could carry it"
             )));
         }
-        let journal_max_bytes = self.number("journal.max_bytes")?;
-        if (1..JOURNAL_BYTES_MIN).contains(&journal_max_bytes) {
+        let journal_max_bytes: Option<u64> = self.number_or_auto("journal.max_bytes")?;
+        if let Some(bytes @ 1..JOURNAL_BYTES_MIN) = journal_max_bytes {
             return Err(SettingsError::Conflict(format!(
-                "journal.max_bytes {journal_max_bytes} is too small for sixteen files; give at least {JOURNAL_BYTES_MIN}, or 0 for none"
+                "journal.max_bytes {bytes} is too small for sixteen files; give at least {JOURNAL_BYTES_MIN}, or 0 for none"
             )));
         }
         let most = memory_limit_bytes / MEMORY_STORAGE_PART_MAX;
@@ -214,7 +214,9 @@ fn canonical(spec: &SettingSpec, text: &str, host: &HostFacts) -> Result<String,
         return Ok(match spec.name {
             "shards" => host.default_shards().to_string(),
             // Each directory's file system has its own.
-            "storage.min_free" | "storage.recycle_max" | "storage.reserve" => "auto".to_owned(),
+            "journal.max_bytes" | "storage.min_free" | "storage.recycle_max" | "storage.reserve" => {
+                "auto".to_owned()
+            }
             // A part of another setting.
             "storage.memory_max" => "auto".to_owned(),
             _ => host.default_memory_bytes().to_string(),

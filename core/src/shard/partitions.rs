@@ -420,6 +420,7 @@ impl Partitions {
         metrics: &ShardCells,
     ) {
         let touched: Vec<PartitionKey> = self.active.drain().collect();
+        self.note_lively(&touched);
         for key in touched {
             let Some((_, partition)) = self.by_key.get_mut(&key) else {
                 continue;

@@ -34,6 +34,7 @@ impl Shard {
                 Timer::FetchRetry(pending) => self.on_fetch_retry(now, disk, pending),
                 Timer::Tick => {
                     self.partitions.tick_checkpoint(disk, now.monotonic_ms);
+                    self.partitions.begin_round(now);
                     self.jobs.want(Job::TickPartitions);
                     if self.partitions.is_retention_due(now) && !self.stopping {
                         self.jobs.want(Job::Retain);

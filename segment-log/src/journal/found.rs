@@ -272,6 +272,9 @@ async fn find(io: Io, directory: PathBuf, bug: JournalBug) -> Result<FoundJourna
     if bug == JournalBug::OldestLast {
         found.files.reverse();
     }
+    if let JournalBug::OnlyShardsBelow(shards) = bug {
+        found.files.retain(|file| file.page.shard < shards);
+    }
     let mut partitions: HashMap<PartitionKey, PartitionFrames> = HashMap::new();
     let mut numbers: BTreeMap<(u64, u32), Numbers> = BTreeMap::new();
     for file in &mut found.files {

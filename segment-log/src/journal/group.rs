@@ -18,7 +18,10 @@ use super::scan::LiveJournal;
 use super::writer::{Journal, JournalBug, JournalEvent, JournalStatus};
 use crate::disk::{Completion, Disk};
 use crate::ids::PartitionKey;
-use crate::limits::{JOURNAL_BYTES_PER_FILE_MAX, JOURNAL_DIRTY_FILES_MIN, JOURNAL_SETTLING_MAX};
+use crate::limits::{
+    JOURNAL_BYTES_PER_FILE_MAX, JOURNAL_DIRECT_WHILE_MAKING_MAX, JOURNAL_DIRTY_FILES_MIN,
+    JOURNAL_SETTLING_MAX,
+};
 use crate::log::PartitionLog;
 
 /// How a shard finds the logs of its partitions.
@@ -34,17 +37,22 @@ pub struct GroupConfig {
     pub dirty_files_min: usize,
     /// Up to so many bytes per file, on average.
     pub bytes_per_file_max: u64,
+    /// While the journal's next file is being made, up to so many dirty files are synced; more wait for it.
+    pub direct_while_making_max: usize,
     /// The oldest files are let go while there are more bytes than this.
     pub trim_above_bytes: u64,
 }
 
 impl GroupConfig {
-    /// As measured (see the decision on the commit journal): trimming begins at half of what is allowed.
+    /// As measured (see the decision on the commit journal): trimming begins at three quarters of what is allowed.
+    /// The later it begins, the more appends of a partition one sync of its segment settles; what is left is filled
+    /// while the oldest file's are.
     pub fn for_max_bytes(max_bytes: u64) -> Self {
         Self {
             dirty_files_min: JOURNAL_DIRTY_FILES_MIN,
             bytes_per_file_max: JOURNAL_BYTES_PER_FILE_MAX,
-            trim_above_bytes: max_bytes / 2,
+            direct_while_making_max: JOURNAL_DIRECT_WHILE_MAKING_MAX,
+            trim_above_bytes: max_bytes / 4 * 3,
         }
     }
 }
@@ -149,8 +157,10 @@ impl GroupCommit {
             match self.journal.status(disk, runs, kept_bytes) {
                 JournalStatus::Ready => return self.commit_by_journal(now_ms, disk, logs),
                 JournalStatus::Busy => return,
+                // The syncs of so many files would take as long, and keep the making waiting.
+                JournalStatus::Making if files > self.config.direct_while_making_max => return,
                 JournalStatus::Full => self.way.full += 1,
-                JournalStatus::NotReady | JournalStatus::TooLarge => {}
+                JournalStatus::Making | JournalStatus::NotReady | JournalStatus::TooLarge => {}
             }
         }
         for key in std::mem::take(&mut self.waiting) {

@@ -55,6 +55,8 @@ pub enum JournalBug {
     TrimBeforeDirSync,
     /// The oldest record about an index counts.
     OldestLast,
+    /// A start finds the journals of shards below this number alone, as if no other shard had ever been.
+    OnlyShardsBelow(u32),
 }
 
 /// What a journal is made with.
@@ -98,7 +100,9 @@ pub enum JournalStatus {
     Ready,
     /// One is under way: wait for its end.
     Busy,
-    /// A file is being made, or was not made for want of space: commit directly.
+    /// A file is being made: wait for it if a commit of its own would take as long.
+    Making,
+    /// A file could not be made, for want of space: commit directly.
     NotReady,
     /// All that it may take is in use: commit directly.
     Full,
@@ -288,7 +292,8 @@ impl Journal {
         self.prepare(disk);
         match ready {
             true => JournalStatus::Ready,
-            false if self.has_room_for_file() || self.job.is_some() => JournalStatus::NotReady,
+            false if self.job.is_some() => JournalStatus::Making,
+            false if self.has_room_for_file() => JournalStatus::NotReady,
             false => JournalStatus::Full,
         }
     }
@@ -500,17 +505,12 @@ impl Journal {
         !self.spare.is_empty() || self.bytes() + self.config.file_bytes <= self.config.max_bytes
     }
 
-    /// Makes the next file before it is needed.
+    /// Makes the next file as soon as the last one is in use.
     fn prepare(&mut self, disk: &mut dyn Disk) {
-        let half = self.config.file_bytes / 2;
-        let is_early = self
-            .files
-            .back()
-            .is_some_and(|file| !file.failed && file.position < half);
         // A commit that lost its file has nowhere else to go, however much there is.
         let must = matches!(&self.commit, Some(commit) if commit.is_second);
         let idle = self.job.is_none() && self.next.is_none() && !self.is_closed && !self.made_in_vain;
-        if !idle || (is_early && !must) || !(must || self.has_room_for_file()) {
+        if !idle || !(must || self.has_room_for_file()) {
             return;
         }
         let Ok(id) = self.ids.next() else { return };

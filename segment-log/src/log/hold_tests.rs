@@ -216,13 +216,18 @@ impl Bench {
         while at < end {
             let plan = log.read(&mut self.disk, at, end, 1).unwrap();
             for part in &plan.parts {
-                let ReadPart::Cold(range) = part else {
-                    panic!("nothing is mapped in a simulation")
-                };
-                let file = self.disk.snapshot(range.file.path(), ReadSource::Cached).unwrap();
-                let bytes = &file[range.position.start as usize..range.position.end as usize];
-                for found in verify_cold(range, bytes).unwrap() {
-                    served.push(BatchHeader::parse(&bytes[found]).unwrap().base_offset.0);
+                match part {
+                    ReadPart::Hot(pieces) => {
+                        let batches = pieces.iter().map(|piece| BatchHeader::parse(piece).unwrap());
+                        served.extend(batches.map(|batch| batch.base_offset.0));
+                    }
+                    ReadPart::Cold(range) => {
+                        let file = self.disk.snapshot(range.file.path(), ReadSource::Cached).unwrap();
+                        let bytes = &file[range.position.start as usize..range.position.end as usize];
+                        for found in verify_cold(range, bytes).unwrap() {
+                            served.push(BatchHeader::parse(&bytes[found]).unwrap().base_offset.0);
+                        }
+                    }
                 }
             }
             at = Offset(served.last().unwrap() + 1);

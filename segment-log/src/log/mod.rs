@@ -390,8 +390,9 @@ impl PartitionLog {
         self.flush(now_ms, disk);
     }
 
-    /// To be called now and then (at least each 100 ms): rolls by age, commits by interval, asks
-    /// for space again, removes what lies below the log start.
+    /// To be called now and then: rolls by age, commits by interval, asks for space again, removes what lies below
+    /// the log start. Every 100 ms or so after the log was touched and while [`PartitionLog::waits_for_tick`]; else
+    /// every few seconds.
     pub fn tick(&mut self, now_ms: i64, disk: &mut dyn Disk) {
         if self.status == LogStatus::Fenced {
             return;
@@ -404,6 +405,15 @@ impl PartitionLog {
         self.give_back_spares(now_ms, disk);
         self.mark_index();
         self.flush(now_ms, disk);
+    }
+
+    /// Whether a tick has something to do soon: what an interval is to make durable, space to be asked for again, a
+    /// staging buffer that nobody may need any more.
+    pub fn waits_for_tick(&self) -> bool {
+        let by_interval = matches!(self.config.durability, Durability::Interval { .. });
+        let open = self.segments.get(self.first_unsynced..).unwrap_or_default();
+        open.iter()
+            .any(|segment| segment.no_space || segment.holds_staging() || (by_interval && segment.is_dirty()))
     }
 
     fn submit(&mut self, disk: &mut dyn Disk, purpose: Purpose, op: crate::disk::DiskOp) {

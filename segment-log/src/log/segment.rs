@@ -524,6 +524,11 @@ impl Segment {
         }
     }
 
+    /// Whether [`Segment::rest`] has a buffer to let go.
+    pub(crate) fn holds_staging(&self) -> bool {
+        self.staged.capacity() > 0
+    }
+
     /// The staged bytes and zeros to the end of the page, for a gathering write.
     pub(crate) fn staged_slices(&self) -> Vec<IoSlice<'_>> {
         let mut slices: Vec<_> = self

@@ -109,6 +109,8 @@ pub enum RecoveryBug {
     IgnoreTruncations,
     /// A truncation removes segments before the one that goes on is durable.
     RemoveBeforeCut,
+    /// An entry does not follow one that ends more than one offset before it.
+    RefuseGaps,
 }
 
 /// What an open may be told beyond its [`crate::log::OpenSpec`].

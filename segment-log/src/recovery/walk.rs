@@ -434,10 +434,13 @@ impl Walk<'_> {
         } else {
             header.index == self.state.last_index()
         };
+        let next_offset = self.state.next_offset();
+        let refused = self.input.bug == RecoveryBug::RefuseGaps && header.base_offset > next_offset;
         index_holds
+            && !refused
             && chain.is_none_or(|chain| chain == header.prev_crc)
             && header.term >= self.state.last_term()
-            && header.base_offset >= self.state.next_offset()
+            && header.base_offset >= next_offset
     }
 
     /// Takes an entry in; false if its payload says something that cannot be.

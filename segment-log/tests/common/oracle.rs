@@ -1,7 +1,8 @@
 //! What was sent to one partition, and what of it must be there.
 //!
 //! A batch whose offset passed the durable offset is there for good, under its offset and with its bytes; so is a
-//! log start; nothing is served that was not appended; no offset is given out twice under one leader epoch; and what
+//! log start; nothing is served that was not appended, and nothing is left out between two batches but the offsets
+//! that were left out when the second one was appended; no offset is given out twice under one leader epoch; and what
 //! a log derived from its batches, wherever an open had it from, is what they say.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +49,8 @@ pub struct Sends {
     pub pending: BTreeMap<i64, Sent>,
     /// Seen to be durable: must be there for good.
     pub acked: BTreeMap<i64, Sent>,
-    /// Everything ever appended: what may be served.
-    ever: BTreeSet<(i64, Bytes)>,
+    /// Everything ever appended: what may be served, and where the log ended before each.
+    ever: BTreeMap<(i64, Bytes), i64>,
     given_out: BTreeSet<(i32, i64)>,
     /// Log starts asked for in this life of the log, each with the index that makes it durable.
     starts_asked: Vec<(EntryIndex, i64)>,
@@ -71,10 +72,26 @@ impl Sends {
                 return Err(format!("offset {offset} twice under epoch {epoch}"));
             }
         }
-        let header = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
-        self.ever.insert((appended.base_offset.0, stored.clone()));
-        self.pending
-            .insert(appended.base_offset.0, Sent::new(&header, stored));
+        self.note(stored, appended.base_offset)
+    }
+
+    /// A batch was taken that had its offset and epoch, behind a log that ended at `follows`.
+    pub fn mirrored(&mut self, stored: Bytes, follows: Offset, appended: &Appended) -> Verdict {
+        let batch = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
+        if (appended.base_offset, appended.last_offset) != (batch.base_offset, batch.last_offset()) {
+            return Err(format!(
+                "a batch for offset {} went to {appended:?}",
+                batch.base_offset
+            ));
+        }
+        self.note(stored, follows)
+    }
+
+    fn note(&mut self, stored: Bytes, follows: Offset) -> Verdict {
+        let batch = BatchHeader::parse(&stored).map_err(|error| error.to_string())?;
+        let base = batch.base_offset.0;
+        self.ever.insert((base, stored.clone()), follows.0);
+        self.pending.insert(base, Sent::new(&batch, stored));
         Ok(())
     }
 
@@ -119,7 +136,7 @@ impl Sends {
     fn cut_to(&mut self, end: i64) {
         self.was_cut = true;
         self.acked.retain(|base, _| *base < end);
-        self.ever.retain(|(base, _)| *base < end);
+        self.ever.retain(|(base, _), _| *base < end);
     }
 
     /// After an open everything in the log is durable, and everything that was durable is in it.
@@ -151,11 +168,14 @@ impl Sends {
                 return Err(format!("acked batch at offset {base} is lost ({report:?})"));
             }
         }
-        // The first batch may begin in front of the start.
-        let mut next = served.keys().next().map_or(start.0, |base| start.0.min(*base));
-        for (base, stored) in &served {
-            if *base != next {
-                return Err(format!("offset {next} is missing"));
+        let mut next = start.0;
+        for (at, (base, stored)) in served.iter().enumerate() {
+            let follows = self.ever.get(&(*base, stored.clone())).copied().unwrap_or(*base);
+            // The first batch, or what it follows, may begin in front of the start.
+            if follows != next && (at > 0 || follows > next) {
+                return Err(format!(
+                    "the batch at offset {base} followed offset {follows}, now it follows {next}"
+                ));
             }
             let batch = BatchHeader::parse(stored).map_err(|error| error.to_string())?;
             next = batch.last_offset().0 + 1;
@@ -230,7 +250,7 @@ impl Sends {
         while at < below {
             for (batch, stored) in reads::read_once(log, disk, at, below, max_bytes)? {
                 let base = batch.base_offset;
-                if !self.ever.contains(&(base.0, stored.clone())) {
+                if !self.ever.contains_key(&(base.0, stored.clone())) {
                     return Err(format!("offset {base} serves what was never appended"));
                 }
                 at = Offset(batch.last_offset().0 + 1);

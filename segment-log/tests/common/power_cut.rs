@@ -4,23 +4,31 @@
 //! the cut; [`cut_everywhere`] runs it again and again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
 use tidelog_segment_log::disk::Disk;
 use tidelog_segment_log::disk::sim::{SimConfig, SimDisk, SimFaults};
 use tidelog_segment_log::ids::{Offset, PartitionKey, TopicId};
+use tidelog_segment_log::journal::{
+    FoundJournals, GroupCommit, GroupConfig, GroupEvent, Journal, JournalBug, JournalConfig, Logs, Way,
+};
 use tidelog_segment_log::log::{Durability, LogConfig, OpenProgress, OpenSpec, Opening, PartitionLog};
 use tidelog_segment_log::producer_state::SequenceCheck;
 use tidelog_segment_log::recovery::{RecoveryOptions, RecoveryReport};
 
+use super::disk::Stepping;
 use super::{Verdict, batches, reads};
 
 /// The directory of the one partition.
 pub const DIRECTORY: &str = "/sim/partition";
+/// The data directory that it lies in, with its journal.
+const DATA: &str = "/sim";
 /// Length of each record's value.
 const VALUE_BYTES: usize = 1_500;
+const JOURNAL_SPACE: u32 = 8;
+const JOURNAL_FILE_BYTES: u64 = 32 << 10;
 
 /// What distinguishes the log of one test from that of another.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +37,18 @@ pub struct Kind {
     pub durability: Durability,
 }
 
+fn key() -> PartitionKey {
+    PartitionKey {
+        topic: TopicId([5; 16]),
+        partition: 1,
+    }
+}
+
 /// The log at its start number `starts`, from 1 on.
 pub fn spec(kind: Kind, starts: u64, checkpoint: Option<PartitionCheckpoint>) -> OpenSpec {
     OpenSpec {
         directory: PathBuf::from(DIRECTORY),
-        key: PartitionKey {
-            topic: TopicId([5; 16]),
-            partition: 1,
-        },
+        key: key(),
         config: LogConfig {
             segment_bytes: kind.segment_bytes,
             segment_ms: i64::MAX,
@@ -73,6 +85,19 @@ pub fn open(
     let (mut log, _) = finish(opening, 1, disk, &mut { usize::MAX }).map_err(End::told)?;
     log.confirm_term();
     Ok(log)
+}
+
+/// With what journals hold of the log.
+pub fn with_journals(disk: &mut SimDisk, options: RecoveryOptions) -> Result<RecoveryOptions, String> {
+    let found = FoundJournals::find(JOURNAL_SPACE, Path::new(DATA)).drive(&mut Stepping(disk));
+    let found = found.map_err(|error| error.to_string())?;
+    match found.damage() {
+        [] => Ok(RecoveryOptions {
+            journal: found.evidence(&key()),
+            ..options
+        }),
+        damage => Err(format!("journal damage where none was done: {damage:?}")),
+    }
 }
 
 /// Lets an opening get on for at most `left` steps of the disk.
@@ -131,6 +156,17 @@ pub struct Life<W> {
     left: usize,
     /// The next sequence of each producer.
     sequences: BTreeMap<i64, i32>,
+    /// Decides about the commits of the log, if it has one.
+    group: Option<GroupCommit>,
+}
+
+/// The only log of a group.
+struct Only<'a>(&'a mut PartitionLog);
+
+impl Logs for Only<'_> {
+    fn log_mut(&mut self, key: &PartitionKey) -> Option<&mut PartitionLog> {
+        (self.0.key() == *key).then_some(&mut *self.0)
+    }
 }
 
 impl<W: Watch> Life<W> {
@@ -143,6 +179,42 @@ impl<W: Watch> Life<W> {
             watch,
             left,
             sequences: BTreeMap::new(),
+            group: None,
+        }
+    }
+
+    /// From here on its commits go through a journal of its own, as start number `starts` makes it.
+    pub fn begin_journal(&mut self, starts: u64) {
+        let journal = JournalConfig {
+            shard: 0,
+            start_counter: starts,
+            file_bytes: JOURNAL_FILE_BYTES,
+            max_bytes: 4 * JOURNAL_FILE_BYTES,
+            id_seed: Some(starts),
+            bug: JournalBug::None,
+        };
+        let commits = GroupConfig {
+            dirty_files_min: 1,
+            bytes_per_file_max: u64::MAX,
+            direct_while_making_max: 1,
+            trim_above_bytes: JOURNAL_FILE_BYTES,
+        };
+        let journal = Journal::new(Path::new(DATA), JOURNAL_SPACE, journal);
+        self.group = Some(GroupCommit::new(journal, commits));
+        self.log.join_group_commit();
+    }
+
+    /// Which way its commits went.
+    pub fn way(&self) -> Way {
+        self.group.as_ref().map(GroupCommit::way).unwrap_or_default()
+    }
+
+    /// Writes what was appended, and commits.
+    pub fn flush(&mut self) {
+        self.log.flush(self.now_ms, &mut self.disk);
+        if let Some(group) = &mut self.group {
+            group.note(self.log.key());
+            group.commit(self.now_ms, &mut self.disk, &mut Only(&mut self.log));
         }
     }
 
@@ -152,7 +224,21 @@ impl<W: Watch> Life<W> {
         let mut completions = Vec::new();
         self.disk.take_completions(&mut completions);
         for completion in completions {
-            self.log.on_completion(self.now_ms, &mut self.disk, completion);
+            match &mut self.group {
+                Some(group) if completion.token.0 >> 32 == u64::from(JOURNAL_SPACE) => {
+                    group.on_completion(&mut self.disk, completion);
+                }
+                _ => self.log.on_completion(self.now_ms, &mut self.disk, completion),
+            }
+        }
+        let events = match &mut self.group {
+            Some(group) => group.take_events(&mut Only(&mut self.log)),
+            None => Vec::new(),
+        };
+        for event in events {
+            if let GroupEvent::Failed(error) = event {
+                return Err(End::Wrong(error.to_string()));
+            }
         }
         self.look();
         Ok(())
@@ -174,20 +260,41 @@ impl<W: Watch> Life<W> {
             self.log
                 .append(self.now_ms, &mut self.disk, &batch)
                 .map_err(|error| End::Wrong(error.to_string()))?;
-            self.log.flush(self.now_ms, &mut self.disk);
+            self.flush();
             self.step()?;
         }
         Ok(())
+    }
+
+    /// A batch under the offset and the epoch that it has.
+    pub fn append_assigned(&mut self, batch: &Bytes) -> Result<(), End> {
+        self.now_ms += 10;
+        self.log
+            .append_assigned(self.now_ms, &mut self.disk, batch)
+            .map_err(|error| End::Wrong(error.to_string()))?;
+        self.flush();
+        self.step()
     }
 
     /// Until nothing is in flight.
     pub fn settle(&mut self) -> Result<(), End> {
         loop {
             self.log.tick(self.now_ms, &mut self.disk);
-            if !self.log.is_waiting_for_disk() {
+            if self.group.is_some() {
+                self.flush();
+                self.trim();
+            }
+            if !self.log.is_waiting_for_disk() && self.disk.idle() {
                 return Ok(());
             }
             self.step()?;
+        }
+    }
+
+    /// Lets files of the journal go.
+    fn trim(&mut self) {
+        if let Some(group) = self.group.as_mut().filter(|group| group.wants_trim()) {
+            group.trim_step(&mut self.disk, &mut Only(&mut self.log), || true);
         }
     }
 

@@ -2,7 +2,7 @@
 //! sequence of power cuts, kills, failed writes and failed syncs, in every state of journal, trim, checkpoint and
 //! roll, whatever the number of shards that wrote and that read; and nothing else is served.
 //!
-//! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (40). The tests at the end
+//! One seed decides everything of a run. `TIDELOG_SIM_SEEDS` sets the number of seeds (60). The tests at the end
 //! show that the oracle can fail: with faults planted in the journal, and with a broker that answers too early.
 
 #[path = "../common/mod.rs"]
@@ -61,6 +61,7 @@ const SOUND: Scenario = Scenario {
     damages_index_files: true,
     names_lag: false,
     fdatasync_is_noop: false,
+    mirrors: false,
     acks_duplicates_early: false,
     recovery_bug: RecoveryBug::None,
     removal_bug: RemovalBug::None,
@@ -83,7 +84,7 @@ const RARE: &[&str] = &[
 ];
 
 fn seeds() -> Seeds {
-    Seeds::asked(40)
+    Seeds::asked(60)
 }
 
 fn with_bug(scenario: Scenario, bug: JournalBug) -> Scenario {

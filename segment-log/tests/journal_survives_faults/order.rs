@@ -20,7 +20,7 @@ use tidelog_segment_log::segment_header::SegmentHeader;
 
 use crate::common::disk::Stepping;
 use crate::common::reads::batches_of;
-use crate::common::world::root;
+use crate::common::shards::root;
 
 const SPACE: u32 = 40;
 

@@ -1,7 +1,8 @@
 //! The shard's group commits: one for each data directory, with its journal.
 //!
 //! Owned by the shard. A group is told of each log that was flushed in a turn and decides at the turn's end; its
-//! journal has a token space of its own. Without a journal (`journal.max_bytes = 0`) logs commit by themselves.
+//! journal has a token space of its own. Without a journal (`journal.max_bytes = 0`, or a file system too small for
+//! one) logs commit by themselves.
 
 use tidelog_segment_log::disk::{Completion, Disk};
 use tidelog_segment_log::ids::PartitionKey;
@@ -13,6 +14,7 @@ use tidelog_segment_log::log::PartitionLog;
 
 use super::{DirectoryId, Partitions};
 use crate::fatal::{FatalReason, fatal};
+use crate::limits::JOURNAL_BYTES_MIN;
 use crate::metrics::ShardCells;
 use crate::reactor::{Progress, StepBudget};
 use crate::shard::FastMap;
@@ -20,6 +22,9 @@ use crate::shard::partition::Partition;
 
 /// Files that `journal.max_bytes` is divided into.
 const FILES_PER_JOURNAL: u64 = 16;
+/// `journal.max_bytes` = auto: sixteen whole files, and for all shards at most this part of the file system.
+const JOURNAL_BYTES_AUTO: u64 = FILES_PER_JOURNAL * JOURNAL_FILE_BYTES;
+const JOURNAL_PART: u64 = 16;
 
 struct Group {
     id: DirectoryId,
@@ -45,6 +50,19 @@ impl Logs for OpenLogs<'_> {
     }
 }
 
+/// `journal.max_bytes` = auto, on a file system of so many bytes (-1: not known): what is too little for a journal
+/// is none.
+fn journal_bytes(total_bytes: i64, shards: usize) -> u64 {
+    let Ok(total_bytes) = u64::try_from(total_bytes) else {
+        return JOURNAL_BYTES_AUTO;
+    };
+    let part = total_bytes / JOURNAL_PART / shards.max(1) as u64;
+    match part.min(JOURNAL_BYTES_AUTO) {
+        too_little if too_little < JOURNAL_BYTES_MIN => 0,
+        bytes => bytes,
+    }
+}
+
 impl Commits {
     fn of(&mut self, directory: Option<DirectoryId>) -> Option<&mut Group> {
         self.groups.iter_mut().find(|group| Some(group.id) == directory)
@@ -64,15 +82,17 @@ impl Partitions {
 
     /// Makes the group of each data directory.
     pub(super) fn make_groups(&mut self) {
-        let max_bytes = self.settings.journal_max_bytes;
-        if max_bytes == 0 {
-            return;
-        }
         for place in 0..self.directories.len() {
             let space = self.take_space();
             let Some(directory) = self.directories.get(place) else {
                 continue;
             };
+            let set = self.settings.journal_max_bytes;
+            let max_bytes =
+                set.unwrap_or_else(|| journal_bytes(directory.seed.space.total_bytes(), self.shards));
+            if max_bytes == 0 {
+                continue;
+            }
             let config = JournalConfig {
                 shard: self.own as u32,
                 start_counter: directory.seed.directory.start_counter(),
@@ -239,5 +259,22 @@ impl Partitions {
         metrics
             .journal_bytes
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_takes_a_small_part_of_a_small_disk_and_none_of_a_tiny_one() {
+        let auto = |total: i64, shards| journal_bytes(total, shards);
+        assert_eq!(auto(1 << 40, 1), 1 << 30);
+        assert_eq!(auto(1 << 40, 64), 1 << 30, "64 of them are a sixteenth of 1 TiB");
+        assert_eq!(auto(8 << 30, 1), 512 << 20);
+        assert_eq!(auto(8 << 30, 4), 128 << 20);
+        assert_eq!(auto(256 << 20, 1), JOURNAL_BYTES_MIN);
+        assert_eq!(auto(160 << 20, 1), 0);
+        assert_eq!(auto(-1, 4), 1 << 30, "not known");
     }
 }

@@ -1,4 +1,5 @@
-//! What an open partition holds at rest: the constant that the memory limit is divided by must be true.
+//! What open partitions cost at rest: the constant that the memory limit is divided by must be true, and a tick does
+//! not look at each of them.
 
 use std::sync::Arc;
 
@@ -142,6 +143,7 @@ impl Bench {
     fn tick(&mut self) {
         self.now.monotonic_ms += 1_000;
         self.now.wall_ms += 1_000;
+        self.partitions.begin_round(self.now);
         let mut budget = StepBudget::items(u32::MAX);
         while self
             .partitions
@@ -200,4 +202,49 @@ fn an_open_partition_at_rest_holds_no_more_than_is_counted() {
         rested >= PARTITION_BYTES / 4,
         "{rested} bytes, {PARTITION_BYTES} are counted"
     );
+}
+
+/// Partitions that a tick looks at, so long after the last one.
+fn looked_at(bench: &mut Bench, after_ms: u64) -> usize {
+    bench.now.monotonic_ms += after_ms;
+    bench.partitions.begin_round(bench.now);
+    let mut looked_at = 0;
+    loop {
+        let mut budget = StepBudget::items(1);
+        let progress = bench
+            .partitions
+            .tick_step(bench.now, &mut bench.disk, &mut budget, &bench.metrics);
+        looked_at += usize::from(!budget.take());
+        if progress == Progress::Done {
+            return looked_at;
+        }
+    }
+}
+
+#[test]
+fn a_tick_looks_at_what_was_touched_and_seldom_at_all() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bench = Bench::new(directory.path());
+    let keys = bench.create_topic();
+    let all = keys.len();
+    assert_eq!(looked_at(&mut bench, 50), all, "the first round is a whole one");
+    // What was opened has settled after a tick or two.
+    while looked_at(&mut bench, 5) > 0 {}
+    let batch = Bytes::from(build_batch(&BatchSpec::default(), &[&[1; 1_000]]));
+    bench.produce(&keys[3], &batch);
+    bench.settle();
+    assert_eq!(bench.produced(), 1, "it is acknowledged");
+    assert_eq!(looked_at(&mut bench, 5), 1, "the one that was touched");
+    while looked_at(&mut bench, 5) > 0 {}
+    assert_eq!(
+        looked_at(&mut bench, 1_000),
+        all,
+        "the time for a whole round has come"
+    );
+    assert_eq!(
+        looked_at(&mut bench, 50),
+        0,
+        "1,000 partitions are looked at in turn each 100 ms"
+    );
+    assert_eq!(looked_at(&mut bench, 50), all);
 }

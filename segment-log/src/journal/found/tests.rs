@@ -35,6 +35,10 @@ fn journal(frames: u64, partitions: u64) -> Vec<u8> {
     let mut bytes = page.encode().to_vec();
     for number in 1..=frames {
         let index = EntryIndex(1 + (number - 1) / partitions);
+        // As stored: under its offset and epoch.
+        let mut batch = batch.clone();
+        batch[..8].copy_from_slice(&(index.0 as i64 - 1).to_be_bytes());
+        batch[12..16].copy_from_slice(&1_i32.to_be_bytes());
         let mut entry = EntryHeader {
             version: ENTRY_VERSION,
             kind: EntryKind::Data,

@@ -27,22 +27,31 @@ impl World {
         let values: Vec<&[u8]> = (0..records).map(|_| value.as_slice()).collect();
         let producer = self.rng.index(PRODUCERS as usize) as i64;
         let batch = batches::sequenced(producer, self.next_value as i32, self.now_ms, &values);
-        let Some(log) = self.logs.at(at) else {
+        let Some(log) = self.shards.logs.at(at) else {
             return Ok(());
         };
+        if self.scenario.mirrors {
+            return self.mirror(at, &batch);
+        }
         match log.append(self.now_ms, &mut self.disk.running(), &batch) {
             Ok(appended) => self.sends[at].appended(log, &batch, &appended),
-            Err(AppendError::NoSpace) => {
+            Err(error) => self.not_appended(error),
+        }
+    }
+
+    pub(super) fn not_appended(&mut self, error: AppendError) -> Verdict {
+        match error {
+            AppendError::NoSpace => {
                 self.events.note("an append that found the disk full", 1);
                 Ok(())
             }
-            Err(AppendError::Backlogged | AppendError::Fenced) => Ok(()),
-            Err(AppendError::TermNotDurable) => {
+            AppendError::Backlogged | AppendError::Fenced => Ok(()),
+            AppendError::TermNotDurable => {
                 self.events.note("an append before the term was durable", 1);
                 self.begin_checkpoint();
                 Ok(())
             }
-            Err(other) => Err(format!("append: {other}")),
+            other => Err(format!("append: {other}")),
         }
     }
 
@@ -50,7 +59,8 @@ impl World {
     pub(super) fn retry(&mut self) -> Verdict {
         let at = self.some_partition();
         let last = self.sends[at].pending.last_key_value();
-        let (Some((base, sent)), Some(log)) = (last.map(|(b, s)| (*b, s.clone())), self.logs.at(at)) else {
+        let (Some((base, sent)), Some(log)) = (last.map(|(b, s)| (*b, s.clone())), self.shards.logs.at(at))
+        else {
             return Ok(());
         };
         let last = sent.sequence + (sent.last - base) as i32;
@@ -79,7 +89,7 @@ impl World {
     /// Moves the log start, as far as any share of what may be deleted.
     pub(super) fn delete(&mut self) -> Verdict {
         let at = self.some_partition();
-        let Some(log) = self.logs.at(at) else {
+        let Some(log) = self.shards.logs.at(at) else {
             return Ok(());
         };
         let (start, watermark) = (log.log_start_offset().0, log.high_watermark().0);
@@ -113,7 +123,7 @@ impl World {
 
     pub(super) fn read_some(&mut self) -> Verdict {
         let at = self.some_partition();
-        let Some(log) = self.logs.at(at) else {
+        let Some(log) = self.shards.logs.at(at) else {
             return Ok(());
         };
         let (start, end) = (log.log_start_offset(), log.high_watermark());

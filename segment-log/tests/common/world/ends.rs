@@ -10,14 +10,15 @@ use tidelog_segment_log::log::CloseProgress;
 
 use super::super::Verdict;
 use super::super::disk::{Stepping, do_now, names};
-use super::{CHECKPOINT_SPACE, STEPS_MAX, World, directory, root};
+use super::super::shards::{directory, root};
+use super::{CHECKPOINT_SPACE, STEPS_MAX, World};
 
 impl World {
     pub(super) fn stop_in_order(&mut self) -> Verdict {
         for _ in 0..STEPS_MAX {
             let mut closed = Vec::new();
             for at in 0..self.scenario.partitions {
-                let Some(log) = self.logs.at(at) else {
+                let Some(log) = self.shards.logs.at(at) else {
                     return Ok(());
                 };
                 match log.close(self.now_ms, &mut self.disk.running()) {
@@ -30,12 +31,7 @@ impl World {
             self.observe()?;
             let all = closed.len() == self.scenario.partitions;
             let settled = all && self.checkpoint.is_none() && self.removal.is_none();
-            if settled
-                && self
-                    .groups
-                    .iter_mut()
-                    .all(|group| group.close(&mut self.disk.sim))
-            {
+            if settled && self.shards.close_groups(&mut self.disk.sim) {
                 return self.mark_clean_and_start(closed);
             }
             let life = self.lives;
@@ -51,7 +47,7 @@ impl World {
     fn stop_failed(&mut self) -> Verdict {
         self.events.note("a stop that ended in a fence", 1);
         // A log alone can be opened again, and then it is not closing any more.
-        if self.groups.is_empty() && self.scenario.partitions == 1 {
+        if self.shards.groups.is_empty() && self.scenario.partitions == 1 {
             self.observe()?;
             return self.reopen_fenced();
         }
@@ -60,7 +56,7 @@ impl World {
 
     fn what_is_open(&mut self) -> String {
         let mut left = String::new();
-        for (key, log) in &mut self.logs.0 {
+        for (key, log) in &mut self.shards.logs.0 {
             let closing = log.close(self.now_ms, &mut self.disk.sim);
             left += &format!(
                 " {}: closed {}, status {:?}, committing {}, wanted {:?}, waits {};",
@@ -142,7 +138,9 @@ impl World {
                 !sends.pending.is_empty(),
                 "a crash with batches that were not acknowledged",
             );
-            let Some(log) = self.logs.at(at) else { continue };
+            let Some(log) = self.shards.logs.at(at) else {
+                continue;
+            };
             let is_beginning = log.checkpoint().segments.len() < log.segment_count();
             events.note_if(is_beginning, "a crash while a segment was begun");
             events.note_if(
@@ -157,12 +155,12 @@ impl World {
     }
 
     fn forget_process(&mut self) {
-        for group in self.groups.drain(..) {
+        for group in self.shards.groups.drain(..) {
             self.events.take_way(group.way());
             self.events
                 .note("a journal file that failed", group.journal().failed_files());
         }
-        self.logs.0.clear();
+        self.shards.logs.0.clear();
         self.checkpoint = None;
         self.removal = None;
         self.data = None;

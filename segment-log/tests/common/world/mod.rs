@@ -5,33 +5,30 @@
 
 mod clients;
 mod ends;
+mod mirrors;
 mod starts;
 mod truncations;
 mod turns;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use tidelog_segment_log::data_directory::DataDirectory;
 use tidelog_segment_log::disk::sim::{OpKind, SimConfig, SimDisk, SimFaults, SimRng};
-use tidelog_segment_log::ids::{PartitionKey, TopicId};
-use tidelog_segment_log::journal::{GroupCommit, JournalBug, Logs};
-use tidelog_segment_log::log::{
-    LogConfig, LogStatus, Machine, PartitionLog, RemovalBug, SpareBudget, WriteBug,
-};
+use tidelog_segment_log::ids::PartitionKey;
+use tidelog_segment_log::journal::JournalBug;
+use tidelog_segment_log::log::{LogConfig, LogStatus, Machine, RemovalBug, SpareBudget, WriteBug};
 use tidelog_segment_log::recovery::RecoveryBug;
 
 use super::Verdict;
 use super::disk::LaggingDisk;
 use super::events::Events;
 use super::oracle::Sends;
+use super::shards::Shards;
+use mirrors::Source;
 
 const CHECKPOINT_SPACE: u32 = 10;
-const JOURNAL_SPACE: u32 = 20;
 const REMOVAL_SPACE: u32 = 30;
-const LOG_SPACE: u32 = 100;
 /// Starts after which a broker that does not open never does.
 const STARTS_MAX: usize = 2_000;
 /// Steps of the disk after which something that should end does not.
@@ -86,6 +83,8 @@ pub struct Scenario {
     /// Syncs of directories of partitions take long.
     pub names_lag: bool,
     pub fdatasync_is_noop: bool,
+    /// Each partition is the copy of a log elsewhere, which gave its batches their offsets, with gaps, and epochs.
+    pub mirrors: bool,
     /// A retried batch is answered at once.
     pub acks_duplicates_early: bool,
     pub recovery_bug: RecoveryBug,
@@ -113,21 +112,6 @@ pub struct Journals {
     /// Files are let go as soon as they may be.
     pub trims_always: bool,
     pub bug: JournalBug,
-}
-
-pub fn root() -> PathBuf {
-    PathBuf::from("/sim/data")
-}
-
-fn key(at: usize) -> PartitionKey {
-    PartitionKey {
-        topic: TopicId([9; 16]),
-        partition: at as i32,
-    }
-}
-
-fn directory(at: usize) -> PathBuf {
-    root().join(format!("partition-{at}"))
 }
 
 /// One of them, by weight.
@@ -161,33 +145,18 @@ fn faults(rates: &FaultRates, rng: &mut SimRng) -> SimFaults {
     .with_eio(OpKind::Read, chance(rates.rare_ppm))
 }
 
-/// The open logs of all shards.
-#[derive(Default)]
-struct OpenLogs(BTreeMap<PartitionKey, Box<PartitionLog>>);
-
-impl Logs for OpenLogs {
-    fn log_mut(&mut self, key: &PartitionKey) -> Option<&mut PartitionLog> {
-        self.0.get_mut(key).map(Box::as_mut)
-    }
-}
-
-impl OpenLogs {
-    fn at(&mut self, at: usize) -> Option<&mut PartitionLog> {
-        self.log_mut(&key(at))
-    }
-}
-
 struct World {
     scenario: Scenario,
     rng: SimRng,
     disk: LaggingDisk,
     data: Option<DataDirectory>,
-    logs: OpenLogs,
-    /// One for each shard, if they have journals.
-    groups: Vec<GroupCommit>,
+    /// Without groups unless the scenario has journals.
+    shards: Shards,
     /// Shards of the last start that had journals.
     shards_before: usize,
     sends: Vec<Sends>,
+    /// What partitions are copies of, if they are.
+    sources: Vec<Source>,
     checkpoint: Option<Machine<io::Result<()>>>,
     /// Terms that the checkpoint under way carries.
     checkpoint_terms: Vec<(PartitionKey, i32)>,
@@ -218,10 +187,10 @@ impl World {
             rng,
             disk: LaggingDisk::new(sim, scenario.names_lag),
             data: None,
-            logs: OpenLogs::default(),
-            groups: Vec::new(),
+            shards: Shards::default(),
             shards_before: 0,
             sends: (0..scenario.partitions).map(|_| Sends::default()).collect(),
+            sources: (0..scenario.partitions).map(|_| Source::default()).collect(),
             checkpoint: None,
             checkpoint_terms: Vec::new(),
             removal: None,
@@ -234,10 +203,6 @@ impl World {
                 .then(|| SpareBudget::of_files_from(8 << 10, 256 << 10)),
             events: Events::default(),
         }
-    }
-
-    fn shard_of(&self, at: usize) -> usize {
-        at % self.groups.len().max(1)
     }
 
     fn some_partition(&mut self) -> usize {
@@ -271,7 +236,7 @@ impl World {
 
     fn observe(&mut self) -> Verdict {
         for (at, sends) in self.sends.iter_mut().enumerate() {
-            if let Some(log) = self.logs.at(at) {
+            if let Some(log) = self.shards.logs.at(at) {
                 sends
                     .observe(log)
                     .map_err(|error| format!("partition {at}: {error}"))?;
@@ -281,7 +246,7 @@ impl World {
     }
 
     fn is_fenced(&mut self, at: usize) -> bool {
-        let log = self.logs.at(at);
+        let log = self.shards.logs.at(at);
         log.is_some_and(|log| log.status() == LogStatus::Fenced)
     }
 }

@@ -1,9 +1,9 @@
 //! How a simulated broker starts, and how it opens a fenced log again.
 
 use tidelog_segment_log::checkpoint::PartitionCheckpoint;
-use tidelog_segment_log::data_directory::{DataDirectory, NewIdentity};
+use tidelog_segment_log::data_directory::DataDirectory;
 use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::journal::{GroupCommit, GroupConfig, Journal, JournalConfig, JournalEvidence};
+use tidelog_segment_log::journal::{GroupConfig, JournalBug, JournalConfig};
 use tidelog_segment_log::log::{OpenProgress, OpenSpec, Opening};
 use tidelog_segment_log::recovery::{
     ExamineSpec, Examined, Quarantined, RecoveryBug, RecoveryOptions, RecoveryReport, examine,
@@ -11,9 +11,8 @@ use tidelog_segment_log::recovery::{
 
 use super::super::Verdict;
 use super::super::disk::Stepping;
-use super::{
-    JOURNAL_SPACE, Journals, LOG_SPACE, REMOVAL_SPACE, STARTS_MAX, STEPS_MAX, World, directory, key, root,
-};
+use super::super::shards::{LOG_SPACE, directory, key, take_directory};
+use super::{Journals, REMOVAL_SPACE, STARTS_MAX, STEPS_MAX, World};
 
 /// A partition that a start opened.
 struct Opened {
@@ -29,13 +28,11 @@ impl World {
         for _ in 0..STARTS_MAX {
             self.data = None;
             self.lives += 1;
-            let new = NewIdentity {
-                node_id: 1,
-                cluster_id: "simulated".into(),
-                rack: None,
-                directory_id: [7; 16],
-            };
-            let Ok(data) = DataDirectory::open(&mut Stepping(&mut self.disk.sim), &root(), new) else {
+            let bug = self
+                .scenario
+                .journals
+                .map_or(JournalBug::None, |journals| journals.bug);
+            let Ok(data) = take_directory(&mut Stepping(&mut self.disk.sim), bug) else {
                 self.events.note("a start that the disk refused", 1);
                 continue;
             };
@@ -45,7 +42,7 @@ impl World {
             }
             let Some(opened) = self.open_all(&data)? else {
                 drop(data);
-                self.logs.0.clear();
+                self.shards.logs.0.clear();
                 self.disk.sim.process_kill();
                 self.was_cut = self.rng.index(3) == 0;
                 if self.was_cut {
@@ -131,7 +128,7 @@ impl World {
 
     /// What was said is what the start made of it.
     fn agree(&mut self, at: usize, look: &Examined, report: &RecoveryReport) -> Verdict {
-        let log_end = self.logs.at(at).map(|log| log.log_end_offset());
+        let log_end = self.shards.logs.at(at).map(|log| log.log_end_offset());
         let lost: Vec<&Quarantined> = look.damage.iter().map(|damage| &damage.quarantined).collect();
         let found: Vec<&Quarantined> = report.quarantined.iter().collect();
         let is_alike =
@@ -195,7 +192,7 @@ impl World {
                 OpenProgress::Ready(log, report) => {
                     self.events
                         .note("an entry taken from a journal", report.from_journal);
-                    self.logs.0.insert(key(at), log);
+                    self.shards.logs.0.insert(key(at), log);
                     return Ok(Some(report));
                 }
                 OpenProgress::Failed(_) => {
@@ -219,7 +216,7 @@ impl World {
     }
 
     pub(super) fn note_opening(&mut self, at: usize, report: &RecoveryReport, existed: bool) {
-        let is_new_segment = self.logs.at(at).is_some_and(|log| {
+        let is_new_segment = self.shards.logs.at(at).is_some_and(|log| {
             let named = log.checkpoint().segments;
             named
                 .last()
@@ -237,7 +234,7 @@ impl World {
     }
 
     pub(super) fn check(&mut self, at: usize, report: &RecoveryReport) -> Verdict {
-        let Some(log) = self.logs.at(at) else {
+        let Some(log) = self.shards.logs.at(at) else {
             return Err("no log".into());
         };
         self.sends[at]
@@ -255,10 +252,10 @@ impl World {
                 id_seed: Some(self.rng.next_u64()),
                 bug: journals.bug,
             };
-            let journal = Journal::new(&root(), JOURNAL_SPACE + shard as u32, config);
-            let config = GroupConfig {
+            let commits = GroupConfig {
                 dirty_files_min: 1 + self.rng.index(2),
                 bytes_per_file_max: 20 << 10,
+                direct_while_making_max: self.rng.index(3),
                 trim_above_bytes: match self.rng.index(4) {
                     _ if journals.trims_always => 0,
                     // Never: it becomes full.
@@ -266,35 +263,30 @@ impl World {
                     some => some as u64 * journals.file_bytes,
                 },
             };
-            self.groups.push(GroupCommit::new(journal, config));
+            self.shards.add_group(config, commits);
         }
-        let before = std::mem::replace(&mut self.shards_before, self.groups.len());
+        let shards = self.shards.groups.len();
+        let before = std::mem::replace(&mut self.shards_before, shards);
         self.events.note_if(
-            before != 0 && before != self.groups.len(),
+            before != 0 && before != shards,
             "a start with another number of shards",
         );
-        self.logs.0.values_mut().for_each(|log| log.join_group_commit());
+        self.shards.join();
     }
 
     /// Opens fenced logs again, unless a journal has something of them in flight.
     pub(super) fn reopen_fenced(&mut self) -> Verdict {
         for at in 0..self.scenario.partitions {
-            let shard = self.shard_of(at);
-            let group = self.groups.get(shard);
-            let in_journal = group.is_some_and(|group| group.is_committing(&key(at)));
-            if !self.is_fenced(at) || in_journal {
+            if !self.is_fenced(at) || self.shards.is_in_flight(at) {
                 continue;
             }
             self.disk.release();
-            let Some(log) = self.logs.0.remove(&key(at)) else {
+            let Some(log) = self.shards.logs.0.remove(&key(at)) else {
                 continue;
             };
             self.events.note("a fence", 1);
             let (retry, floor) = (log.checkpoint(), log.leader_epoch());
-            let live = match self.groups.get(shard) {
-                Some(group) => JournalEvidence::Live(group.live()),
-                None => JournalEvidence::None,
-            };
+            let live = self.shards.live_journal(at);
             let mut opening = log.into_reopening_with(live.clone());
             let report = loop {
                 if let Some(report) = self.open(at, opening)? {
@@ -316,12 +308,7 @@ impl World {
             drop(live);
             self.note_opening(at, &report, true);
             self.check(at, &report)?;
-            if let Some(group) = self.groups.get_mut(shard) {
-                group.forget(&key(at));
-                if let Some(log) = self.logs.at(at) {
-                    log.join_group_commit();
-                }
-            }
+            self.shards.rejoin(at);
             self.hear()?;
         }
         Ok(())

@@ -2,12 +2,12 @@
 
 use tidelog_segment_log::data_directory::DataDirectory;
 use tidelog_segment_log::ids::{LeaderEpoch, Offset};
-use tidelog_segment_log::journal::JournalEvidence;
 use tidelog_segment_log::log::{CloseProgress, Opening, Truncation};
 use tidelog_segment_log::recovery::RecoveryOptions;
 
 use super::super::Verdict;
-use super::{STEPS_MAX, World, key};
+use super::super::shards::key;
+use super::{STEPS_MAX, World};
 
 impl World {
     /// Cuts a partition behind some batch: it is closed in order, and opened again cut.
@@ -33,12 +33,9 @@ impl World {
             false => ends[ends.len() - 1 - self.rng.index(ends.len().min(8))],
         };
         sends.cutting_to = Some(end_offset);
-        let shard = self.shard_of(at);
-        let journal = self
-            .groups
-            .get(shard)
-            .map(|group| JournalEvidence::Live(group.live()));
-        let journal = journal.unwrap_or_default();
+        let leader = self.sources[at].next_epoch();
+        self.sources[at].goes_on_at(Offset(end_offset), leader);
+        let journal = self.shards.live_journal(at);
         let mut to = Some(Truncation {
             epoch: LeaderEpoch(i32::MAX),
             end_offset: Offset(end_offset),
@@ -63,12 +60,7 @@ impl World {
         self.events.note_if(report.truncated.is_some(), "a truncation");
         self.note_opening(at, &report, true);
         self.check(at, &report)?;
-        if let Some(group) = self.groups.get_mut(shard) {
-            group.forget(&key(at));
-            if let Some(log) = self.logs.at(at) {
-                log.join_group_commit();
-            }
-        }
+        self.shards.rejoin(at);
         self.hear()
     }
 
@@ -77,9 +69,8 @@ impl World {
         &mut self,
         at: usize,
     ) -> Result<Option<tidelog_segment_log::checkpoint::PartitionCheckpoint>, String> {
-        let shard = self.shard_of(at);
         for _ in 0..STEPS_MAX {
-            let Some(log) = self.logs.at(at) else {
+            let Some(log) = self.shards.logs.at(at) else {
                 return Ok(None);
             };
             match log.close(self.now_ms, &mut self.disk.running()) {
@@ -89,10 +80,9 @@ impl World {
                 }
                 CloseProgress::Pending => log.tick(self.now_ms, &mut self.disk.running()),
                 CloseProgress::Closed(checkpoint) => {
-                    let group = self.groups.get(shard);
-                    if group.is_none_or(|group| !group.is_committing(&key(at))) {
+                    if !self.shards.is_in_flight(at) {
                         self.observe()?;
-                        self.logs.0.remove(&key(at));
+                        self.shards.logs.0.remove(&key(at));
                         return Ok(Some(*checkpoint));
                     }
                 }

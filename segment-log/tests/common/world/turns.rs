@@ -6,51 +6,31 @@ use std::task::Poll;
 use tidelog_segment_log::checkpoint::Checkpoint;
 use tidelog_segment_log::data_directory::write_checkpoint;
 use tidelog_segment_log::disk::{Completion, Disk};
-use tidelog_segment_log::journal::{GroupCommit, GroupEvent};
 
 use super::super::Verdict;
-use super::{CHECKPOINT_SPACE, JOURNAL_SPACE, LOG_SPACE, REMOVAL_SPACE, World, key, root};
+use super::super::shards::root;
+use super::{CHECKPOINT_SPACE, REMOVAL_SPACE, World};
 
 impl World {
     pub(super) fn end_of_turn(&mut self) {
-        for at in 0..self.scenario.partitions {
-            let shard = self.shard_of(at);
-            if let Some(log) = self.logs.at(at) {
-                log.flush(self.now_ms, &mut self.disk.running());
-                if let Some(group) = self.groups.get_mut(shard) {
-                    group.note(key(at));
-                }
-            }
-        }
-        for group in &mut self.groups {
-            group.commit(self.now_ms, &mut self.disk.running(), &mut self.logs);
-        }
+        self.shards.end_of_turn(self.now_ms, &mut self.disk.running());
     }
 
     pub(super) fn tick(&mut self) {
-        for log in self.logs.0.values_mut() {
-            log.tick(self.now_ms, &mut self.disk.running());
-        }
-        self.groups.iter_mut().for_each(GroupCommit::tick);
+        self.shards.tick(self.now_ms, &mut self.disk.running());
     }
 
     pub(super) fn trim(&mut self) {
-        let shard = self.rng.index(self.groups.len());
-        let mut budget = 1 + self.rng.index(4);
-        if let Some(group) = self.groups.get_mut(shard).filter(|group| group.wants_trim()) {
-            group.trim_step(&mut self.disk.running(), &mut self.logs, || {
-                let some = budget > 0;
-                budget -= usize::from(some);
-                some
-            });
-        }
+        let shard = self.rng.index(self.shards.groups.len());
+        let budget = 1 + self.rng.index(4);
+        self.shards.trim(shard, budget, &mut self.disk.running());
     }
 
     pub(super) fn begin_checkpoint(&mut self) {
         let (Some(data), None) = (&self.data, &self.checkpoint) else {
             return;
         };
-        let partitions: Vec<_> = self.logs.0.values().map(|log| log.checkpoint()).collect();
+        let partitions: Vec<_> = self.shards.logs.0.values().map(|log| log.checkpoint()).collect();
         self.checkpoint_terms = partitions.iter().map(|p| (p.key, p.term.0)).collect();
         let checkpoint = Checkpoint {
             start_counter: data.start_counter(),
@@ -67,7 +47,7 @@ impl World {
         {
             self.checkpoint = None;
             for (key, term) in std::mem::take(&mut self.checkpoint_terms) {
-                if let (true, Some(log)) = (result.is_ok(), self.logs.0.get_mut(&key))
+                if let (true, Some(log)) = (result.is_ok(), self.shards.logs.0.get_mut(&key))
                     && log.leader_epoch().0 == term
                 {
                     log.confirm_term();
@@ -101,34 +81,24 @@ impl World {
     /// Hands completions to whom they belong.
     pub(super) fn route(&mut self, completions: Vec<Completion>) {
         for completion in completions {
-            let space = (completion.token.0 >> 32) as u32;
-            if space == CHECKPOINT_SPACE {
-                self.step_checkpoint(vec![completion]);
-            } else if space == REMOVAL_SPACE {
-                self.step_removal(vec![completion]);
-            } else if (JOURNAL_SPACE..REMOVAL_SPACE).contains(&space) {
-                if let Some(group) = self.groups.get_mut((space - JOURNAL_SPACE) as usize) {
-                    group.on_completion(&mut self.disk.running(), completion);
-                }
-            } else if space >= LOG_SPACE
-                && let Some(log) = self.logs.at((space - LOG_SPACE) as usize)
-            {
-                log.on_completion(self.now_ms, &mut self.disk.running(), completion);
+            match (completion.token.0 >> 32) as u32 {
+                CHECKPOINT_SPACE => self.step_checkpoint(vec![completion]),
+                REMOVAL_SPACE => self.step_removal(vec![completion]),
+                // Others are of a look or a listing that has ended.
+                _ => drop(
+                    self.shards
+                        .on_completion(self.now_ms, &mut self.disk.running(), completion),
+                ),
             }
         }
     }
 
     /// What the groups have to say.
     pub(super) fn hear(&mut self) -> Verdict {
-        for shard in 0..self.groups.len() {
-            for event in self.groups[shard].take_events(&mut self.logs) {
-                match event {
-                    GroupEvent::Committed(_) => {}
-                    // The process would end here.
-                    GroupEvent::Failed(_) => return self.crash(),
-                }
-            }
+        match self.shards.hear() {
+            Ok(()) => Ok(()),
+            // The process would end here.
+            Err(_) => self.crash(),
         }
-        Ok(())
     }
 }

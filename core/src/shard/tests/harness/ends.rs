@@ -82,7 +82,7 @@ impl Cluster {
         self.remove_replayed_journals();
     }
 
-    fn close_all(&mut self) {
+    pub(super) fn close_all(&mut self) {
         for at in 0..self.sockets.len() {
             self.close_socket(at);
         }

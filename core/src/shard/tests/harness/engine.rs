@@ -185,7 +185,7 @@ impl Cluster {
         any
     }
 
-    fn send_queued(&mut self, at: usize) {
+    pub(super) fn send_queued(&mut self, at: usize) {
         let socket = &mut self.sockets[at];
         if socket.stalled {
             return;
@@ -207,7 +207,7 @@ impl Cluster {
         }
     }
 
-    fn close_socket(&mut self, at: usize) {
+    pub(super) fn close_socket(&mut self, at: usize) {
         let socket = &mut self.sockets[at];
         if std::mem::replace(&mut socket.closed, true) {
             return;
