@@ -310,7 +310,7 @@ fn a_cut_after_each_step_keeps_offsets_and_gaps() {
 
 #[test]
 fn a_cut_after_each_step_of_commits_by_a_journal_keeps_offsets_and_gaps() {
-    let mut cuts = 0;
+    let (mut cuts, mut all_by_journal) = (0, 0);
     for seed in script_seeds().range() {
         for with_checkpoint in [false, true] {
             let (verdict, count, by_journal) = cut(Case {
@@ -320,13 +320,15 @@ fn a_cut_after_each_step_of_commits_by_a_journal_keeps_offsets_and_gaps() {
                 ..SOUND
             });
             assert_eq!(verdict, Ok(()));
-            assert!(
-                by_journal > 10,
-                "{by_journal} commits of the last life by the journal"
-            );
+            assert!(by_journal > 0, "seed {seed}: the journal is in use");
+            all_by_journal += by_journal;
             cuts += count as u64;
         }
     }
+    assert!(
+        all_by_journal > 2 * 10 * script_seeds().count(),
+        "{all_by_journal} commits of last lives by the journal"
+    );
     println!("{cuts} cuts");
     assert!(cuts > 2 * 100 * script_seeds().count(), "{cuts} cuts");
 }
