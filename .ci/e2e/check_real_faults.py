@@ -312,6 +312,8 @@ FAILED_S_MAX = 60.0
 
 def failing_directory(checks: Checks, work: pathlib.Path) -> None:
     """Two data directories; the one without the metadata log is on a file system whose fsync fails."""
+    work = work / "directory"
+    work.mkdir()
     with fuse(work) as (mounted, control):
         lost = mounted / "second"
         broker = Broker(work / "first", settings={"log.segment_bytes": "16MiB"})
