@@ -116,8 +116,9 @@ pub const JOURNAL_RUN_BYTES_MAX: usize = 1 << 20;
 /// Dirty files from which on a commit goes through the journal.
 pub const JOURNAL_DIRTY_FILES_MIN: usize = 4;
 
-/// Bytes per dirty file, on average, up to which a commit goes through the journal.
-pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 128 << 10;
+/// Bytes per dirty file, on average, up to which a commit goes through the journal: a sync is paid for by more, and the
+/// journal would write them twice.
+pub const JOURNAL_BYTES_PER_FILE_MAX: u64 = 32 << 10;
 
 /// Dirty files up to which a commit syncs them while the journal's next file is being made; more wait for it.
 pub const JOURNAL_DIRECT_WHILE_MAKING_MAX: usize = 16;
