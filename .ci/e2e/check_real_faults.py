@@ -371,8 +371,8 @@ def failing_directory(checks: Checks, work: pathlib.Path) -> None:
 
 
 def fail_one_of(broker: Broker, control: pathlib.Path, lost: pathlib.Path, partition: str, before: int) -> None:
-    """One fsync of a partition fails; it is fenced, and counted."""
-    tell(control, "eio", f"/second/partitions/{partition}/")
+    """One fsync of a partition's segment fails (one of an index file would fence nothing); it is fenced, and counted."""
+    tell(control, "eio", f"/second/partitions/{partition}/ .log")
     wait_until(lambda: not (control / "eio").exists(), ACK_TIMEOUT_S, "an fsync that fails", 0.02)
     wait_until(
         lambda: metric(broker, "storage_segment_errors_total") == before + 1, 10, "the error is counted", 0.05

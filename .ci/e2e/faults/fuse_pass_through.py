@@ -5,7 +5,7 @@
 It speaks the kernel's FUSE protocol (linux/fuse.h, 7.31) on /dev/fuse by itself, so that it needs no library and
 no helper; it must run as root. What it does wrong is read at each fsync and fdatasync of a file from CONTROL_DIR:
 
-    eio      a file that holds a text: an fsync of a path that contains it answers EIO, and the file is removed
+    eio      a file that holds words: an fsync of a path that contains each answers EIO, and the file is removed
     dead     a file that holds a text: each fsync of a path that contains it answers EIO, while the file is there
     hang     a text and a number: an fsync of a path that contains the text answers after so many seconds; once
     begun    is written when a hang begins
@@ -240,7 +240,7 @@ class PassThrough:
     def do_wrong(self, path: str) -> None:
         with self.control_lock:
             eio, dead, hang = (self.control / name for name in ("eio", "dead", "hang"))
-            fails = eio.exists() and eio.read_text() in path
+            fails = eio.exists() and all(word in path for word in eio.read_text().split())
             if fails:
                 eio.unlink()
             fails = fails or (dead.exists() and dead.read_text() in path)
