@@ -4,6 +4,7 @@
 //! [`GroupCommit`] decides for each commit whether it goes there or into the segments themselves, and
 //! [`FoundJournals`] is what a start finds. How a log takes entries back from there is recovery's business.
 
+mod commit;
 mod files;
 pub mod format;
 mod found;

@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::commit::{Commit, Frame, Stage, commit_len, put_together, slices};
 use super::files::{make, remove_all, use_again, void};
 use super::format::{FRAME_HEADER_LEN, FileId, FrameHeader, FrameNumber, JOURNAL_PAGE_BYTES, JournalPage};
 use super::scan::LiveJournal;
-use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, Token, WriteNow};
+use crate::disk::{Completion, Disk, DiskOp, DiskOutput, FileHandle, Lease, WriteNow};
 use crate::ids::{EntryIndex, FilePosition, PartitionKey};
 use crate::limits::JOURNAL_SPARE_FILES_MAX;
 use crate::log::Incarnations;
@@ -137,48 +138,6 @@ struct JournalFile {
     position: u64,
     marks: BTreeMap<PartitionKey, Mark>,
     failed: bool,
-}
-
-/// One record of a commit.
-#[derive(Clone, Debug)]
-struct Frame {
-    segment: SegmentHeader,
-    position: FilePosition,
-    pieces: Vec<Bytes>,
-}
-
-impl Frame {
-    fn record(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        self.pieces.iter().map(|piece| piece.as_ref())
-    }
-
-    fn len(&self) -> u64 {
-        FRAME_HEADER_LEN as u64 + self.pieces.iter().map(|piece| piece.len() as u64).sum::<u64>()
-    }
-}
-
-#[derive(Debug)]
-enum Stage {
-    Writing {
-        token: Token,
-        at: u64,
-        rest: Bytes,
-    },
-    Syncing {
-        token: Token,
-    },
-    /// Its file failed, and another is being made.
-    WaitingForFile,
-}
-
-#[derive(Debug)]
-struct Commit {
-    frames: Vec<Frame>,
-    marks: Vec<(PartitionKey, Mark)>,
-    len: u64,
-    stage: Stage,
-    /// A file has failed under it.
-    is_second: bool,
 }
 
 #[derive(Debug)]
@@ -703,34 +662,4 @@ impl Journal {
 
 fn unexpected() -> io::Error {
     io::Error::other("making a journal file answered no file")
-}
-
-/// Bytes that records of `bytes` take: whole pages.
-fn commit_len(bytes: u64) -> u64 {
-    bytes.next_multiple_of(JOURNAL_PAGE_BYTES as u64)
-}
-
-static ZEROS: [u8; JOURNAL_PAGE_BYTES] = [0; JOURNAL_PAGE_BYTES];
-
-fn zeros_behind(commit: &Commit) -> &'static [u8] {
-    let used: u64 = commit.frames.iter().map(Frame::len).sum();
-    ZEROS.get(..(commit.len - used) as usize).unwrap_or_default()
-}
-
-fn slices<'a>(headers: &'a [[u8; FRAME_HEADER_LEN]], commit: &'a Commit) -> Vec<IoSlice<'a>> {
-    let frames = headers.iter().zip(&commit.frames);
-    let pieces = frames.flat_map(|(header, frame)| std::iter::once(header.as_slice()).chain(frame.record()));
-    pieces
-        .chain(std::iter::once(zeros_behind(commit)))
-        .filter(|piece| !piece.is_empty())
-        .map(IoSlice::new)
-        .collect()
-}
-
-fn put_together(headers: &[[u8; FRAME_HEADER_LEN]], commit: &Commit) -> Bytes {
-    let mut whole = BytesMut::with_capacity(commit.len as usize);
-    for slice in slices(headers, commit) {
-        whole.extend_from_slice(&slice);
-    }
-    whole.freeze()
 }
